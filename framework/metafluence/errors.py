@@ -1,0 +1,59 @@
+"""The error tree. Every message says what is wrong, where, and the mend."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class MetafluenceError(Exception):
+    """Base of every error that metafluence raises on purpose."""
+
+
+class InputError(MetafluenceError, ValueError):
+    """Something the user gave cannot be used: a value, a tensor, a file. The command line exits with 2."""
+
+
+class ConfigError(InputError):
+    """A study or a component's parameters do not validate."""
+
+
+class UnknownNameError(InputError):
+    """A name that no registry knows."""
+
+    def __init__(self, what: str, asked: str, known: Iterable[str], hint: str = "") -> None:
+        super().__init__(unknown(what, asked, known, hint))
+
+
+class RegistryError(InputError):
+    """A catalogue that contradicts itself, or a component that cannot be loaded."""
+
+
+class DataError(InputError):
+    """A data set that is missing, unreadable or malformed."""
+
+
+class SolverError(MetafluenceError):
+    """A linear solve that cannot be done, or was done badly. The message names a mend."""
+
+
+class ConvergenceError(MetafluenceError):
+    """An optimisation that did not reach its tolerance."""
+
+
+class StoreError(MetafluenceError):
+    """Stored work that does not belong to what is being asked."""
+
+
+def nearest(asked: str, known: Iterable[str]) -> list[str]:
+    """Up to three names of `known` that look like `asked`, nearest first."""
+    return difflib.get_close_matches(asked, list(known), n=3, cutoff=0.5)
+
+
+def unknown(what: str, asked: str, known: Iterable[str], hint: str = "") -> str:
+    """The sentence for an unknown name: what was asked, the nearest names, all names."""
+    names = sorted(known)
+    close = nearest(asked, names)
+    guess = f" Did you mean {' or '.join(repr(name) for name in close)}?" if close else ""
+    choice = f" Known: {', '.join(names)}." if names else " None is known."
+    return f"Unknown {what} {asked!r}.{guess}{choice}" + (f" {hint}" if hint else "")
