@@ -1,0 +1,119 @@
+"""Meta-learners: what is adapted to a task, and how it is then judged.
+
+A learner works on a stack of n tasks. Its losses take the meta-parameters as rows [n, P], one per task (the same row n
+times in the real study), so that derivatives by the meta-parameters are known per task.
+
+Where all tasks share a network of the meta-parameters (a backbone), `encode` runs it once over the images of all
+tasks, and the losses see its features in place of inputs. Derivatives through the encoder are then taken once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+from torch.autograd import grad
+
+from metafluence.derivatives import batched_vjp
+from metafluence.modules import FlatModule
+from metafluence.operators import LinearOperator
+from metafluence.tasks import Batch, TaskSet
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """adapted [n, Q]; gradient_norm [n]: ‖∂_θ inner loss‖ there; converged [n] bool; iterations used."""
+
+    adapted: Tensor
+    gradient_norm: Tensor
+    converged: Tensor
+    iterations: int
+
+
+class MetaLearner(ABC):
+    """A frozen dataclass whose fields are its configuration.
+
+    shares_space: the meta-parameters and the adapted ones live in one space (P = Q), as in MAML.
+    encodes: the learner has a shared encoder.
+    """
+
+    shares_space: ClassVar[bool] = False
+    encodes: ClassVar[bool] = False
+
+    def bind(self, tasks: TaskSet) -> Self:
+        """A copy that knows the shape, type and number of classes of its tasks. Called once by the problem."""
+        return self
+
+    @property
+    @abstractmethod
+    def meta_size(self) -> int:
+        """P."""
+
+    @property
+    @abstractmethod
+    def adapted_size(self) -> int:
+        """Q."""
+
+    @abstractmethod
+    def init_meta(self, generator: torch.Generator | None) -> Tensor:
+        """Initial meta-parameters [P]; without a generator, the user's own module as it is."""
+
+    def encode(self, meta: Tensor, inputs: Tensor) -> Tensor:
+        """Features [m, ...] of instances [m, *shape] under the shared encoder at meta [P]."""
+        return inputs
+
+    @abstractmethod
+    def adapt(self, rows: Tensor, support: Batch, weights: Tensor, init: Tensor | None) -> Adaptation:
+        """Adapt to n tasks. rows [n, P], support features [n, n_s, ...], weights [n, n_s], warm start [n, Q]."""
+
+    @abstractmethod
+    def outer_loss(self, rows: Tensor, adapted: Tensor, query: Batch, weights: Tensor) -> Tensor:
+        """[n]: per task, the weighted sum of its query losses divided by their number."""
+
+    @abstractmethod
+    def predict(self, rows: Tensor, adapted: Tensor, inputs: Tensor) -> Tensor:
+        """Outputs [n, m, ...] for features [n, m, ...]."""
+
+    def fingerprint(self) -> str:
+        """A hash of the class and its configuration."""
+        parts = [f"{type(self).__module__.rpartition('.')[2]}.{type(self).__qualname__}"]
+        for item in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, item.name)
+            is_module = isinstance(value, torch.nn.Module)
+            shown = FlatModule(value, torch.float64).fingerprint() if is_module else repr(value)
+            parts.append(f"{item.name}={shown}")
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+class ImplicitLearner(MetaLearner):
+    """The adapted parameters are the argmin of `inner_loss`; derivatives follow from the implicit function theorem."""
+
+    @abstractmethod
+    def inner_loss(self, rows: Tensor, adapted: Tensor, support: Batch, weights: Tensor) -> Tensor:
+        """[n]: per task, the weighted sum of support losses divided by their number, plus the regulariser."""
+
+    def inner_hessian(self, rows: Tensor, adapted: Tensor, support: Batch, weights: Tensor) -> LinearOperator:
+        """∂²_θθ inner_loss at `adapted`: an operator with batch shape (n,) and size Q."""
+        return InnerHessian(self, rows, adapted, support, weights)
+
+
+class InnerHessian(LinearOperator):
+    """The inner Hessians of a stack of tasks, by reverse over reverse on one kept graph."""
+
+    def __init__(
+        self, learner: ImplicitLearner, rows: Tensor, adapted: Tensor, support: Batch, weights: Tensor
+    ) -> None:
+        self.size, self.dtype, self.device = learner.adapted_size, adapted.dtype, adapted.device
+        self.batch_shape = (adapted.shape[0],)
+        with torch.enable_grad():
+            self._theta = adapted.detach().requires_grad_()
+            loss = learner.inner_loss(rows.detach(), self._theta, support, weights).sum()
+            (self._gradient,) = grad(loss, self._theta, create_graph=True)
+
+    def matmat(self, columns: Tensor) -> Tensor:
+        (product,) = batched_vjp([self._gradient], [self._theta], [columns.movedim(-1, 0)])
+        return product.movedim(0, -1)

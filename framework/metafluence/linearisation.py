@@ -1,0 +1,214 @@
+"""The derivatives of a few tasks' outer losses at one point, kept as graphs that every product reuses.
+
+Two stages meet at the features Z of the shared encoder. `Encoder` maps meta-parameters to Z, once for the images
+of all tasks; `Head` holds the losses as functions of (meta-parameters, Z, adapted parameters). With the Lagrangian
+
+    ℒ(λ, Z, θ; u) = outer(λ, Z, θ) − uᵀ ∂_θ inner(λ, Z, θ),     ∂²_θθ inner · u = ∂_θ outer,
+
+the total gradient is ℒ's explicit one and the total Hessian is Jᵀ ∇²ℒ J with J = [I; T], T = dθ/d(λ, Z).
+Third-order terms sit in uᵀ ∂_θ inner and cost one differentiation more; nothing third-order is ever formed.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.autograd import grad
+from torch.func import jvp, vjp, vmap
+
+from metafluence.derivatives import batched_vjp, gradients
+from metafluence.learners import ImplicitLearner
+from metafluence.solve import PreparedSolve, Solver
+from metafluence.tasks import Batch
+
+Jacobian = Literal["total", "held", "identity"]
+"""What dθ/dλ is taken to be: the true one; zero (θ held); or the identity (first-order, λ and θ in one space)."""
+
+
+class Encoder:
+    """Z(λ) for the n tasks of a chunk. Columns are [k, P]; features are [n, n_s, ...] and [n, n_q, ...]."""
+
+    def __init__(self, learner: ImplicitLearner, meta: Tensor, support: Batch, query: Batch) -> None:
+        self._learner = learner
+        self._halves = (support.inputs, query.inputs)
+        self._counts = tuple(h.shape[0] * h.shape[1] for h in self._halves)
+        self._lead = tuple(h.shape[:2] for h in self._halves)
+        self._meta = meta.detach().requires_grad_(learner.encodes)
+        with torch.enable_grad():
+            flat = torch.cat([h.flatten(0, 1) for h in self._halves])
+            self._features = learner.encode(self._meta, flat)
+        self._held: tuple[Tensor, Tensor] | None = None
+        self.support, self.query = (part.detach() for part in self._split(self._features))
+
+    def pull(self, cotangents: list[Tensor]) -> Tensor:
+        """Jᵀ g, [P], for the cotangents of the two feature stacks."""
+        if not cotangents:
+            return torch.zeros_like(self._meta)
+        (found,) = gradients((self._features * self._join(cotangents, 0)).sum(), [self._meta])
+        return found
+
+    def hold(self, cotangents: list[Tensor]) -> None:
+        """Keep the graph of λ ↦ J(λ)ᵀ g, whose derivatives `push` and `product` are."""
+        if not cotangents:
+            return
+        with torch.enable_grad():
+            leaf = self._join(cotangents, 0).detach().requires_grad_()
+            (pulled,) = grad(self._features, self._meta, leaf, create_graph=True)
+        self._held = (leaf, pulled)
+
+    def push(self, columns: Tensor) -> list[Tensor]:
+        """J v for each column: the tangents of the two feature stacks, [k, n, n_s, ...] and [k, n, n_q, ...]."""
+        if self._held is None:
+            return []
+        leaf, pulled = self._held
+        (tangent,) = batched_vjp([pulled], [leaf], [columns])
+        return list(self._split(tangent, 1))
+
+    def product(self, columns: Tensor, cotangents: list[Tensor]) -> Tensor:
+        """(∂/∂λ Jᵀ g) v + Jᵀ c for each column, [k, P]; g is what `hold` was given."""
+        if self._held is None:
+            return torch.zeros_like(columns)
+        (found,) = batched_vjp(
+            [self._held[1], self._features], [self._meta], [columns, self._join(cotangents, 1)]
+        )
+        return found
+
+    def pull_each(self, cotangents: list[Tensor]) -> Tensor:
+        """Jᵀ g of every task on its own, [n, P]."""
+        n = self._lead[0][0]
+        if not cotangents:
+            return self._meta.new_zeros(n, self._meta.numel())
+
+        def one(support: Tensor, query: Tensor, g_support: Tensor, g_query: Tensor) -> Tensor:
+            (found,) = vjp(lambda meta: self._encode_task(meta, support, query), self._meta.detach())[1](
+                (g_support, g_query)
+            )
+            return found
+
+        return vmap(one)(*self._halves, *cotangents)
+
+    def push_each(self, rows: Tensor) -> list[Tensor]:
+        """J v_i for task i alone: rows [n, P] to tangents [1, n, n_s, ...] and [1, n, n_q, ...]."""
+        if not self._learner.encodes:
+            return []
+
+        def one(support: Tensor, query: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
+            return jvp(lambda m: self._encode_task(m, support, query), (self._meta.detach(),), (row,))[1]
+
+        return [t.unsqueeze(0) for t in vmap(one)(*self._halves, rows)]
+
+    def product_each(self, rows: Tensor, held: list[Tensor], cotangents: list[Tensor]) -> Tensor:
+        """`product` of every task on its own column, [n, P]; `held` are the tasks' own g."""
+        if not cotangents:
+            return torch.zeros_like(rows)
+
+        def one(support: Tensor, query: Tensor, row: Tensor, g: list[Tensor], c: list[Tensor]) -> Tensor:
+            def pulled(meta: Tensor) -> Tensor:
+                return vjp(lambda m: self._encode_task(m, support, query), meta)[1](tuple(g))[0]
+
+            meta = self._meta.detach()
+            (first,) = vjp(lambda m: self._encode_task(m, support, query), meta)[1](tuple(c))
+            return first + jvp(pulled, (meta,), (row,))[1]
+
+        return vmap(one)(*self._halves, rows, held, cotangents)
+
+    def _encode_task(self, meta: Tensor, support: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
+        features = self._learner.encode(meta, torch.cat([support, query]))
+        return features[: support.shape[0]], features[support.shape[0] :]
+
+    def _split(self, features: Tensor, lead: int = 0) -> tuple[Tensor, ...]:
+        parts = features.split(self._counts, dim=lead)
+        return tuple(p.unflatten(lead, shape) for p, shape in zip(parts, self._lead, strict=True))
+
+    def _join(self, parts: list[Tensor], lead: int) -> Tensor:
+        return torch.cat([part.flatten(lead, lead + 1) for part in parts], dim=lead)
+
+
+class Head:
+    """The losses of n tasks as functions of rows λ [n, P], features Z and adapted parameters θ [n, Q].
+
+    All methods take and return parts in the order of `explicit`: the rows, if the losses depend on them, then the
+    two feature stacks, if there is an encoder. A column of a product carries the weight of each task in `weights`.
+    """
+
+    def __init__(
+        self,
+        learner: ImplicitLearner,
+        rows: Tensor,
+        support: Batch,
+        query: Batch,
+        support_weights: Tensor,
+        query_weights: Tensor,
+        adapted: Tensor,
+        jacobian: Jacobian,
+        inner_solver: Solver,
+    ) -> None:
+        self.jacobian: Jacobian = jacobian
+        self.inner_residual = 0.0
+        with torch.enable_grad():
+            lam, theta = rows.detach().requires_grad_(), adapted.detach().requires_grad_()
+            features = [f.detach().requires_grad_(learner.encodes) for f in (support.inputs, query.inputs)]
+            outer = learner.outer_loss(lam, theta, Batch(features[1], query.targets), query_weights)
+            lagrangian = outer.sum()
+            depends = [lagrangian]
+            if jacobian == "total":
+                inner_batch = Batch(features[0], support.targets)
+                inner = learner.inner_loss(lam, theta, inner_batch, support_weights).sum()
+                self._solve = PreparedSolve(
+                    inner_solver,
+                    learner.inner_hessian(lam, theta.detach(), inner_batch, support_weights),
+                )
+                (self._inner_gradient,) = grad(inner, theta, create_graph=True)
+                (outer_theta,) = gradients(lagrangian, [theta])
+                self._adjoint = self._solve_inner(outer_theta.unsqueeze(0))[0].requires_grad_()
+                lagrangian = lagrangian - (self._adjoint * self._inner_gradient).sum()
+                depends.append(inner)
+            uses_rows = any(
+                grad(d, lam, retain_graph=True, allow_unused=True)[0] is not None for d in depends if d.requires_grad
+            )
+            self.uses_rows = uses_rows or jacobian == "identity"
+            self.explicit = ([lam] if self.uses_rows else []) + (features if learner.encodes else [])
+            self._theta = theta
+            self._first = gradients(lagrangian, [*self.explicit, theta], create_graph=True)
+        self.losses = outer.detach()
+
+    def gradient(self) -> list[Tensor]:
+        """Total gradient of each task's loss by each explicit part: [n, ...]."""
+        parts = [part.detach() for part in self._first[:-1]]
+        if self.jacobian == "identity":
+            parts[0] = parts[0] + self._first[-1].detach()
+        return parts
+
+    def product(self, tangents: list[Tensor], weights: Tensor) -> list[Tensor]:
+        """The total Hessian times tangents of the explicit parts, [k, n, ...] each; weights [n]."""
+        if not self.explicit:
+            return []
+        theta = self._adapted_tangent(tangents)
+        weighted = [
+            t * weights.reshape(1, -1, *([1] * (t.dim() - 2))) for t in [*tangents, theta]
+        ]
+        *parts, theta_part = batched_vjp(self._first, [*self.explicit, self._theta], weighted)
+        if self.jacobian == "total":
+            back = batched_vjp([self._inner_gradient], self.explicit, [-self._solve_inner(theta_part)])
+            parts = [p + b for p, b in zip(parts, back, strict=True)]
+        elif self.jacobian == "identity":
+            parts[0] = parts[0] + theta_part
+        return parts
+
+    def _adapted_tangent(self, tangents: list[Tensor]) -> Tensor:
+        """dθ along the tangents, [k, n, Q]."""
+        if self.jacobian == "total":
+            # ℒ is linear in u: ∂/∂u of its explicit gradient is −∂_θ∂_(λ,Z) inner.
+            (mixed,) = batched_vjp(self._first[:-1], [self._adjoint], tangents)
+            return self._solve_inner(mixed)
+        if self.jacobian == "identity":
+            return tangents[0]
+        return torch.zeros(tangents[0].shape[0], *self._theta.shape).to(self._theta)
+
+    def _solve_inner(self, columns: Tensor) -> Tensor:
+        """(∂²_θθ inner)⁻¹ of columns [k, n, Q], all tasks at once."""
+        solution = self._solve.solve(columns.detach().movedim(0, -1))
+        self.inner_residual = max(self.inner_residual, float(solution.residual.max()))
+        return solution.value.movedim(-1, 0)

@@ -1,0 +1,266 @@
+"""The bilevel problem: F(λ; w, q, s) = Σ_i w_i L_O(λ, θ_i(λ; s_i); q_i) + δ/2 ‖λ‖², and its derivatives at a point."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from metafluence.derivatives import graph_bytes
+from metafluence.errors import InputError
+from metafluence.learners import Adaptation, ImplicitLearner
+from metafluence.linearisation import Encoder, Head, Jacobian
+from metafluence.operators import LinearOperator
+from metafluence.solve import Solver
+from metafluence.tasks import Batch, TaskSet, Weights
+
+
+class BilevelProblem:
+    """A learner, the tasks it is meta-trained on, and the strength δ of the objective's l2 term.
+
+    l2: δ, absolute (the objective sums over tasks). inner_solver: solves with the inner Hessians.
+    memory_gib: bound on what kept graphs and batches of columns may take; results do not depend on it.
+    """
+
+    def __init__(
+        self,
+        learner: ImplicitLearner,
+        tasks: TaskSet,
+        l2: float,
+        inner_solver: Solver,
+        memory_gib: float = 2.0,
+    ) -> None:
+        if not l2 >= 0:
+            raise InputError(f"l2 is δ of the objective δ/2 ‖λ‖² and cannot be {l2}. Give a number of 0 or more.")
+        self.learner = learner.bind(tasks)
+        self.tasks = tasks
+        self.l2 = float(l2)
+        self.inner_solver = inner_solver
+        self.memory_gib = memory_gib
+        self._bytes_per_task: int | None = None
+
+    @property
+    def size(self) -> int:
+        """P, the number of meta-parameters."""
+        return self.learner.meta_size
+
+    def at(self, meta: Tensor, weights: Weights | None = None, init: Tensor | None = None) -> Point:
+        """Adapt all tasks at `meta` [P]. `init` [N, Q] is a warm start for the adaptation."""
+        return Point(self, meta.detach(), weights or Weights.ones(self.tasks), init)
+
+    def over(self, tasks: TaskSet) -> BilevelProblem:
+        """The same learner on other tasks, without l2: for the losses and gradients of validation and test tasks."""
+        return BilevelProblem(self.learner, tasks, 0.0, self.inner_solver, self.memory_gib)
+
+    def fingerprint(self) -> str:
+        """A hash of all that a fit depends on, but for its trainer and start."""
+        parts = (self.learner.fingerprint(), self.tasks.fingerprint(), repr(self.l2), repr(self.inner_solver))
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+    def bytes_per_task(self, meta: Tensor) -> int:
+        """Memory of one task's kept graphs, measured once."""
+        if self._bytes_per_task is None:
+            single = Chunk(self, meta, Weights.ones(self.tasks), slice(0, 1), None)
+            self._bytes_per_task = max(1, graph_bytes(lambda: single.linearise("total")))
+        return self._bytes_per_task
+
+
+class Chunk:
+    """A few tasks at a point: their encoder pass, their adaptation, and one linearisation per Jacobian."""
+
+    def __init__(
+        self, problem: BilevelProblem, meta: Tensor, weights: Weights, where: slice, init: Tensor | None
+    ) -> None:
+        self._problem = problem
+        self.where = where
+        support, query = problem.tasks.support[where], problem.tasks.query[where]
+        self.weights = weights[where]
+        self.rows = meta.expand(support.inputs.shape[0], -1)
+        self._encoder = Encoder(problem.learner, meta, support, query)
+        self.support = Batch(self._encoder.support, support.targets)
+        self.query = Batch(self._encoder.query, query.targets)
+        with torch.no_grad():
+            self.adaptation = problem.learner.adapt(
+                self.rows, self.support, self.weights.support, None if init is None else init[where]
+            )
+        self._heads: dict[Jacobian, Head] = {}
+        self._holding: Jacobian | None = None
+
+    @property
+    def adapted(self) -> Tensor:
+        return self.adaptation.adapted
+
+    def losses(self) -> Tensor:
+        """Outer losses [n]."""
+        with torch.no_grad():
+            return self._problem.learner.outer_loss(self.rows, self.adapted, self.query, self.weights.query)
+
+    def predictions(self) -> Tensor:
+        """Outputs for the query instances, [n, n_q, ...]."""
+        with torch.no_grad():
+            return self._problem.learner.predict(self.rows, self.adapted, self.query.inputs)
+
+    def linearise(self, jacobian: Jacobian) -> Head:
+        if jacobian not in self._heads:
+            self._heads[jacobian] = Head(
+                self._problem.learner,
+                self.rows,
+                self.support,
+                self.query,
+                self.weights.support,
+                self.weights.query,
+                self.adapted,
+                jacobian,
+                self._problem.inner_solver,
+            )
+        return self._heads[jacobian]
+
+    def gradient(self, jacobian: Jacobian) -> Tensor:
+        """Σ_i w_i D_λ L_O^i, [P]."""
+        lam, features = self._parts(self.linearise(jacobian))
+        pulled = self._encoder.pull([self._weigh(f) for f in features])
+        return pulled if lam is None else pulled + self._weigh(lam).sum(dim=0)
+
+    def gradients(self, jacobian: Jacobian) -> Tensor:
+        """D_λ L_O^i of every task, unweighted, [n, P]."""
+        lam, features = self._parts(self.linearise(jacobian))
+        pulled = self._encoder.pull_each(features)
+        return pulled if lam is None else pulled + lam
+
+    def product(self, columns: Tensor, jacobian: Jacobian) -> Tensor:
+        """Σ_i w_i H_i v for each column, [k, P]."""
+        head = self.linearise(jacobian)
+        if self._holding != jacobian:
+            self._encoder.hold([self._weigh(f) for f in self._parts(head)[1]])
+            self._holding = jacobian
+        rows = [columns.unsqueeze(1).expand(-1, len(self.rows), -1)] if head.uses_rows else []
+        parts = head.product([*rows, *self._encoder.push(columns)], self.weights.task)
+        features = parts[1:] if head.uses_rows else parts
+        found = self._encoder.product(columns, features)
+        return found + parts[0].sum(dim=1) if head.uses_rows else found
+
+    def product_each(self, rows: Tensor, jacobian: Jacobian) -> Tensor:
+        """w_i H_i v_i of every task with its own column, [n, P] to [n, P]."""
+        head = self.linearise(jacobian)
+        own = [rows.unsqueeze(0)] if head.uses_rows else []
+        parts = [p[0] for p in head.product([*own, *self._encoder.push_each(rows)], self.weights.task)]
+        features = parts[1:] if head.uses_rows else parts
+        held = [self._weigh(f) for f in self._parts(head)[1]]
+        found = self._encoder.product_each(rows, held, features)
+        return found + parts[0] if head.uses_rows else found
+
+    def _parts(self, head: Head) -> tuple[Tensor | None, list[Tensor]]:
+        parts = head.gradient()
+        return (parts[0], parts[1:]) if head.uses_rows else (None, parts)
+
+    def _weigh(self, part: Tensor) -> Tensor:
+        return part * self.weights.task.reshape(-1, *([1] * (part.dim() - 1)))
+
+
+class Point:
+    """The problem at one λ and one set of weights: all tasks adapted, everything else on demand.
+
+    Chunks of tasks keep their graphs if all of them fit the problem's memory, else each is rebuilt when needed.
+    """
+
+    def __init__(self, problem: BilevelProblem, meta: Tensor, weights: Weights, init: Tensor | None) -> None:
+        if tuple(meta.shape) != (problem.size,):
+            raise InputError(f"meta has shape {tuple(meta.shape)}; this learner has [{problem.size}] meta-parameters.")
+        self.problem = problem
+        self.meta = meta
+        self.weights = weights
+        budget = problem.memory_gib * 2**30
+        per_task = problem.bytes_per_task(meta)
+        count = len(problem.tasks)
+        self._chunk_size = int(min(count, max(1, budget // per_task)))
+        self.columns = int(max(1, budget // (per_task * self._chunk_size)))
+        self._kept: list[Chunk] | None = [] if per_task * count <= budget else None
+        parts, losses, outputs = [], [], []
+        self._adapted = init
+        for chunk in self._build():
+            parts.append(chunk.adaptation)
+            losses.append(chunk.losses())
+            outputs.append(chunk.predictions())
+            if self._kept is not None:
+                self._kept.append(chunk)
+        self.adaptation = Adaptation(
+            torch.cat([p.adapted for p in parts]),
+            torch.cat([p.gradient_norm for p in parts]),
+            torch.cat([p.converged for p in parts]),
+            max(p.iterations for p in parts),
+        )
+        self._adapted = self.adaptation.adapted
+        self.task_losses = torch.cat(losses)
+        self.predictions = torch.cat(outputs)
+
+    @property
+    def adapted(self) -> Tensor:
+        """θ_i, [N, Q]."""
+        return self.adaptation.adapted
+
+    @property
+    def objective(self) -> float:
+        """F at this point."""
+        penalty = self.problem.l2 / 2 * self.meta.square().sum()
+        return float((self.weights.task * self.task_losses).sum() + penalty)
+
+    @cached_property
+    def gradient(self) -> Tensor:
+        """Total gradient of F, [P]."""
+        return self.partial_gradient("total") + self.problem.l2 * self.meta
+
+    def partial_gradient(self, jacobian: Jacobian) -> Tensor:
+        """Σ_i w_i D_λ L_O^i under the given dθ/dλ, without the l2 term, [P]."""
+        total = torch.zeros_like(self.meta)
+        for chunk in self._chunks():
+            total += chunk.gradient(jacobian)
+        return total
+
+    def task_gradients(self, jacobian: Jacobian = "total") -> Tensor:
+        """r_i = D_λ L_O^i of every task, unweighted, [P, N]: the responses at task level."""
+        return torch.cat([chunk.gradients(jacobian) for chunk in self._chunks()]).T
+
+    def hessian(self, jacobian: Jacobian = "total") -> Hessian:
+        """δI + Σ_i w_i H_i: the exact total Hessian for the true Jacobian, matrix-free."""
+        return Hessian(self, jacobian)
+
+    def product(self, columns: Tensor, jacobian: Jacobian) -> Tensor:
+        """(δI + Σ_i w_i H_i) V for V [P, k]."""
+        rows = columns.T.contiguous()
+        total = self.problem.l2 * rows
+        for chunk in self._chunks():
+            for start in range(0, len(rows), self.columns):
+                batch = slice(start, start + self.columns)
+                total[batch] += chunk.product(rows[batch], jacobian)
+        return total.T
+
+    def product_each(self, columns: Tensor, jacobian: Jacobian = "total") -> Tensor:
+        """w_i H_i v_i, task by task with its own column: V [P, N] to [P, N], without the l2 term."""
+        rows = columns.T
+        return torch.cat([chunk.product_each(rows[chunk.where], jacobian) for chunk in self._chunks()]).T
+
+    def inner_residual(self, jacobian: Jacobian = "total") -> float:
+        """Largest relative residual of the inner solves made so far on kept graphs."""
+        return max((c.linearise(jacobian).inner_residual for c in self._kept or []), default=float("nan"))
+
+    def _chunks(self) -> Iterator[Chunk]:
+        return iter(self._kept) if self._kept is not None else self._build()
+
+    def _build(self) -> Iterator[Chunk]:
+        for where in self.problem.tasks.chunks(self._chunk_size):
+            yield Chunk(self.problem, self.meta, self.weights, where, self._adapted)
+
+
+class Hessian(LinearOperator):
+    """δI + Σ_i w_i H_i at a point, as an operator on columns [P, k]."""
+
+    def __init__(self, point: Point, jacobian: Jacobian) -> None:
+        self.point = point
+        self.jacobian: Jacobian = jacobian
+        self.size, self.dtype, self.device = point.meta.numel(), point.meta.dtype, point.meta.device
+
+    def matmat(self, columns: Tensor) -> Tensor:
+        return self.point.product(columns, self.jacobian)

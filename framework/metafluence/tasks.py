@@ -1,0 +1,221 @@
+"""Tasks and their weights: everything the objective sums over, stacked into tensors.
+
+A removed item is an item of weight zero (MATHEMATICS: one idea, every item is a weight); nothing is ever cut out of a tensor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from metafluence.errors import InputError
+
+Level = Literal["task", "support", "query"]
+LEVELS: tuple[Level, ...] = ("task", "support", "query")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Instances: `inputs` [..., n, *shape] and `targets` [..., n]; a stack of tasks has a leading dimension N."""
+
+    inputs: Tensor
+    targets: Tensor
+
+    def __getitem__(self, index: slice | Tensor | list[int]) -> Batch:
+        return Batch(self.inputs[index], self.targets[index])
+
+
+@dataclass(frozen=True)
+class Task:
+    """One few-shot task: what is adapted on (`support`) and what is then judged (`query`)."""
+
+    id: str
+    support: Batch
+    query: Batch
+
+
+@dataclass(frozen=True)
+class TaskSet:
+    """N tasks of one shape, stacked.
+
+    support, query: `inputs` [N, n, *shape] (floating point), `targets` [N, n] (class indices, int64).
+    ids: one name per task. corrupted_support [N, n_s], corrupted_query [N, n_q]: the truth kept by a
+    corruption, for detection metrics only; no learner or method reads it.
+    """
+
+    support: Batch
+    query: Batch
+    ids: tuple[str, ...]
+    corrupted_support: Tensor = field(default=None)  # type: ignore[assignment]
+    corrupted_query: Tensor = field(default=None)  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        for half in ("support", "query"):
+            batch: Batch = getattr(self, half)
+            _check_half(half, batch, self.ids)
+            if getattr(self, f"corrupted_{half}") is None:
+                clean = torch.zeros_like(batch.targets, dtype=torch.bool)
+                object.__setattr__(self, f"corrupted_{half}", clean)
+        if len(set(self.ids)) != len(self.ids):
+            twice = next(name for name in self.ids if self.ids.count(name) > 1)
+            raise InputError(f"Two tasks are called {twice!r}. Give every task an id of its own.")
+
+    @classmethod
+    def stack(cls, tasks: Iterable[Task]) -> TaskSet:
+        """Stack single tasks. Raises InputError naming the first task whose shape differs from the first one's."""
+        items = list(tasks)
+        if not items:
+            raise InputError("There is no task to stack. Give at least one Task.")
+        first = items[0]
+        for task in items[1:]:
+            for half in ("support", "query"):
+                ours, theirs = getattr(task, half), getattr(first, half)
+                if (
+                    ours.inputs.shape != theirs.inputs.shape
+                    or ours.targets.shape[:1] != theirs.targets.shape[:1]
+                ):
+                    raise InputError(
+                        f"Task {task.id!r} has {half} inputs of shape {tuple(ours.inputs.shape)}, but task "
+                        f"{first.id!r} has {tuple(theirs.inputs.shape)}. Tasks are stacked, so sample all with one "
+                        "way, shot and number of queries."
+                    )
+
+        def half(name: str) -> Batch:
+            return Batch(
+                torch.stack([getattr(task, name).inputs for task in items]),
+                torch.stack([getattr(task, name).targets for task in items]),
+            )
+
+        return cls(half("support"), half("query"), tuple(task.id for task in items))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: slice | Sequence[int] | Tensor) -> TaskSet:
+        """A subset, in the order asked for."""
+        numbers = torch.arange(len(self))[torch.as_tensor(index) if not isinstance(index, slice) else index]
+        return TaskSet(
+            self.support[numbers],
+            self.query[numbers],
+            tuple(self.ids[i] for i in numbers.tolist()),
+            self.corrupted_support[numbers],
+            self.corrupted_query[numbers],
+        )
+
+    def chunks(self, size: int) -> Iterator[slice]:
+        """Consecutive slices of at most `size` tasks."""
+        for start in range(0, len(self), size):
+            yield slice(start, min(start + size, len(self)))
+
+    def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> TaskSet:
+        def move(batch: Batch) -> Batch:
+            return Batch(batch.inputs.to(dtype=dtype, device=device), batch.targets.to(device=device))
+
+        return replace(self, support=move(self.support), query=move(self.query))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.support.inputs.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.support.inputs.device
+
+    @property
+    def input_shape(self) -> torch.Size:
+        """Shape of one instance."""
+        return self.support.inputs.shape[2:]
+
+    @property
+    def ways(self) -> int:
+        """Number of classes: one more than the largest target."""
+        return int(max(self.support.targets.max(), self.query.targets.max())) + 1
+
+    @property
+    def corrupted(self) -> Tensor:
+        """[N] bool: tasks in which any instance was corrupted."""
+        return self.corrupted_support.any(dim=1) | self.corrupted_query.any(dim=1)
+
+    def fingerprint(self) -> str:
+        """A hash of everything a result can depend on: ids, values, shapes and types."""
+        digest = hashlib.sha256("\0".join(self.ids).encode())
+        for tensor in (self.support.inputs, self.support.targets, self.query.inputs, self.query.targets):
+            hash_tensor(digest, tensor)
+        return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights of tasks [N], support instances [N, n_s] and query instances [N, n_q]; all one in the real study."""
+
+    task: Tensor
+    support: Tensor
+    query: Tensor
+
+    @classmethod
+    def ones(cls, tasks: TaskSet) -> Weights:
+        def one(*shape: int) -> Tensor:
+            return torch.ones(shape, dtype=tasks.dtype, device=tasks.device)
+
+        return cls(one(len(tasks)), one(*tasks.support.targets.shape), one(*tasks.query.targets.shape))
+
+    def set(self, level: Level, items: int | Sequence[int] | Tensor, value: float) -> Weights:
+        """A copy in which the named items have weight `value`.
+
+        Items of level `support` and `query` are numbered task by task: task i's instance j is i * n + j.
+        """
+        if level not in LEVELS:
+            raise InputError(f"There is no level {level!r}. Levels are {', '.join(LEVELS)}.")
+        flat = getattr(self, level).clone().reshape(-1)
+        index = torch.as_tensor(items, device=flat.device).reshape(-1)
+        if index.numel() and (int(index.max()) >= flat.numel() or int(index.min()) < 0):
+            raise InputError(
+                f"There is no {level} item {int(index.max() if index.max() >= flat.numel() else index.min())}: "
+                f"items run from 0 to {flat.numel() - 1}."
+            )
+        flat[index] = value
+        return replace(self, **{level: flat.reshape(getattr(self, level).shape)})
+
+    def without(self, level: Level, items: int | Sequence[int] | Tensor) -> Weights:
+        """A copy in which the named items are removed: their weight is zero."""
+        return self.set(level, items, 0.0)
+
+    def __getitem__(self, index: slice) -> Weights:
+        return Weights(self.task[index], self.support[index], self.query[index])
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for tensor in (self.task, self.support, self.query):
+            hash_tensor(digest, tensor)
+        return digest.hexdigest()[:16]
+
+
+def hash_tensor(digest: hashlib._Hash, tensor: Tensor) -> None:
+    """Feed a tensor's type, shape and bytes to a hash."""
+    digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+    digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+
+
+def _check_half(half: str, batch: Batch, ids: tuple[str, ...]) -> None:
+    inputs, targets = batch.inputs, batch.targets
+    if inputs.shape[0] != len(ids) or inputs.shape[:2] != targets.shape[:2]:
+        raise InputError(
+            f"The {half} half has inputs {tuple(inputs.shape)} and targets {tuple(targets.shape)} for {len(ids)} ids. "
+            "Inputs are [N, n, ...] and targets [N, n]."
+        )
+    if not inputs.is_floating_point():
+        raise InputError(f"The {half} inputs are {inputs.dtype}. Convert them to floating point, scaled to about 1.")
+    finite = inputs.isfinite().flatten(2).all(dim=2) if inputs.dim() > 2 else inputs.isfinite()
+    if not bool(finite.all()):
+        task, instance = (~finite).nonzero()[0].tolist()
+        raise InputError(
+            f"Task {ids[task]!r} has NaN or infinite values in {half} instance {instance}. "
+            "Remove or fill them before building the task."
+        )
+    if targets.is_floating_point() or (targets.numel() and int(targets.min()) < 0):
+        raise InputError(f"The {half} targets must be class indices 0, 1, ... of an integer type.")

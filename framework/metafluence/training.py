@@ -1,0 +1,56 @@
+"""Meta-training: the trainer interface and what a fit is. Retraining without an item is a fit with its weight at zero."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from metafluence.problem import BilevelProblem
+from metafluence.tasks import Weights
+
+Progress = Callable[[int, int, float], None]
+"""Given after each step: steps done, steps at most, and the gradient's norm (or the minibatch loss, for Adam)."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Meta-parameters [P] after `step` steps, and the learning rate in force there."""
+
+    step: int
+    learning_rate: float
+    meta: Tensor
+
+
+@dataclass(frozen=True)
+class Fit:
+    """λ* and how it was reached.
+
+    gradient_norm: ‖∇F‖ at `meta`. converged: it is below the trainer's tolerance. products: Hessian products used.
+    """
+
+    meta: Tensor
+    gradient_norm: float
+    converged: bool
+    steps: int
+    products: int
+    seconds: float
+    checkpoints: tuple[Checkpoint, ...] = ()
+
+
+class Trainer(ABC):
+    """Minimises F. A frozen dataclass: its fields are its configuration."""
+
+    @abstractmethod
+    def fit(
+        self,
+        problem: BilevelProblem,
+        weights: Weights | None = None,
+        init: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        progress: Progress | None = None,
+    ) -> Fit:
+        """Fit from `init` [P] (a warm start), or from fresh meta-parameters drawn from `generator`."""

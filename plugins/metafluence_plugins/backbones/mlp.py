@@ -1,0 +1,29 @@
+"""A multi-layer perceptron."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from metafluence import Backbone, activation
+
+
+@dataclass(frozen=True)
+class MLP(Backbone):
+    """Flattened inputs, `hidden` layers with one activation after each, then logits where they are asked for."""
+
+    hidden: tuple[int, ...] = (32,)
+    activation: str = "tanh"
+
+    def module(self, input_shape: torch.Size, outputs: int | None) -> nn.Module:
+        layers: list[nn.Module] = [nn.Flatten(start_dim=1)]
+        width = math.prod(input_shape)
+        for size in self.hidden:
+            layers += [nn.Linear(width, size), activation(self.activation)]
+            width = size
+        if outputs is not None:
+            layers.append(nn.Linear(width, outputs))
+        return nn.Sequential(*layers)

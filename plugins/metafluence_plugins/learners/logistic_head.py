@@ -1,0 +1,133 @@
+"""A shared backbone under a regularised softmax head that is fitted to each task (as in Lee et al. 2019, MetaOptNet)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from metafluence import (
+    PSD,
+    SYMMETRIC,
+    Adaptation,
+    Backbone,
+    Batch,
+    DenseOperator,
+    FlatModule,
+    ImplicitLearner,
+    InputError,
+    TaskSet,
+    build_module,
+    cross_entropy,
+    minimise_newton,
+    weighted_mean,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class LogisticHead(ImplicitLearner):
+    """Meta-parameters: the backbone. Adapted: a softmax head [C, d + 1] (bias last), flattened.
+
+    inner_loss = mean cross-entropy over the support + penalty/2 ‖head‖², strongly convex, with its Hessian in closed
+    form. backbone: a recipe, or a module of one's own that maps instances to features [n, d]. tolerance: on the
+    inner gradient's norm; None for the best that the precision allows.
+    """
+
+    backbone: Backbone | nn.Module
+    penalty: float = 0.1
+    ways: int | None = None
+    tolerance: float | None = None
+
+    encodes: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not self.penalty > 0:
+            raise InputError(f"logistic-head needs penalty > 0 for a unique head; it is {self.penalty}. Try 0.1.")
+
+    def bind(self, tasks: TaskSet) -> Self:
+        ways = self.ways if self.ways is not None else tasks.ways
+        if tasks.ways > ways:
+            raise InputError(f"The tasks have {tasks.ways} classes, but logistic-head is set to ways={ways}.")
+        bound = replace(self, backbone=build_module(self.backbone, tasks.input_shape, None), ways=ways)
+        bound.__dict__["_network"] = FlatModule(bound.backbone, tasks.dtype, tasks.device)  # type: ignore[arg-type]
+        with torch.no_grad():
+            features = bound._network(bound._network.flat(), tasks.support.inputs[0, :1])
+        if features.dim() != 2:
+            raise InputError(
+                f"The backbone gives features of shape {list(features.shape[1:])} per instance; logistic-head needs "
+                "a vector. End the module with nn.Flatten()."
+            )
+        bound.__dict__["_width"] = features.shape[1] + 1
+        return bound
+
+    @cached_property
+    def _network(self) -> FlatModule:
+        raise InputError("This learner does not know its tasks yet. Give it to a BilevelProblem, or call bind(tasks).")
+
+    @property
+    def meta_size(self) -> int:
+        return self._network.size
+
+    @property
+    def adapted_size(self) -> int:
+        assert self.ways is not None
+        return self.ways * self.__dict__["_width"]
+
+    def init_meta(self, generator: torch.Generator | None) -> Tensor:
+        return self._network.initial(generator)
+
+    def encode(self, meta: Tensor, inputs: Tensor) -> Tensor:
+        return self._network(meta, inputs)
+
+    def predict(self, rows: Tensor, adapted: Tensor, inputs: Tensor) -> Tensor:
+        head = adapted.unflatten(-1, (self.ways or 0, -1))
+        return inputs @ head[..., :-1].mT + head[..., -1].unsqueeze(-2)
+
+    def inner_loss(self, rows: Tensor, adapted: Tensor, support: Batch, weights: Tensor) -> Tensor:
+        losses = cross_entropy(self.predict(rows, adapted, support.inputs), support.targets)
+        return weighted_mean(losses, weights) + self.penalty / 2 * adapted.square().sum(dim=-1)
+
+    def outer_loss(self, rows: Tensor, adapted: Tensor, query: Batch, weights: Tensor) -> Tensor:
+        return weighted_mean(cross_entropy(self.predict(rows, adapted, query.inputs), query.targets), weights)
+
+    def inner_hessian(self, rows: Tensor, adapted: Tensor, support: Batch, weights: Tensor) -> DenseOperator:
+        """Σ_j s_j/n (diag p_j − p_j p_jᵀ) ⊗ z_j z_jᵀ + penalty I, z_j the features with a one appended."""
+        features = support.inputs.detach()
+        p = self.predict(rows, adapted.detach(), features).softmax(dim=-1)
+        return DenseOperator(self._hessian(p, _with_one(features), weights), frozenset({SYMMETRIC, PSD}))
+
+    def adapt(self, rows: Tensor, support: Batch, weights: Tensor, init: Tensor | None) -> Adaptation:
+        z = _with_one(support.inputs)
+        wanted = torch.nn.functional.one_hot(support.targets, self.ways or 0).to(z)
+        scaled = weights / weights.shape[-1]
+        start = z.new_zeros(len(z), self.adapted_size) if init is None else init
+
+        def evaluate(adapted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            p = self.predict(rows, adapted, support.inputs).softmax(dim=-1)
+            error = scaled.unsqueeze(-1) * (p - wanted)
+            gradient = (error.mT @ z).flatten(1) + self.penalty * adapted
+            loss = self.inner_loss(rows, adapted, support, weights)
+            return loss, gradient, self._hessian(p, z, weights)
+
+        tolerance = self.tolerance or 1e4 * torch.finfo(z.dtype).eps
+        found = minimise_newton(
+            evaluate, lambda adapted: self.inner_loss(rows, adapted, support, weights), start, tolerance
+        )
+        return Adaptation(found.point, found.gradient_norm, found.converged, found.iterations)
+
+    def _hessian(self, p: Tensor, z: Tensor, weights: Tensor) -> Tensor:
+        n, ways, width = len(p), p.shape[-1], z.shape[-1]
+        scaled = weights / weights.shape[-1]
+        spread = torch.diag_embed(p) - p.unsqueeze(-1) * p.unsqueeze(-2)
+        outer = z.unsqueeze(-1) * z.unsqueeze(-2) * scaled[..., None, None]
+        blocks = spread.flatten(2).mT @ outer.flatten(2)  # [n, C C, (d+1)(d+1)]
+        hessian = blocks.reshape(n, ways, ways, width, width).transpose(2, 3).reshape(n, ways * width, -1)
+        hessian.diagonal(dim1=-2, dim2=-1).add_(self.penalty)
+        return hessian
+
+
+def _with_one(features: Tensor) -> Tensor:
+    return torch.cat([features, features.new_ones(*features.shape[:-1], 1)], dim=-1)

@@ -1,0 +1,127 @@
+"""Exact meta-training: L-BFGS, then a trust-region Newton-CG on the exact total Hessian."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from metafluence import BilevelProblem, Fit, InputError, Point, Progress, Trainer, Weights, minimise_lbfgs
+
+
+@dataclass(frozen=True)
+class Newton(Trainer):
+    """Reaches ‖∇F‖ ≤ tolerance, for ground truth. Needs float64 and a smooth network.
+
+    warmup: L-BFGS steps before Newton's, skipped on a warm start. max_steps: Newton steps at most.
+    The globalisation is Steihaug's truncated CG (1983): negative curvature is followed to the trust region's edge,
+    so that it ends at a minimum, not at a saddle.
+    """
+
+    tolerance: float = 1e-9
+    warmup: int = 100
+    max_steps: int = 100
+    max_products: int = 500
+
+    def fit(
+        self,
+        problem: BilevelProblem,
+        weights: Weights | None = None,
+        init: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        progress: Progress | None = None,
+    ) -> Fit:
+        if problem.tasks.dtype != torch.float64:
+            raise InputError("The trainer newton is for exact work and needs float64 tasks. Set dtype: float64.")
+        started = time.perf_counter()
+        weights = weights or Weights.ones(problem.tasks)
+        total = self.max_steps + (self.warmup if init is None else 0)
+        steps = 0
+        if init is None:
+            init, steps = self._warm_up(problem, weights, generator, progress, total)
+        point = problem.at(init, weights)
+        norm = float(point.gradient.norm())
+        radius, products, first = 0.1 * (1 + float(init.norm())), 0, steps
+        while norm > self.tolerance and steps - first < self.max_steps and radius > 1e-14:
+            forcing = min(0.1, norm**0.5)
+            step, predicted, used = _steihaug(point, radius, forcing * norm, self.max_products)
+            products += used
+            trial = problem.at(point.meta + step, weights, point.adapted)
+            decrease = point.objective - trial.objective
+            if predicted <= 1e3 * torch.finfo(torch.float64).eps * abs(point.objective):
+                # The decrease drowns in rounding; the gradient still tells.
+                good = 1.0 if float(trial.gradient.norm()) < norm else 0.0
+            else:
+                good = decrease / predicted
+            length = float(step.norm())
+            if not good >= 0.25:
+                radius = 0.25 * length
+            elif good > 0.75 and length > 0.99 * radius:
+                radius *= 2.5
+            if good > 1e-4:
+                point = trial
+                norm = float(point.gradient.norm())
+            steps += 1
+            if progress is not None:
+                progress(steps, total, norm)
+        seconds = time.perf_counter() - started
+        return Fit(point.meta, norm, norm <= self.tolerance, steps, products, seconds)
+
+    def _warm_up(
+        self,
+        problem: BilevelProblem,
+        weights: Weights,
+        generator: torch.Generator | None,
+        progress: Progress | None,
+        total: int,
+    ) -> tuple[Tensor, int]:
+        adapted: Tensor | None = None
+
+        def evaluate(meta: Tensor) -> tuple[Tensor, Tensor]:
+            nonlocal adapted
+            point = problem.at(meta[0], weights, adapted)
+            adapted = point.adapted
+            return meta.new_tensor([point.objective]), point.gradient.unsqueeze(0)
+
+        def report(step: int, norms: Tensor) -> None:
+            if progress is not None:
+                progress(step, total, float(norms[0]))
+
+        start = problem.learner.init_meta(generator).unsqueeze(0)
+        found = minimise_lbfgs(evaluate, start, self.tolerance, self.warmup, callback=report)
+        return found.point[0], found.iterations
+
+
+def _steihaug(point: Point, radius: float, tolerance: float, limit: int) -> tuple[Tensor, float, int]:
+    """Minimise the quadratic model within `radius`. Returns the step, the predicted decrease, the products used."""
+    operator = point.hessian()
+    gradient = point.gradient
+    step, residual = torch.zeros_like(gradient), -gradient
+    direction = residual.clone()
+    curved = torch.zeros_like(gradient)  # H @ step
+    squared = residual @ residual
+    used = 0
+    while used < limit and float(squared) ** 0.5 > tolerance:
+        product = operator.matmat(direction.unsqueeze(1)).squeeze(1)
+        used += 1
+        curvature = direction @ product
+        alpha = squared / curvature
+        if curvature <= 0 or float((step + alpha * direction).norm()) >= radius:
+            tau = _to_edge(step, direction, radius)
+            step, curved = step + tau * direction, curved + tau * product
+            break
+        step, curved = step + alpha * direction, curved + alpha * product
+        residual = residual - alpha * product
+        new = residual @ residual
+        direction = residual + (new / squared) * direction
+        squared = new
+    return step, -float(gradient @ step + 0.5 * step @ curved), used
+
+
+def _to_edge(step: Tensor, direction: Tensor, radius: float) -> float:
+    """τ ≥ 0 with ‖step + τ direction‖ = radius."""
+    a, b = float(direction @ direction), float(step @ direction)
+    c = float(step @ step) - radius**2
+    return (-b + max(b * b - a * c, 0.0) ** 0.5) / a
