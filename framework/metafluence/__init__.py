@@ -12,8 +12,21 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _EXPORTS = {
+    "attribution": [
+        "AttributionMethod",
+        "Context",
+        "ParameterChange",
+        "Scores",
+        "SolveReport",
+        "Targets",
+        "Units",
+    ],
     "backbones": ["ACTIVATIONS", "Backbone", "activation", "build_module"],
+    "corruption": ["Corruption", "corrupt"],
+    "curvature": ["Curvature"],
     "derivatives": ["batched_vjp", "gradients"],
+    "diagnostics": ["Diagnostics", "diagnose"],
+    "episodes": ["Dataset", "Episodes", "Labelled", "Split", "sample"],
     "errors": [
         "ConfigError",
         "ConvergenceError",
@@ -25,8 +38,19 @@ _EXPORTS = {
         "StoreError",
         "UnknownNameError",
     ],
+    "executors": ["Executor"],
+    "lanczos": ["Extremes", "extreme_eigenvalues"],
     "learners": ["Adaptation", "ImplicitLearner", "InnerHessian", "MetaLearner"],
+    "linearisation": ["Jacobian"],
     "losses": ["accuracy", "cross_entropy", "weighted_mean"],
+    "metrics": [
+        "ChangeAgreement",
+        "Detection",
+        "ScoreAgreement",
+        "change_agreement",
+        "detection",
+        "score_agreement",
+    ],
     "minimise": ["Minimum", "minimise_lbfgs", "minimise_newton"],
     "modules": ["FlatModule"],
     "operators": [
@@ -38,8 +62,9 @@ _EXPORTS = {
         "ShiftedOperator",
     ],
     "problem": ["BilevelProblem", "Hessian", "Point"],
+    "retraining": ["RetrainBank", "Retrained"],
     "solve": ["Applied", "PreparedSolve", "Solution", "Solver", "Status", "relative_residual", "solve"],
-    "tasks": ["LEVELS", "Batch", "Level", "Task", "TaskSet", "Weights"],
+    "tasks": ["LEVELS", "Batch", "Level", "Removal", "Task", "TaskSet", "Weights"],
     "training": ["Checkpoint", "Fit", "Progress", "Trainer"],
 }
 _HOME = {name: module for module, names in _EXPORTS.items() for name in names}

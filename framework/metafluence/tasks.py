@@ -17,6 +17,8 @@ from metafluence.errors import InputError
 
 Level = Literal["task", "support", "query"]
 LEVELS: tuple[Level, ...] = ("task", "support", "query")
+Removal = tuple[int, ...]
+"""Items of one level that are removed together."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,129 @@
+"""Attribution: methods that say what each item is worth, under one sign contract.
+
+`scores[i, j]` is the predicted change of target j's outer loss when item i is removed: positive means that i helps.
+`parameter_change` is always λ(after removal) − λ*.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from metafluence.linearisation import Jacobian
+from metafluence.problem import BilevelProblem, Point
+from metafluence.retraining import RetrainBank
+from metafluence.solve import Solution
+from metafluence.tasks import Level, Removal, TaskSet
+
+Units = Literal["loss_change", "rank_only"]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a method may look at: λ* with all tasks adapted, randomness, and the retrain bank where there is one.
+
+    strict: a solve that fails raises; else its status travels with the result.
+    """
+
+    point: Point
+    generator: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
+    bank: RetrainBank | None = None
+    strict: bool = True
+
+    @property
+    def problem(self) -> BilevelProblem:
+        return self.point.problem
+
+    def singles(self) -> list[Removal]:
+        """Every task on its own."""
+        return [(i,) for i in range(len(self.problem.tasks))]
+
+
+class Targets:
+    """What is judged: the losses of other tasks (validation tasks, say), each on its own or their mean.
+
+    T targets; `gradients` is the total gradient of each, [P, T].
+    """
+
+    def __init__(self, problem: BilevelProblem, tasks: TaskSet, meta: Tensor, mean: bool = True) -> None:
+        self.problem = problem.over(tasks)
+        self.mean = mean
+        self.point = self.problem.at(meta)
+
+    def gradients(self, jacobian: Jacobian = "total") -> Tensor:
+        if self.mean:
+            return self.point.partial_gradient(jacobian).unsqueeze(1) / len(self.problem.tasks)
+        return self.point.task_gradients(jacobian)
+
+    def losses(self, meta: Tensor | None = None) -> Tensor:
+        """Losses [T] at `meta`, after adapting to the targets' support there; at λ* where it is None."""
+        point = self.point if meta is None else self.problem.at(meta, init=self.point.adapted)
+        return point.task_losses.mean().unsqueeze(0) if self.mean else point.task_losses
+
+
+@dataclass(frozen=True)
+class SolveReport:
+    """How the solves behind a result went: products with the Hessian, largest residual, and a complaint if any."""
+
+    products: int = 0
+    residual: float = float("nan")
+    converged: bool = True
+    complaint: str = ""
+
+    @classmethod
+    def of(cls, solution: Solution, preparation: int = 0) -> SolveReport:
+        return cls(
+            solution.matvecs + preparation,
+            float(solution.residual.max()),
+            solution.converged,
+            solution.complaint(),
+        )
+
+
+@dataclass(frozen=True)
+class Scores:
+    """values [n, T] for n items and T targets; `units` says whether they are loss changes (nats) or ranks only."""
+
+    values: Tensor
+    level: Level
+    units: Units
+    solve: SolveReport = SolveReport()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ParameterChange:
+    """values [P, s]: λ(after removal) − λ* for each of s removals."""
+
+    values: Tensor
+    removals: tuple[Removal, ...]
+    solve: SolveReport = SolveReport()
+    notes: tuple[str, ...] = ()
+
+
+class AttributionMethod(ABC):
+    """A frozen dataclass whose fields are its configuration.
+
+    levels: the kinds of items it can score. units: of its scores. edits: it also predicts parameters.
+    """
+
+    levels: ClassVar[frozenset[Level]] = frozenset({"task"})
+    units: ClassVar[Units] = "loss_change"
+    edits: ClassVar[bool] = False
+
+    @abstractmethod
+    def prepare(self, context: Context) -> Any:
+        """All work that depends on neither targets nor removals."""
+
+    @abstractmethod
+    def scores(self, state: Any, targets: Targets) -> Scores:
+        """Score every item against every target."""
+
+    def parameter_change(self, state: Any, removals: Sequence[Removal]) -> ParameterChange | None:
+        """Predicted λ(removed) − λ* for each removal; None for methods that only score."""
+        return None

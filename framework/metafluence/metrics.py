@@ -1,0 +1,84 @@
+"""How far predictions agree with ground truth, and how well harmful items are found. Plain numpy arrays in and out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import pearsonr, spearmanr
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ChangeAgreement:
+    """Predicted against true parameter change, one number per removal [s].
+
+    relative_error: ‖predicted − true‖ / ‖true‖. cosine: between the two. norm_ratio: ‖predicted‖ / ‖true‖.
+    """
+
+    relative_error: Array
+    cosine: Array
+    norm_ratio: Array
+
+
+def change_agreement(predicted: Array, true: Array) -> ChangeAgreement:
+    """Compare the columns of two [P, s] arrays."""
+    size, length = np.linalg.norm(true, axis=0), np.linalg.norm(predicted, axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        error = np.linalg.norm(predicted - true, axis=0) / size
+        cosine = (predicted * true).sum(axis=0) / (size * length)
+        return ChangeAgreement(error, cosine, length / size)
+
+
+@dataclass(frozen=True)
+class ScoreAgreement:
+    """Scores against true changes of a target's loss: Pearson, Spearman, and the slope of scores on true changes.
+
+    A slope of 1 says that sizes are right, not the order alone; it is meaningless for rank-only scores.
+    """
+
+    pearson: float
+    spearman: float
+    slope: float
+
+
+def score_agreement(predicted: Array, true: Array) -> ScoreAgreement:
+    """Compare two [n] arrays. NaN where either is constant, for then nothing can be said."""
+    if np.ptp(predicted) == 0 or np.ptp(true) == 0:
+        return ScoreAgreement(float("nan"), float("nan"), float("nan"))
+    centred = true - true.mean()
+    slope = float(centred @ (predicted - predicted.mean()) / (centred @ centred))
+    return ScoreAgreement(
+        float(pearsonr(predicted, true).statistic), float(spearmanr(predicted, true).statistic), slope
+    )
+
+
+@dataclass(frozen=True)
+class Detection:
+    """Harmful items found by inspecting those of lowest score first.
+
+    auroc, average_precision: harmful is the positive class. found [n + 1]: share of the harmful items among the first
+    0, 1, ..., n inspected.
+    """
+
+    auroc: float
+    average_precision: float
+    found: Array
+
+    def found_at(self, share: float) -> float:
+        """Share of the harmful items found after inspecting `share` of all."""
+        return float(self.found[round(share * (len(self.found) - 1))])
+
+
+def detection(scores: Array, harmful: NDArray[np.bool_]) -> Detection | None:
+    """Detection from scores [n]; None where all or no items are harmful."""
+    if harmful.all() or not harmful.any():
+        return None
+    inspected = np.argsort(scores, kind="stable")
+    found = np.concatenate([[0.0], np.cumsum(harmful[inspected]) / harmful.sum()])
+    return Detection(
+        float(roc_auc_score(harmful, -scores)), float(average_precision_score(harmful, -scores)), found
+    )

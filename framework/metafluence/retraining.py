@@ -1,0 +1,143 @@
+"""The ground truth: exact retraining without items, kept in a bank."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from metafluence.errors import ConvergenceError
+from metafluence.executors import Executor
+from metafluence.problem import BilevelProblem
+from metafluence.store import claim, load_tensors, save_tensors
+from metafluence.tasks import Level, Removal, Weights, hash_tensor
+from metafluence.training import Fit, Trainer
+
+Start = Literal["warm", "cold"]
+
+
+@dataclass(frozen=True)
+class Retrained:
+    """meta [P, s]: λ after each of s removals. gradient_norm, seconds: [s]; products [s]: with the Hessian."""
+
+    meta: Tensor
+    gradient_norm: Tensor
+    seconds: Tensor
+    products: Tensor
+
+
+class RetrainBank:
+    """Fits with weights at zero, each done once and kept.
+
+    start: `warm` from λ*, or `cold` from the fit's own initial parameters, drawn anew from `seed`.
+    store: a folder for the fits; work already there is reused if it answers the same question, else StoreError.
+    progress: called with fits done and fits asked for.
+    """
+
+    def __init__(
+        self,
+        problem: BilevelProblem,
+        fit: Fit,
+        trainer: Trainer,
+        executor: Executor,
+        store: Path | None = None,
+        start: Start = "warm",
+        seed: int = 0,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self._problem, self._trainer, self._executor = problem, trainer, executor
+        self._init = fit.meta if start == "warm" else None
+        self._seed, self._store, self._progress = seed, store, progress
+        self._kept: dict[str, tuple[Tensor, dict[str, Any]]] = {}
+        if store is not None:
+            digest = hashlib.sha256()
+            hash_tensor(digest, fit.meta)
+            claim(
+                store,
+                {
+                    "problem": problem.fingerprint(),
+                    "fit": digest.hexdigest()[:16],
+                    "trainer": repr(trainer),
+                    "start": start if start == "warm" else f"cold, seed {seed}",
+                },
+            )
+
+    def leave_out(self, removals: Sequence[Removal], level: Level = "task") -> Retrained:
+        """λ without each removal. Raises ConvergenceError, after keeping the rest, if a fit did not converge."""
+        keys = [_key(level, removal) for removal in removals]
+        self._load(keys)
+        missing = {k: r for k, r in zip(keys, removals, strict=True) if k not in self._kept}
+        work = _Refit(self._problem, self._trainer, self._init, self._seed, level)
+        names = list(missing)
+        for done, (index, fit) in enumerate(self._executor.map(work, list(missing.values())), start=1):
+            self._keep(names[index], missing[names[index]], level, fit)
+            if self._progress is not None:
+                self._progress(len(keys) - len(missing) + done, len(keys))
+        kept = [self._kept[key] for key in keys]
+        failed = [(r, facts) for r, (_, facts) in zip(removals, kept, strict=True) if not facts["converged"]]
+        if failed:
+            removal, facts = failed[0]
+            raise ConvergenceError(
+                f"{len(failed)} of {len(keys)} retrainings did not converge (without {level} {list(removal)}: gradient "
+                f"norm {facts['gradient_norm']:.1e} after {facts['steps']} steps). Give the trainer more steps, raise "
+                "l2, or smooth the network."
+            )
+
+        def column(name: str) -> Tensor:
+            return torch.tensor([facts[name] for _, facts in kept], dtype=torch.float64)
+
+        return Retrained(
+            torch.stack([meta for meta, _ in kept], dim=1),
+            column("gradient_norm"),
+            column("seconds"),
+            column("products"),
+        )
+
+    def _load(self, keys: list[str]) -> None:
+        if self._store is None:
+            return
+        for key in keys:
+            file = self._store / f"{key}.safetensors"
+            if key not in self._kept and file.exists():
+                tensors, facts = load_tensors(file)
+                self._kept[key] = (tensors["meta"], facts)
+
+    def _keep(self, key: str, removal: Removal, level: Level, fit: Fit) -> None:
+        facts = {
+            "level": level,
+            "items": sorted(removal),
+            "gradient_norm": fit.gradient_norm,
+            "converged": fit.converged,
+            "steps": fit.steps,
+            "seconds": fit.seconds,
+            "products": fit.products,
+        }
+        self._kept[key] = (fit.meta, facts)
+        if self._store is not None:
+            save_tensors(self._store / f"{key}.safetensors", {"meta": fit.meta}, facts)
+
+
+@dataclass(frozen=True)
+class _Refit:
+    """One fit without some items; a class of its own so that it travels to other processes."""
+
+    problem: BilevelProblem
+    trainer: Trainer
+    init: Tensor | None
+    seed: int
+    level: Level
+
+    def __call__(self, removal: Removal) -> Fit:
+        weights = Weights.ones(self.problem.tasks).without(self.level, removal)
+        generator = torch.Generator().manual_seed(self.seed)
+        return self.trainer.fit(self.problem, weights, self.init, generator)
+
+
+def _key(level: Level, removal: Removal) -> str:
+    items = "-".join(str(i) for i in sorted(removal))
+    return f"{level}-{items if len(items) < 40 else hashlib.sha256(items.encode()).hexdigest()[:24]}"

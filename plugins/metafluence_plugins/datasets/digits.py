@@ -1,0 +1,20 @@
+"""Real handwritten digits that come with scikit-learn: no download."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from sklearn.datasets import load_digits
+
+from metafluence import Dataset, Labelled
+
+
+@dataclass(frozen=True)
+class Digits(Dataset):
+    """1,797 digits of 8x8 pixels in 10 classes (Alpaydin and Kaynak 1998), scaled to [0, 1], as [1, 8, 8] images."""
+
+    def load(self) -> Labelled:
+        data = load_digits()
+        inputs = torch.from_numpy(data.images).unsqueeze(1) / 16
+        return Labelled(inputs, torch.from_numpy(data.target).long(), tuple(str(i) for i in range(10)))

@@ -1,0 +1,35 @@
+"""Direct-IF: classical influence that ignores adaptation; the paper's negative example."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from metafluence import AttributionMethod, Context, ParameterChange, Removal, Scores, Solver, Targets
+from metafluence_plugins.curvatures.direct import DirectCurvature
+from metafluence_plugins.methods.task_if import Influence, TaskIF
+from metafluence_plugins.solvers.cg import CG
+
+
+@dataclass(frozen=True)
+class DirectIF(AttributionMethod):
+    """(δI + ∂²_λλ L_O + damping I)⁻¹ ∂_λ L_O with θ held; see the curvature `direct` for learners without explicit λ."""
+
+    solver: Solver = CG()
+    damping: float = 0.0
+
+    edits: ClassVar[bool] = True
+
+    def prepare(self, context: Context) -> Influence:
+        return self._influence.prepare(context)
+
+    def scores(self, state: Influence, targets: Targets) -> Scores:
+        return self._influence.scores(state, targets)
+
+    def parameter_change(self, state: Influence, removals: Sequence[Removal]) -> ParameterChange:
+        return self._influence.parameter_change(state, removals)
+
+    @property
+    def _influence(self) -> TaskIF:
+        return TaskIF(DirectCurvature(), self.solver, self.damping)

@@ -1,0 +1,25 @@
+"""Random scores: what a method must beat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from metafluence import AttributionMethod, Context, Scores, Targets, Units
+
+
+@dataclass(frozen=True)
+class RandomScore(AttributionMethod):
+    """Standard normal scores from the study's generator, the same for all targets."""
+
+    units: ClassVar[Units] = "rank_only"
+
+    def prepare(self, context: Context) -> Context:
+        return context
+
+    def scores(self, state: Context, targets: Targets) -> Scores:
+        tasks = state.problem.tasks
+        values = torch.randn(len(tasks), 1, generator=state.generator, dtype=tasks.dtype)
+        return Scores(values.expand(-1, len(targets.losses())), "task", self.units)
