@@ -17,7 +17,7 @@ from torch import Tensor
 from metafluence.linearisation import Jacobian
 from metafluence.problem import BilevelProblem, Point
 from metafluence.retraining import RetrainBank
-from metafluence.solve import Solution
+from metafluence.solving import Solution
 from metafluence.tasks import Level, Removal, TaskSet
 
 Units = Literal["loss_change", "rank_only"]
@@ -87,13 +87,17 @@ class SolveReport:
 
 @dataclass(frozen=True)
 class Scores:
-    """values [n, T] for n items and T targets; `units` says whether they are loss changes (nats) or ranks only."""
+    """values [n, T] for n items and T targets; `units` says whether they are loss changes (nats) or ranks only.
+
+    seconds: what they cost, for methods whose work was done earlier or elsewhere; else it is measured from outside.
+    """
 
     values: Tensor
     level: Level
     units: Units
     solve: SolveReport = SolveReport()
     notes: tuple[str, ...] = ()
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,8 @@ tasks, and the losses see its features in place of inputs. Derivatives through t
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import torch
@@ -19,7 +18,6 @@ from torch import Tensor
 from torch.autograd import grad
 
 from metafluence.derivatives import batched_vjp
-from metafluence.modules import FlatModule
 from metafluence.operators import LinearOperator
 from metafluence.tasks import Batch, TaskSet
 
@@ -77,16 +75,6 @@ class MetaLearner(ABC):
     @abstractmethod
     def predict(self, rows: Tensor, adapted: Tensor, inputs: Tensor) -> Tensor:
         """Outputs [n, m, ...] for features [n, m, ...]."""
-
-    def fingerprint(self) -> str:
-        """A hash of the class and its configuration."""
-        parts = [f"{type(self).__module__.rpartition('.')[2]}.{type(self).__qualname__}"]
-        for item in fields(self):  # type: ignore[arg-type]
-            value = getattr(self, item.name)
-            is_module = isinstance(value, torch.nn.Module)
-            shown = FlatModule(value, torch.float64).fingerprint() if is_module else repr(value)
-            parts.append(f"{item.name}={shown}")
-        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
 class ImplicitLearner(MetaLearner):

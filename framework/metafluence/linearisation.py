@@ -20,7 +20,7 @@ from torch.func import jvp, vjp, vmap
 
 from metafluence.derivatives import batched_vjp, gradients
 from metafluence.learners import ImplicitLearner
-from metafluence.solve import PreparedSolve, Solver
+from metafluence.solving import PreparedSolve, Solver
 from metafluence.tasks import Batch
 
 Jacobian = Literal["total", "held", "identity"]

@@ -61,14 +61,6 @@ class FlatModule:
         """Outputs [N, n, ...] for a stack: parameters [N, P], inputs [N, n, *shape]."""
         return vmap(self)(flat, inputs)
 
-    def fingerprint(self) -> str:
-        """A hash of the architecture and of whatever is not in the flat vector."""
-        digest = hashlib.sha256(repr(self.module).encode())
-        digest.update(repr(list(zip(self._names, self._shapes, strict=True))).encode())
-        frozen = [p for p in self.module.parameters() if not p.requires_grad]
-        for tensor in [*frozen, *self.module.buffers()]:
-            hash_tensor(digest, tensor)
-        return digest.hexdigest()[:16]
 
 
 def check_module(module: nn.Module) -> None:
@@ -83,3 +75,15 @@ def check_module(module: nn.Module) -> None:
             raise InputError(
                 f"{where} is random, so the objective has no fixed minimum. Set p=0 or remove it; regularise by l2."
             )
+
+
+def module_fingerprint(module: nn.Module) -> str:
+    """A hash of the architecture and of all that is not trained; trained parameters are a fit's, not the module's."""
+    digest = hashlib.sha256(repr(module).encode())
+    trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    digest.update(repr([(name, tuple(p.shape)) for name, p in trained.items()]).encode())
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        if name not in trained:
+            digest.update(name.encode())
+            hash_tensor(digest, tensor)
+    return digest.hexdigest()[:16]

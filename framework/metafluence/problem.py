@@ -11,10 +11,11 @@ from torch import Tensor
 
 from metafluence.derivatives import graph_bytes
 from metafluence.errors import InputError
+from metafluence.fingerprints import component_fingerprint
 from metafluence.learners import Adaptation, ImplicitLearner
 from metafluence.linearisation import Encoder, Head, Jacobian
 from metafluence.operators import LinearOperator
-from metafluence.solve import Solver
+from metafluence.solving import Solver
 from metafluence.tasks import Batch, TaskSet, Weights
 
 
@@ -57,7 +58,12 @@ class BilevelProblem:
 
     def fingerprint(self) -> str:
         """A hash of all that a fit depends on, but for its trainer and start."""
-        parts = (self.learner.fingerprint(), self.tasks.fingerprint(), repr(self.l2), repr(self.inner_solver))
+        parts = (
+            component_fingerprint(self.learner),
+            self.tasks.fingerprint(),
+            repr(self.l2),
+            component_fingerprint(self.inner_solver),
+        )
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
     def bytes_per_task(self, meta: Tensor) -> int:

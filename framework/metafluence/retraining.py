@@ -13,6 +13,7 @@ from torch import Tensor
 
 from metafluence.errors import ConvergenceError
 from metafluence.executors import Executor
+from metafluence.fingerprints import component_fingerprint
 from metafluence.problem import BilevelProblem
 from metafluence.store import claim, load_tensors, save_tensors
 from metafluence.tasks import Level, Removal, Weights, hash_tensor
@@ -23,9 +24,13 @@ Start = Literal["warm", "cold"]
 
 @dataclass(frozen=True)
 class Retrained:
-    """meta [P, s]: λ after each of s removals. gradient_norm, seconds: [s]; products [s]: with the Hessian."""
+    """meta [P, s]: λ after each of s removals.
+
+    converged [s] (bool), gradient_norm, seconds and products (with the Hessian) [s]: how each fit went.
+    """
 
     meta: Tensor
+    converged: Tensor
     gradient_norm: Tensor
     seconds: Tensor
     products: Tensor
@@ -62,13 +67,18 @@ class RetrainBank:
                 {
                     "problem": problem.fingerprint(),
                     "fit": digest.hexdigest()[:16],
-                    "trainer": repr(trainer),
+                    "trainer": component_fingerprint(trainer),
                     "start": start if start == "warm" else f"cold, seed {seed}",
                 },
             )
 
-    def leave_out(self, removals: Sequence[Removal], level: Level = "task") -> Retrained:
-        """λ without each removal. Raises ConvergenceError, after keeping the rest, if a fit did not converge."""
+    def leave_out(
+        self, removals: Sequence[Removal], level: Level = "task", strict: bool = True
+    ) -> Retrained:
+        """λ without each removal.
+
+        A fit that does not converge raises ConvergenceError, after all are kept; if not `strict` it is marked.
+        """
         keys = [_key(level, removal) for removal in removals]
         self._load(keys)
         missing = {k: r for k, r in zip(keys, removals, strict=True) if k not in self._kept}
@@ -78,25 +88,26 @@ class RetrainBank:
             self._keep(names[index], missing[names[index]], level, fit)
             if self._progress is not None:
                 self._progress(len(keys) - len(missing) + done, len(keys))
-        kept = [self._kept[key] for key in keys]
-        failed = [(r, facts) for r, (_, facts) in zip(removals, kept, strict=True) if not facts["converged"]]
-        if failed:
-            removal, facts = failed[0]
-            raise ConvergenceError(
-                f"{len(failed)} of {len(keys)} retrainings did not converge (without {level} {list(removal)}: gradient "
-                f"norm {facts['gradient_norm']:.1e} after {facts['steps']} steps). Give the trainer more steps, raise "
-                "l2, or smooth the network."
-            )
+        facts = [self._kept[key][1] for key in keys]
 
         def column(name: str) -> Tensor:
-            return torch.tensor([facts[name] for _, facts in kept], dtype=torch.float64)
+            return torch.tensor([f[name] for f in facts], dtype=torch.float64)
 
-        return Retrained(
-            torch.stack([meta for meta, _ in kept], dim=1),
+        found = Retrained(
+            torch.stack([self._kept[key][0] for key in keys], dim=1),
+            column("converged").bool(),
             column("gradient_norm"),
             column("seconds"),
             column("products"),
         )
+        if strict and not bool(found.converged.all()):
+            bad = int((~found.converged).nonzero()[0])
+            raise ConvergenceError(
+                f"{int((~found.converged).sum())} of {len(keys)} retrainings did not converge (without {level} "
+                f"{list(removals[bad])}: gradient norm {found.gradient_norm[bad]:.1e}). Give the trainer more steps, "
+                "raise l2, or smooth the network."
+            )
+        return found
 
     def _load(self, keys: list[str]) -> None:
         if self._store is None:

@@ -8,7 +8,17 @@ from typing import ClassVar
 
 import torch
 
-from metafluence import AttributionMethod, Context, InputError, ParameterChange, Removal, RetrainBank, Scores, Targets
+from metafluence import (
+    AttributionMethod,
+    Context,
+    InputError,
+    ParameterChange,
+    Removal,
+    RetrainBank,
+    Scores,
+    SolveReport,
+    Targets,
+)
 
 
 @dataclass(frozen=True)
@@ -26,7 +36,9 @@ class Retrain(AttributionMethod):
         context, bank = state
         found = bank.leave_out(context.singles())
         before = targets.losses()
-        return Scores(torch.stack([targets.losses(m) - before for m in found.meta.T]), "task", self.units)
+        values = torch.stack([targets.losses(m) - before for m in found.meta.T])
+        report = SolveReport(products=int(found.products.sum()))
+        return Scores(values, "task", self.units, report, seconds=float(found.seconds.sum()))
 
     def parameter_change(
         self, state: tuple[Context, RetrainBank], removals: Sequence[Removal]

@@ -1,0 +1,99 @@
+"""A study's YAML: its schema, and how it is read."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from metafluence.corruption import Corruption
+from metafluence.episodes import Episodes
+from metafluence.errors import ConfigError, nearest
+
+Spec = str | dict[str, Any]
+"""A component: its name, or a mapping with `use: name` and its parameters."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class TruthConfig(_Strict):
+    """The exact retraining that methods are compared with.
+
+    tasks: how many tasks are left out one at a time, or all. start: warm from λ*, or cold.
+    """
+
+    tasks: int | Literal["all"] = "all"
+    start: Literal["warm", "cold"] = "warm"
+
+
+class StudyConfig(_Strict):
+    """Everything that a study is.
+
+    remove: share of the tasks that each method has removed for the accuracy columns; the corrupted share if not given.
+    solvers: every method that takes a solver and names none is run with each.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    about: str = ""
+    seed: int = 0
+    dtype: Literal["float64", "float32"] = "float64"
+    dataset: Spec
+    episodes: Episodes = Episodes()
+    corruption: Corruption | None = None
+    learner: Spec
+    l2: float = Field(gt=0)
+    inner_solver: Spec = "exact"
+    trainer: Spec = "newton"
+    methods: list[Spec] = Field(min_length=1)
+    solvers: list[Spec] = Field(default=["cg"], min_length=1)
+    truth: TruthConfig | None = TruthConfig()
+    remove: float | None = Field(None, gt=0, lt=1)
+    executor: Spec = "processes"
+    memory_gib: float = Field(2.0, gt=0)
+
+
+def load_study(path: Path) -> StudyConfig:
+    """Read and validate a study. Raises ConfigError naming the file, the field, what was given and what is expected."""
+    if not path.is_file():
+        near = nearest(path.name, [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else [])
+        guess = f" Did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(f"There is no study file {path}.{guess}")
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} holds no study: a study is a mapping of fields such as dataset, learner, methods.")
+    return parse_study(raw, str(path))
+
+
+def parse_study(raw: dict[str, Any], where: str = "The study") -> StudyConfig:
+    """Validate a study given as a mapping."""
+    try:
+        return StudyConfig.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_sentence(where, dict(e)) for e in error.errors())) from error
+
+
+def _sentence(where: str, error: dict[str, Any]) -> str:
+    path = ".".join(str(part) for part in error["loc"])
+    if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        known = sorted(_fields_at(error["loc"][:-1]))
+        close = nearest(str(error["loc"][-1]), known)
+        guess = f" Did you mean {close[0]!r}?" if close else ""
+        return f"{where}: there is no field {path!r}.{guess} Fields here: {', '.join(known)}."
+    if error["type"] in ("missing", "missing_argument"):
+        return f"{where}: the field {path!r} is missing."
+    return f"{where}: {path} is {error['input']!r}. {error['msg']}."
+
+
+def _fields_at(path: tuple[Any, ...]) -> list[str]:
+    parts = {"episodes": Episodes, "corruption": Corruption}
+    if path and path[0] in parts:
+        return [f.name for f in fields(parts[path[0]])]
+    return list((TruthConfig if path else StudyConfig).model_fields)

@@ -1,0 +1,44 @@
+"""What a component is, as a short hash: its class, its configuration, and its code where that is not ours."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import inspect
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+import metafluence
+from metafluence.modules import module_fingerprint
+
+OURS = ("metafluence", "metafluence_plugins")
+
+
+def component_fingerprint(component: Any) -> str:
+    """A hash of a component and everything it is made of.
+
+    Ours are known by the version of the package; anybody else's also by the text of its file, so that stored results
+    of a local component are not reused after it was edited.
+    """
+    return hashlib.sha256(_describe(component).encode()).hexdigest()[:16]
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, nn.Module):
+        return module_fingerprint(value)
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return repr(value)
+    parts = [_code(type(value))]
+    parts += [f"{f.name}={_describe(getattr(value, f.name))}" for f in dataclasses.fields(value)]
+    return f"{type(value).__qualname__}({', '.join(parts)})"
+
+
+def _code(cls: type) -> str:
+    if cls.__module__.split(".")[0] in OURS:
+        return metafluence.__version__
+    try:
+        return hashlib.sha256(Path(inspect.getfile(cls)).read_bytes()).hexdigest()
+    except (TypeError, OSError):
+        return cls.__module__

@@ -1,0 +1,16 @@
+"""Who is told how long work goes on. The command line shows bars; anybody else may listen."""
+
+from __future__ import annotations
+
+
+class Observer:
+    """Silent. Subclass it to show progress; stages do not nest."""
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        """A stage begins; `total` steps, if that is known."""
+
+    def step(self, done: int, total: int | None = None, note: str = "") -> None:
+        """The current stage has come so far."""
+
+    def done(self, note: str = "") -> None:
+        """The current stage has ended."""

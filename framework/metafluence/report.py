@@ -1,0 +1,181 @@
+"""Results for people: a verdict in words, a table, one HTML page with its figures inside, and a CSV."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import jinja2
+import pandas as pd
+import torch
+import yaml
+from matplotlib.figure import Figure
+
+import metafluence
+from metafluence.figures import draw
+from metafluence.runs import Row
+from metafluence.store import write_atomically
+from metafluence.study import StudyResult
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table: the row's field, the heading, the format, and what it means."""
+
+    field: str
+    heading: str
+    form: str
+    meaning: str
+
+
+COLUMNS = (
+    Column("method", "method", "s", "the estimator"),
+    Column("solver", "solver", "s", "how it inverts the Hessian"),
+    Column("change_error", "Δλ error", "%", "median ‖predicted − true Δλ‖ / ‖true Δλ‖ over tasks left out one at a time"),
+    Column("change_cosine", "Δλ cosine", ".3f", "median cosine of predicted and true Δλ"),
+    Column("spearman", "Spearman", ".3f", "of scores and true changes of the validation loss"),
+    Column("slope", "slope", ".2f", "of scores on true changes; 1 is the right size"),
+    Column("auroc", "AUROC", ".3f", "of finding the corrupted tasks"),
+    Column("average_precision", "AP", ".3f", "average precision of finding the corrupted tasks"),
+    Column("found", "found", "%", "share of the corrupted tasks among those removed"),
+    Column("accuracy_edited", "acc. edited", ".3f", "test accuracy after removing the lowest-scored tasks by λ* + predicted Δλ"),
+    Column("accuracy_retrained", "acc. retrained", ".3f", "test accuracy after removing the same tasks by retraining"),
+    Column("seconds", "seconds", ".3g", "to score all tasks"),
+    Column("products", "products", "d", "Hessian products for the scores"),
+    Column("residual", "residual", ".0e", "largest relative residual of the method's solves"),
+)  # fmt: skip
+
+FIGURE_TEXT = {
+    "predicted-against-true": (
+        "Predicted against true change",
+        "Each point is a training task. Across: how the validation loss really changes when the task is left out and "
+        "the model is retrained exactly. Up: what the method predicts. On the grey line the prediction is exact.",
+    ),
+    "tasks-found": (
+        "Corrupted tasks found",
+        "Tasks are inspected from the lowest score up; a curve that climbs faster finds the corrupted ones sooner.",
+    ),
+    "fidelity-against-runtime": (
+        "Fidelity against runtime",
+        "Up and to the left is better: scores that agree with exact retraining, sooner.",
+    ),
+}
+
+
+def cell(row: Row, column: Column) -> str:
+    """One cell as text; a dash where there is nothing to say."""
+    value = getattr(row, column.field)
+    if row.status != "ok" and column.field not in ("method", "solver"):
+        return "failed" if column.field == "change_error" else "–"
+    if value in ("", None) or (isinstance(value, float) and math.isnan(value)):
+        return "–"
+    if column.form == "%":
+        return f"{100 * value:.1f} %"
+    return format(value, column.form)
+
+
+def verdict(result: StudyResult) -> list[str]:
+    """What was found, in sentences."""
+    said = []
+    scored = [r for r in result.rows if r.status == "ok" and r.method != "retrain"]
+    faithful = [r for r in scored if not math.isnan(r.change_error)]
+    if faithful:
+        best = min(faithful, key=lambda r: r.change_error)
+        said.append(
+            f"{_name(best)} predicts best what the model would be without a task: the median error of its parameter "
+            f"change is {100 * best.change_error:.1f} % of the true one."
+        )
+    ranked = [r for r in scored if not math.isnan(r.spearman)]
+    if ranked and result.truth is not None:
+        best = max(ranked, key=lambda r: r.spearman)
+        ratio = result.truth.seconds / best.seconds
+        said.append(
+            f"{_name(best)} ranks tasks most like exact retraining (Spearman {best.spearman:.3f}), in "
+            f"{best.seconds:.2g} s where the {len(result.truth.removals)} retrainings took {result.truth.seconds:.3g} s "
+            f"({ratio:.0f} times as long)."
+        )
+    found = [r for r in scored if not math.isnan(r.auroc)]
+    if found:
+        best, worst = max(found, key=lambda r: r.auroc), min(found, key=lambda r: r.auroc)
+        said.append(
+            f"{_name(best)} finds the corrupted tasks best (AUROC {best.auroc:.3f}), {_name(worst)} worst "
+            f"({worst.auroc:.3f})."
+        )
+    edited = [r for r in scored if not math.isnan(r.accuracy_retrained)]
+    if edited:
+        best = max(edited, key=lambda r: r.accuracy_retrained)
+        clean = "" if math.isnan(result.accuracy_clean) else f" (exactly the corrupted ones: {result.accuracy_clean:.3f})"
+        said.append(
+            f"Test accuracy is {result.accuracy_full:.3f} with all tasks; retrained without the {result.removed} tasks "
+            f"that {_name(best)} scores lowest it is {best.accuracy_retrained:.3f}{clean}."
+        )
+    if result.failed:
+        said.append(f"{len(result.failed)} of {len(result.rows)} runs failed; the reasons stand below the table.")
+    return said
+
+
+def frame(result: StudyResult) -> pd.DataFrame:
+    """All rows with all their fields."""
+    return pd.DataFrame([{**row.facts(), "notes": " ".join(row.notes)} for row in result.rows])
+
+
+def write_report(result: StudyResult, folder: Path) -> Path:
+    """Write report.html, results.csv and figures/*.png into `folder`. Returns the page's path."""
+    write_atomically(folder / "results.csv", frame(result).to_csv(index=False).encode())
+    pictures = []
+    for name, figure in draw(result).items():
+        png = _png(figure)
+        write_atomically(folder / "figures" / f"{name}.png", png)
+        title, caption = FIGURE_TEXT[name]
+        data = base64.b64encode(png).decode()
+        pictures.append({"title": title, "caption": caption, "data": data})
+    environment = jinja2.Environment(loader=jinja2.PackageLoader("metafluence"), autoescape=True)
+    config = result.config.model_dump(mode="json", exclude_defaults=True)
+    page = environment.get_template("report.html.j2").render(
+        result=result,
+        verdict=verdict(result),
+        facts=facts(result),
+        columns=COLUMNS,
+        table=[[cell(row, column) for column in COLUMNS] for row in result.rows],
+        remarks=[(_name(row), text) for row in result.rows for text in (row.reason, *row.notes) if text],
+        pictures=pictures,
+        config=yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
+        versions=f"metafluence {metafluence.__version__}, torch {torch.__version__}",
+        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    )
+    path = folder / "report.html"
+    write_atomically(path, page.encode())
+    return path
+
+
+def facts(result: StudyResult) -> list[tuple[str, str]]:
+    """The study and its diagnostics, as pairs of what and how much."""
+    d, e = result.diagnostics, result.diagnostics.extremes
+    tasks = result.split.train
+    said = [
+        ("training tasks", f"{len(tasks)}, {int(tasks.corrupted.sum())} of them corrupted"),
+        ("meta-parameters", f"{result.meta_size}"),
+        ("‖∇F‖ at λ*", f"{d.gradient_norm:.1e} (largest task gradient {d.task_gradient:.1e})"),
+        ("inner stationarity", f"{d.inner_stationarity:.1e} at worst; {d.inner_converged} of {d.tasks} tasks converged"),
+        (
+            "eigenvalues of δI + H",
+            f"{e.smallest:.3g} (± {e.smallest_error:.0e}) to {e.largest:.4g} (± {e.largest_error:.0e})",
+        ),
+    ]
+    if result.truth is not None:
+        said.append(("exact retrainings", f"{len(result.truth.removals)} in {result.truth.seconds:.3g} s of work"))
+    return said
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150)
+    return buffer.getvalue()
+
+
+def _name(row: Row) -> str:
+    return f"{row.method} ({row.solver})" if row.solver else row.method

@@ -1,0 +1,298 @@
+"""A study: from its configuration to its results, with everything finished kept on the way."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pluggy
+import torch
+
+from metafluence.attribution import AttributionMethod, Targets
+from metafluence.config import Spec, StudyConfig
+from metafluence.corruption import corrupt
+from metafluence.diagnostics import Diagnostics, diagnose
+from metafluence.episodes import Dataset, Split, sample
+from metafluence.errors import ConvergenceError, InputError
+from metafluence.executors import Executor
+from metafluence.fingerprints import component_fingerprint
+from metafluence.learners import ImplicitLearner
+from metafluence.observer import Observer
+from metafluence.problem import BilevelProblem
+from metafluence.registry import Registry
+from metafluence.retraining import RetrainBank
+from metafluence.runs import Bench, Row, Run, Truth, execute
+from metafluence.solving import Solver
+from metafluence.store import claim, load_tensors, save_tensors, write_atomically
+from metafluence.training import Fit, Trainer
+
+DTYPES = {"float64": torch.float64, "float32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run to be made: its label, its solver's label and the method itself."""
+
+    label: str
+    solver: str
+    method: AttributionMethod
+
+    @property
+    def id(self) -> str:
+        name = re.sub(r"[^A-Za-z0-9.]+", "-", f"{self.label}-{self.solver}").strip("-")
+        return f"{name}-{component_fingerprint(self.method)[:8]}"
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """What a study found.
+
+    accuracy_full: test accuracy at λ*. accuracy_clean: retrained without exactly the corrupted tasks (NaN where none
+    is). Warnings are sentences. reused: how many runs came from the store.
+    """
+
+    config: StudyConfig
+    runs: tuple[Run, ...]
+    split: Split
+    meta_size: int
+    fit: Fit
+    diagnostics: Diagnostics
+    truth: Truth | None
+    accuracy_full: float
+    accuracy_clean: float
+    removed: int
+    warnings: tuple[str, ...]
+    reused: int
+
+    @property
+    def rows(self) -> list[Row]:
+        return [run.row for run in self.runs]
+
+    @property
+    def failed(self) -> list[Row]:
+        return [row for row in self.rows if row.status != "ok"]
+
+
+class Study:
+    """Composes the components of a configuration, compares them with exact retraining, and keeps what is finished.
+
+    All components are built and checked before anything is computed. folder: where results are stored; a study that
+    was interrupted goes on from there, and work of another study is refused with StoreError.
+    """
+
+    def __init__(
+        self,
+        config: StudyConfig,
+        registry: Registry,
+        folder: Path,
+        observer: Observer | None = None,
+        hooks: pluggy.PluginManager | None = None,
+    ) -> None:
+        self.config, self.folder = config, folder
+        self._observer = observer or Observer()
+        self._hooks = hooks
+        self._registry = registry
+        self._dataset: Dataset = registry.build("dataset", config.dataset)
+        self._learner: ImplicitLearner = registry.build("learner", config.learner)
+        self._inner_solver: Solver = registry.build("solver", config.inner_solver)
+        self._trainer: Trainer = registry.build("trainer", config.trainer)
+        self._executor: Executor = registry.build("executor", config.executor)
+        self.plans = self._plan()
+
+    def run(self) -> StudyResult:
+        """Do what is not done yet. Returns the results; a failed run is a row with its reason."""
+        if self._hooks is not None:
+            self._hooks.hook.metafluence_study_started(study=self)
+        split = self._tasks()
+        problem = BilevelProblem(
+            self._learner, split.train, self.config.l2, self._inner_solver, self.config.memory_gib
+        )
+        self._claim(problem, split)
+        fit = self._fit(problem)
+        point = problem.at(fit.meta)
+        self._observer.stage("checking the fit")
+        diagnostics = diagnose(point, torch.Generator().manual_seed(self.config.seed))
+        self._observer.done()
+        warnings = list(diagnostics.warnings)
+        if not fit.converged:
+            warnings.insert(0, f"Meta-training stopped before its tolerance (‖∇F‖ = {fit.gradient_norm:.1e}).")
+        bank, truth = self._truth(problem, fit, split, warnings)
+        removed = self._removed(split)
+        bench = Bench(
+            problem, fit.meta, point.adapted, split.validation, split.test, bank, truth, removed, self.config.seed
+        )
+        clean = self._clean_accuracy(bench, warnings)
+        runs, reused = self._runs(bench)
+        return StudyResult(
+            self.config,
+            tuple(runs),
+            split,
+            problem.size,
+            fit,
+            diagnostics,
+            truth,
+            bench.test_accuracy(fit.meta),
+            clean,
+            removed,
+            tuple(warnings),
+            reused,
+        )
+
+    def _tasks(self) -> Split:
+        self._observer.stage("sampling tasks")
+        generator = torch.Generator().manual_seed(self.config.seed)
+        split = sample(self._dataset.load(), self.config.episodes, generator, DTYPES[self.config.dtype])
+        if self.config.corruption is not None:
+            split = Split(corrupt(split.train, self.config.corruption, generator), split.validation, split.test)
+        self._observer.done()
+        return split
+
+    def _claim(self, problem: BilevelProblem, split: Split) -> None:
+        identity = {
+            "problem": problem.fingerprint(),
+            "validation": split.validation.fingerprint(),
+            "test": split.test.fingerprint(),
+            "trainer": component_fingerprint(self._trainer),
+            "seed": str(self.config.seed),
+        }
+        claim(self.folder, identity)
+        config = self.config.model_dump_json(indent=1).encode()
+        write_atomically(self.folder / "study.json", config)
+
+    def _fit(self, problem: BilevelProblem) -> Fit:
+        file = self.folder / "fit.safetensors"
+        if file.exists():
+            tensors, facts = load_tensors(file)
+            return Fit(tensors["meta"], **facts)
+        self._observer.stage("meta-training")
+        generator = torch.Generator().manual_seed(self.config.seed + 1)
+        fit = self._trainer.fit(
+            problem,
+            generator=generator,
+            progress=lambda step, total, norm: self._observer.step(step, total, f"{norm:.1e}"),
+        )
+        facts = {f.name: getattr(fit, f.name) for f in fields(fit) if f.name not in ("meta", "checkpoints")}
+        save_tensors(file, {"meta": fit.meta}, facts)
+        self._observer.done(f"‖∇F‖ = {fit.gradient_norm:.1e} after {fit.steps} steps")
+        return fit
+
+    def _truth(
+        self, problem: BilevelProblem, fit: Fit, split: Split, warnings: list[str]
+    ) -> tuple[RetrainBank | None, Truth | None]:
+        asked = self.config.truth
+        if asked is None:
+            return None, None
+        bank = RetrainBank(
+            problem,
+            fit,
+            self._trainer,
+            self._executor,
+            self.folder / "bank",
+            asked.start,
+            self.config.seed + 1,
+            lambda done, total: self._observer.step(done, total) if total > 1 else None,
+        )
+        count = len(split.train)
+        chosen = list(range(count))
+        if asked.tasks != "all":
+            generator = torch.Generator().manual_seed(self.config.seed + 2)
+            chosen = sorted(torch.randperm(count, generator=generator)[: asked.tasks].tolist())
+        self._observer.stage("retraining without each task", len(chosen))
+        found = bank.leave_out([(i,) for i in chosen], strict=False)
+        self._observer.done(f"{len(chosen)} exact fits")
+        good = found.converged.nonzero().squeeze(1).tolist()
+        if len(good) < len(chosen):
+            warnings.append(
+                f"{len(chosen) - len(good)} of {len(chosen)} retrainings did not converge and are left out of the "
+                "ground truth."
+            )
+        targets = Targets(problem, split.validation, fit.meta)
+        before = targets.losses()
+        meta = found.meta[:, good]
+        change = torch.stack([(targets.losses(m) - before)[0] for m in meta.T]) if good else meta.new_empty(0)
+        truth = Truth(
+            tuple((chosen[i],) for i in good),
+            meta - fit.meta.unsqueeze(1),
+            change,
+            float(found.seconds[good].sum()),
+        )
+        return bank, truth if len(good) > 1 else None
+
+    def _removed(self, split: Split) -> int:
+        """How many tasks each method has removed."""
+        count = len(split.train)
+        share = self.config.remove
+        if share is None:
+            share = float(split.train.corrupted.double().mean()) or 0.1
+        return min(max(1, round(share * count)), count - 1)
+
+    def _clean_accuracy(self, bench: Bench, warnings: list[str]) -> float:
+        corrupted = tuple(bench.problem.tasks.corrupted.nonzero().squeeze(1).tolist())
+        if bench.bank is None or not corrupted:
+            return float("nan")
+        try:
+            return bench.test_accuracy(bench.bank.leave_out([corrupted]).meta[:, 0])
+        except ConvergenceError as error:
+            warnings.append(str(error))
+            return float("nan")
+
+    def _runs(self, bench: Bench) -> tuple[list[Run], int]:
+        question = f"{bench.remove} {self.config.truth!r}"
+        suffix = hashlib.sha256(question.encode()).hexdigest()[:8]
+        self._observer.stage("scoring", len(self.plans))
+        runs, reused = [], 0
+        for number, plan in enumerate(self.plans, start=1):
+            file = self.folder / "runs" / f"{plan.id}-{suffix}.safetensors"
+            if file.exists():
+                tensors, facts = load_tensors(file)
+                run = Run(Row.from_facts(facts), tensors["scores"], tensors["change_errors"])
+                reused += 1
+            else:
+                run = execute(bench, plan.method, plan.label, plan.solver)
+                if run.row.status == "ok":
+                    tensors = {"scores": run.scores, "change_errors": run.change_errors}
+                    save_tensors(file, tensors, run.row.facts())
+            runs.append(run)
+            self._observer.step(number, len(self.plans), f"{plan.label} {plan.solver}")
+            if self._hooks is not None:
+                self._hooks.hook.metafluence_run_finished(study=self, run=run)
+        self._observer.done()
+        return runs, reused
+
+    def _plan(self) -> list[Plan]:
+        plans = []
+        for spec in self.config.methods:
+            name, params = _parts(spec)
+            cls = self._registry.load("method", name)
+            swaps = any(f.name == "solver" for f in fields(cls)) and "solver" not in params
+            swaps = swaps and "solver" not in self._registry.entry("method", name).params
+            for solver in self.config.solvers if swaps else [params.get("solver")]:
+                full = {**params, "solver": solver} if solver is not None else params
+                method = self._registry.build("method", {"use": name, **full})
+                plans.append(Plan(_label(name, params), _label(*_parts(solver)) if solver else "", method))
+        seen: set[str] = set()
+        for plan in plans:
+            if plan.id in seen:
+                raise InputError(f"The study asks for {plan.label} {plan.solver} twice. Remove one of the two.")
+            seen.add(plan.id)
+        return plans
+
+
+def _parts(spec: Spec) -> tuple[str, dict[str, Any]]:
+    if isinstance(spec, str):
+        return spec, {}
+    if not isinstance(spec.get("use"), str):
+        raise InputError(f"The component {spec} does not say which one it is. Write {{use: NAME, ...}}.")
+    return spec["use"], {k: v for k, v in spec.items() if k != "use"}
+
+
+def _label(name: str, params: dict[str, Any]) -> str:
+    shown = [f"{k}={_short(v)}" for k, v in params.items() if k != "solver"]
+    return " ".join([name, *shown])
+
+
+def _short(value: Any) -> str:
+    return str(value.get("use", value)) if isinstance(value, dict) else str(value)

@@ -1,0 +1,1 @@
+"""Helpers for testing components, ours and anybody's. They need hypothesis and pytest."""
