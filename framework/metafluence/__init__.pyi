@@ -72,6 +72,10 @@ from .learners import (
 from .linearisation import (
     Jacobian as Jacobian,
 )
+from .loader import (
+    build as build,
+    default_registry as default_registry,
+)
 from .losses import (
     accuracy as accuracy,
     cross_entropy as cross_entropy,
@@ -109,7 +113,13 @@ from .problem import (
     Hessian as Hessian,
     Point as Point,
 )
+from .registry import (
+    Entry as Entry,
+    Registry as Registry,
+)
 from .report import (
+    COLUMNS as COLUMNS,
+    cell as cell,
     verdict as verdict,
     write_report as write_report,
 )

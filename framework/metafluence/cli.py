@@ -18,7 +18,6 @@ from rich.text import Text
 import metafluence
 from metafluence.bars import Bars
 from metafluence.errors import InputError, MetafluenceError, StoreError
-from metafluence.hooks import plugin_manager
 from metafluence.loader import default_registry
 from metafluence.registry import Entry, Registry
 from metafluence.resources import resource
@@ -122,10 +121,10 @@ def _run(study: Path, out: Path | None, overlay: Path | None) -> None:
     registry: Registry = default_registry(overlay, study.resolve().parent)
     folder = out or Path("results") / config.name
     with Bars(console) as bars:
-        work = metafluence.Study(config, registry, folder, bars, plugin_manager().manager)
+        work = metafluence.Study(config, registry, folder, bars)
         result = work.run()
     page = metafluence.write_report(result, folder)
-    work.reported(page)
+    registry.hooks.hook.metafluence_report(study=work, result=result, path=page)
     console.print()
     console.print(_table(result))
     for row in result.failed:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import pluggy
 import torch
 
 from metafluence.attribution import AttributionMethod, Targets
@@ -89,23 +88,21 @@ class Study:
         registry: Registry,
         folder: Path,
         observer: Observer | None = None,
-        hooks: pluggy.PluginManager | None = None,
     ) -> None:
         self.config, self.folder = config, folder
         self._observer = observer or Observer()
-        self._hooks = hooks
+        self._hook = registry.hooks.hook
         self._registry = registry
         self._dataset: Dataset = registry.build("dataset", config.dataset)
         self._learner: ImplicitLearner = registry.build("learner", config.learner)
-        self._inner_solver: Solver = registry.build("solver", config.inner_solver)
+        self._inner_solver: Solver = registry.build("solver", config.inner_solver, "inner_solver")
         self._trainer: Trainer = registry.build("trainer", config.trainer)
         self._executor: Executor = registry.build("executor", config.executor)
         self.plans = self._plan()
 
     def run(self) -> StudyResult:
         """Do what is not done yet. Returns the results; a failed run is a row with its reason."""
-        if self._hooks is not None:
-            self._hooks.hook.metafluence_study_started(study=self)
+        self._hook.metafluence_study_started(study=self)
         split = self._tasks()
         problem = BilevelProblem(
             self._learner, split.train, self.config.l2, self._inner_solver, self.config.memory_gib
@@ -257,8 +254,7 @@ class Study:
                     save_tensors(file, tensors, run.row.facts())
             runs.append(run)
             self._observer.step(number, len(self.plans), f"{plan.label} {plan.solver}")
-            if self._hooks is not None:
-                self._hooks.hook.metafluence_run_finished(study=self, run=run)
+            self._hook.metafluence_run_finished(study=self, run=run)
         self._observer.done()
         return runs, reused
 
@@ -271,7 +267,7 @@ class Study:
             swaps = swaps and "solver" not in self._registry.entry("method", name).params
             for solver in self.config.solvers if swaps else [params.get("solver")]:
                 full = {**params, "solver": solver} if solver is not None else params
-                method = self._registry.build("method", {"use": name, **full})
+                method = self._registry.build("method", {"use": name, **full}, "methods")
                 plans.append(Plan(_label(name, params), _label(*_parts(solver)) if solver else "", method))
         seen: set[str] = set()
         for plan in plans:

@@ -1,0 +1,57 @@
+"""Importing a component's class from an installed module or from a single file."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+import traceback
+from pathlib import Path
+from types import ModuleType
+
+import cloudpickle
+
+from metafluence.errors import RegistryError, nearest
+
+
+def import_class(at: str, what: str) -> type:
+    """The class at `module:Class` or `/path/file.py:Class`. Raises RegistryError saying why it cannot be had."""
+    place, _, name = at.rpartition(":")
+    try:
+        module = _from_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+    except RegistryError:
+        raise
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise RegistryError(
+            f"Importing {what} failed: {type(error).__name__}: {error} ({last.filename}, line {last.lineno})."
+        ) from error
+    cls = getattr(module, name, None)
+    if not isinstance(cls, type):
+        classes = [k for k, v in vars(module).items() if isinstance(v, type) and v.__module__ == module.__name__]
+        close = nearest(name, classes)
+        guess = f" Did you mean {close[0]!r}?" if close else ""
+        raise RegistryError(f"{place} has no class {name!r}, wanted for {what}.{guess} It has: {', '.join(classes)}.")
+    return cls
+
+
+def _from_file(file: Path) -> ModuleType:
+    """Import one file under a name that is its own, and let it travel by value: a worker process cannot import it."""
+    if not file.is_file():
+        raise RegistryError(f"There is no file {file}. Paths in a registry.yaml are relative to it.")
+    name = f"metafluence_local_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:10]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    cloudpickle.register_pickle_by_value(module)
+    return module
