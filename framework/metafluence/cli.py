@@ -34,7 +34,8 @@ Start with `metafluence demo`. Then copy its study (printed at the end), change 
 `metafluence list` shows every part that can be swapped; a file `registry.yaml` beside a study adds parts of your own.
 """,
 )
-console = Console()
+# Where the output goes to a file, tables get the width they need.
+console = Console() if sys.stdout.isatty() else Console(width=120)
 errors = Console(stderr=True)
 
 RegistryOption = Annotated[
@@ -142,11 +143,12 @@ def _run(study: Path, out: Path | None, overlay: Path | None) -> None:
 
 
 def _table(result: metafluence.StudyResult) -> Table:
+    columns = [column for column in metafluence.COLUMNS if column.brief]
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in metafluence.COLUMNS:
-        table.add_column(column.heading, justify="left" if column.form == "s" else "right")
+    for column in columns:
+        table.add_column(column.heading, justify="left" if column.form == "s" else "right", no_wrap=True)
     for row in result.rows:
-        table.add_row(*[metafluence.cell(row, column) for column in metafluence.COLUMNS])
+        table.add_row(*[metafluence.cell(row, column) for column in columns])
     return table
 
 

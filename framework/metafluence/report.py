@@ -30,23 +30,24 @@ class Column:
     heading: str
     form: str
     meaning: str
+    brief: bool = False  # stands in the terminal's table too
 
 
 COLUMNS = (
-    Column("method", "method", "s", "the estimator"),
-    Column("solver", "solver", "s", "how it inverts the Hessian"),
-    Column("change_error", "Δλ error", "%", "median ‖predicted − true Δλ‖ / ‖true Δλ‖ over tasks left out one at a time"),
+    Column("method", "method", "s", "the estimator", True),
+    Column("solver", "solver", "s", "how it inverts the Hessian", True),
+    Column("change_error", "Δλ error", "%", "median ‖predicted − true Δλ‖ / ‖true Δλ‖ over tasks left out one at a time", True),
     Column("change_cosine", "Δλ cosine", ".3f", "median cosine of predicted and true Δλ"),
-    Column("spearman", "Spearman", ".3f", "of scores and true changes of the validation loss"),
+    Column("spearman", "Spearman", ".3f", "of scores and true changes of the validation loss", True),
     Column("slope", "slope", ".2f", "of scores on true changes; 1 is the right size"),
-    Column("auroc", "AUROC", ".3f", "of finding the corrupted tasks"),
+    Column("auroc", "AUROC", ".3f", "of finding the corrupted tasks", True),
     Column("average_precision", "AP", ".3f", "average precision of finding the corrupted tasks"),
     Column("found", "found", "%", "share of the corrupted tasks among those removed"),
-    Column("accuracy_edited", "acc. edited", ".3f", "test accuracy after removing the lowest-scored tasks by λ* + predicted Δλ"),
-    Column("accuracy_retrained", "acc. retrained", ".3f", "test accuracy after removing the same tasks by retraining"),
-    Column("seconds", "seconds", ".3g", "to score all tasks"),
-    Column("products", "products", "d", "Hessian products for the scores"),
-    Column("residual", "residual", ".0e", "largest relative residual of the method's solves"),
+    Column("accuracy_edited", "acc. edited", ".3f", "test accuracy after removing the lowest-scored tasks by λ* + predicted Δλ", True),
+    Column("accuracy_retrained", "acc. retrained", ".3f", "test accuracy after removing the same tasks by retraining", True),
+    Column("seconds", "seconds", ".3g", "to score all tasks", True),
+    Column("products", "products", "d", "Hessian products for the scores", True),
+    Column("residual", "residual", ".0e", "largest relative residual of the method's solves", True),
 )  # fmt: skip
 
 FIGURE_TEXT = {
