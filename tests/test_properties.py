@@ -69,7 +69,9 @@ def test_total_hessian_is_the_derivative_of_the_total_gradient(learner, data):
     problem = data.draw(problems(learner, EXACT))
     meta = random_meta(problem)
     weights = mf.Weights.ones(problem.tasks)
-    weights = replace(weights, task=torch.rand_like(weights.task), support=0.5 + torch.rand_like(weights.support))
+    weights = replace(
+        weights, task=torch.rand_like(weights.task), support=0.5 + torch.rand_like(weights.support)
+    )
     point = problem.at(meta, weights)
     direction = torch.randn(problem.size, 1, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     wanted = by_differences(lambda m: problem.at(m, weights).gradient, meta, direction[:, 0], 1e-3)
@@ -173,7 +175,9 @@ def test_a_duplicated_task_gets_its_twins_score(learner, data):
     problem = data.draw(problems(learner, EXACT))
     tasks = problem.tasks
     twins = mf.TaskSet(
-        mf.Batch(tasks.support.inputs[[0, *range(len(tasks))]], tasks.support.targets[[0, *range(len(tasks))]]),
+        mf.Batch(
+            tasks.support.inputs[[0, *range(len(tasks))]], tasks.support.targets[[0, *range(len(tasks))]]
+        ),
         mf.Batch(tasks.query.inputs[[0, *range(len(tasks))]], tasks.query.targets[[0, *range(len(tasks))]]),
         ("twin", *tasks.ids),
     )

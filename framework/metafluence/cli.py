@@ -40,10 +40,14 @@ errors = Console(stderr=True)
 
 RegistryOption = Annotated[
     Path | None,
-    typer.Option("--registry", help="A registry.yaml with components of your own, besides the one in the study's folder."),
+    typer.Option(
+        "--registry",
+        help="A registry.yaml with components of your own, besides the one in the study's folder.",
+    ),
 ]
 OutOption = Annotated[
-    Path | None, typer.Option("--out", help="Folder for results; results/NAME if not given. Finished work is reused.")
+    Path | None,
+    typer.Option("--out", help="Folder for results; results/NAME if not given. Finished work is reused."),
 ]
 
 
@@ -65,7 +69,9 @@ def demo(out: OutOption = None) -> None:
     """Run the shipped study on real handwritten digits (no download, about a minute on 2 cores)."""
     study = resource("studies/digits.yaml")
     _run(study, out, None)
-    console.print(f"\nThis study is {study}\nCopy it, change a line, and [bold]metafluence run[/bold] your copy.")
+    console.print(
+        f"\nThis study is {study}\nCopy it, change a line, and [bold]metafluence run[/bold] your copy."
+    )
 
 
 @app.command("list")
@@ -76,7 +82,9 @@ def list_components(
     """List every registered component: what it is, its parameters, and where it comes from."""
     known = default_registry(registry, Path.cwd())
     for one in [kind] if kind is not None else known.kinds():
-        table = Table(title=one, title_justify="left", title_style="bold", box=None, pad_edge=False, expand=False)
+        table = Table(
+            title=one, title_justify="left", title_style="bold", box=None, pad_edge=False, expand=False
+        )
         table.add_column("name", style="cyan", no_wrap=True)
         table.add_column("what it is")
         table.add_column("parameters", style="green")
@@ -109,7 +117,9 @@ def show(
         console.print(Text(documentation))
     table = Table("parameter", "type", "default", box=None, pad_edge=False)
     for parameter in entry.parameters():
-        table.add_row(parameter.name, parameter.type, parameter.default if parameter.default is not None else "required")
+        table.add_row(
+            parameter.name, parameter.type, parameter.default if parameter.default is not None else "required"
+        )
     if table.row_count:
         console.print()
         console.print(table)
@@ -136,7 +146,9 @@ def _run(study: Path, out: Path | None, overlay: Path | None) -> None:
     for sentence in metafluence.verdict(result):
         console.print(Text(f"• {sentence}"))
     if result.reused:
-        console.print(f"{result.reused} of {len(result.runs)} runs were already in {folder} and were not repeated.")
+        console.print(
+            f"{result.reused} of {len(result.runs)} runs were already in {folder} and were not repeated."
+        )
     console.print(f"\n{page}  (figures inside; rows in {folder / 'results.csv'})", soft_wrap=True)
     if result.failed:
         raise typer.Exit(1)

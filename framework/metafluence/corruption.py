@@ -21,44 +21,61 @@ class Corruption:
     """What is done to a random `fraction` of the tasks.
 
     kind: `query-labels` and `support-labels` give a share `strength` of that half's instances the label of another
-    class of the task; `noise` adds Gaussian noise of standard deviation `strength` to all inputs.
+    class of the task; `noise` adds Gaussian noise of standard deviation `strength` to all inputs. Given as a pair,
+    every corrupted task draws its own strength between the two, so that some are harder to find than others.
     """
 
     kind: Literal["query-labels", "support-labels", "noise"] = "query-labels"
     fraction: float = 0.3
-    strength: float = 0.5
+    strength: float | tuple[float, float] = 0.5
 
     def __post_init__(self) -> None:
         if not 0 <= self.fraction <= 1:
             raise InputError(f"corruption.fraction is a share between 0 and 1, not {self.fraction}.")
-        if self.strength < 0 or (self.kind != "noise" and self.strength > 1):
-            raise InputError(f"corruption.strength is {self.strength}; for {self.kind} it is a share between 0 and 1.")
+        low, high = self.strengths
+        if not 0 <= low <= high or (self.kind != "noise" and high > 1):
+            raise InputError(
+                f"corruption.strength is {self.strength}; for {self.kind} it is a share between 0 and 1, or two in order."
+                if self.kind != "noise"
+                else f"corruption.strength is {self.strength}; a standard deviation is 0 or more."
+            )
+
+    @property
+    def strengths(self) -> tuple[float, float]:
+        """The weakest and the strongest."""
+        return self.strength if isinstance(self.strength, tuple) else (self.strength, self.strength)
 
 
 def corrupt(tasks: TaskSet, corruption: Corruption, generator: torch.Generator) -> TaskSet:
     """Corrupt round(fraction * N) tasks. The changed instances are marked in `corrupted_support`, `corrupted_query`."""
     chosen = torch.randperm(len(tasks), generator=generator)[: round(corruption.fraction * len(tasks))]
+    low, high = corruption.strengths
+    strengths = low + (high - low) * torch.rand(len(chosen), generator=generator, dtype=torch.float64)
     if corruption.kind == "noise":
-        for half in ("support", "query"):
-            batch: Batch = getattr(tasks, half)
-            inputs, touched = batch.inputs.clone(), torch.zeros_like(batch.targets, dtype=torch.bool)
-            noise = torch.randn(inputs[chosen].shape, generator=generator, dtype=inputs.dtype)
-            inputs[chosen] += corruption.strength * noise
-            touched[chosen] = corruption.strength > 0
-            tasks = replace(tasks, **{half: Batch(inputs, batch.targets), f"corrupted_{half}": touched})
-        return tasks
+        return _spoil(tasks, chosen, strengths, generator)
     half = corruption.kind.removesuffix("-labels")
-    batch = getattr(tasks, half)
-    targets, touched = _relabel(batch.targets, tasks.ways, chosen, corruption.strength, generator)
+    batch: Batch = getattr(tasks, half)
+    targets, touched = _relabel(batch.targets, tasks.ways, chosen, strengths, generator)
     return replace(tasks, **{half: Batch(batch.inputs, targets), f"corrupted_{half}": touched})
 
 
+def _spoil(tasks: TaskSet, chosen: Tensor, strengths: Tensor, generator: torch.Generator) -> TaskSet:
+    for half in ("support", "query"):
+        batch: Batch = getattr(tasks, half)
+        inputs, touched = batch.inputs.clone(), torch.zeros_like(batch.targets, dtype=torch.bool)
+        noise = torch.randn(inputs[chosen].shape, generator=generator, dtype=inputs.dtype)
+        inputs[chosen] += strengths.to(inputs).reshape(-1, *([1] * (inputs.dim() - 1))) * noise
+        touched[chosen] = (strengths > 0).unsqueeze(1)
+        tasks = replace(tasks, **{half: Batch(inputs, batch.targets), f"corrupted_{half}": touched})
+    return tasks
+
+
 def _relabel(
-    targets: Tensor, ways: int, chosen: Tensor, strength: float, generator: torch.Generator
+    targets: Tensor, ways: int, chosen: Tensor, strengths: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     targets, touched = targets.clone(), torch.zeros_like(targets, dtype=torch.bool)
-    count = round(strength * targets.shape[1])
-    for task in chosen.tolist():
+    for task, strength in zip(chosen.tolist(), strengths.tolist(), strict=True):
+        count = round(strength * targets.shape[1])
         instances = torch.randperm(targets.shape[1], generator=generator)[:count]
         shift = torch.randint(1, ways, (count,), generator=generator)
         targets[task, instances] = (targets[task, instances] + shift) % ways

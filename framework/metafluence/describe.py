@@ -56,7 +56,9 @@ def source_of(place: str) -> Path:
     except (ImportError, ValueError):
         spec = None
     if spec is None or spec.origin is None:
-        raise RegistryError(f"There is no module {place}. Install the package that has it, or correct the name.")
+        raise RegistryError(
+            f"There is no module {place}. Install the package that has it, or correct the name."
+        )
     return Path(spec.origin)
 
 
@@ -70,7 +72,9 @@ def _classes(file: Path, changed: int) -> dict[str, ast.ClassDef]:
 
 
 def _lineage(classes: dict[str, ast.ClassDef], name: str) -> list[ast.ClassDef]:
-    bases = [b.id for b in classes[name].bases if isinstance(b, ast.Name) and b.id in classes and b.id != name]
+    bases = [
+        b.id for b in classes[name].bases if isinstance(b, ast.Name) and b.id in classes and b.id != name
+    ]
     return [cls for base in reversed(bases) for cls in _lineage(classes, base)] + [classes[name]]
 
 
@@ -81,7 +85,10 @@ def _parameter(statement: ast.stmt) -> Parameter | None:
     if name.startswith("_") or kind.startswith(("ClassVar", "typing.ClassVar")):
         return None
     default = None if statement.value is None else ast.unparse(statement.value)
-    if isinstance(statement.value, ast.Call) and ast.unparse(statement.value.func) in ("field", "dataclasses.field"):
+    if isinstance(statement.value, ast.Call) and ast.unparse(statement.value.func) in (
+        "field",
+        "dataclasses.field",
+    ):
         given = {k.arg: k.value for k in statement.value.keywords}
         if isinstance(given.get("init"), ast.Constant) and given["init"].value is False:  # type: ignore[union-attr]
             return None

@@ -61,26 +61,34 @@ def sample(data: Labelled, episodes: Episodes, generator: torch.Generator, dtype
     """Draw the three sets of tasks. Raises InputError where the data set is too small for what is asked."""
     if min(episodes.shares) < 0 or abs(sum(episodes.shares) - 1) > 1e-6:
         raise InputError(f"episodes.shares are {episodes.shares}; they must add up to 1.")
+    # Every set has randomness of its own: more tasks in one do not change another.
+    seeds = torch.randint(2**31, (4,), generator=generator).tolist()
+    splitting, *drawing = [torch.Generator().manual_seed(seed) for seed in seeds]
     by_class = [(data.labels == c).nonzero().squeeze(1) for c in range(len(data.classes))]
     if episodes.split == "classes":
-        order = torch.randperm(len(by_class), generator=generator).tolist()
+        order = torch.randperm(len(by_class), generator=splitting).tolist()
         pools = [[by_class[c] for c in part] for part in _cut(order, episodes.shares)]
     else:
-        shuffled = [i[torch.randperm(len(i), generator=generator)] for i in by_class]
+        shuffled = [i[torch.randperm(len(i), generator=splitting)] for i in by_class]
         cut = [_cut(i.tolist(), episodes.shares) for i in shuffled]
         pools = [[torch.tensor(parts[s], dtype=torch.int64) for parts in cut] for s in range(3)]
     sets = []
-    for name, pool in zip(("train", "validation", "test"), pools, strict=True):
+    for name, pool, drawn in zip(("train", "validation", "test"), pools, drawing, strict=True):
         count = getattr(episodes, name)
         _check_pool(name, pool, episodes)
         sets.append(
-            TaskSet.stack(_episode(f"{name}-{i}", data, pool, episodes, generator, dtype) for i in range(count))
+            TaskSet.stack(_episode(f"{name}-{i}", data, pool, episodes, drawn, dtype) for i in range(count))
         )
     return Split(*sets)
 
 
 def _episode(
-    name: str, data: Labelled, pool: list[Tensor], episodes: Episodes, generator: torch.Generator, dtype: torch.dtype
+    name: str,
+    data: Labelled,
+    pool: list[Tensor],
+    episodes: Episodes,
+    generator: torch.Generator,
+    dtype: torch.dtype,
 ) -> Task:
     support, query = [], []
     for c in torch.randperm(len(pool), generator=generator)[: episodes.way].tolist():

@@ -14,7 +14,5 @@ class Executor(ABC):
     """A frozen dataclass that runs one function over many items."""
 
     @abstractmethod
-    def map(
-        self, function: Callable[[Item], Result], items: Sequence[Item]
-    ) -> Iterator[tuple[int, Result]]:
+    def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[tuple[int, Result]]:
         """Yield (index, result) as each is finished, in any order. The first exception ends it."""

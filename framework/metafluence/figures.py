@@ -41,10 +41,11 @@ def predicted_against_true(result: StudyResult) -> Figure | None:
     harmful = result.split.train.corrupted.numpy()[picked]
     for axis, run in zip(axes, runs, strict=False):
         predicted = run.scores.numpy()[picked]
-        edge = 1.08 * max(np.abs(true).max(), np.abs(predicted).max())
-        axis.plot([-edge, edge], [-edge, edge], color="#bbbbbb", lw=1, zorder=0)
-        axis.axhline(0, color="#eeeeee", lw=1, zorder=-1)
-        axis.axvline(0, color="#eeeeee", lw=1, zorder=-1)
+        low, high = min(true.min(), predicted.min()), max(true.max(), predicted.max())
+        limits = (low - 0.06 * (high - low), high + 0.06 * (high - low))
+        axis.plot(limits, limits, color="#bbbbbb", lw=1, zorder=0)
+        axis.axhline(0, color="#e4e4e4", lw=1, zorder=-1)
+        axis.axvline(0, color="#e4e4e4", lw=1, zorder=-1)
         axis.scatter(
             true[~harmful], predicted[~harmful], s=22, color=COLOURS[0], alpha=0.8, lw=0, label="clean task"
         )
@@ -53,7 +54,7 @@ def predicted_against_true(result: StudyResult) -> Figure | None:
                 true[harmful], predicted[harmful], s=26, marker="s", color=COLOURS[1], alpha=0.85, lw=0,
                 label="corrupted task",
             )  # fmt: skip
-        axis.set(xlim=(-edge, edge), ylim=(-edge, edge), aspect="equal", title=run.row.method)
+        axis.set(xlim=limits, ylim=limits, aspect="equal", title=run.row.method)
         axis.ticklabel_format(style="sci", scilimits=(-2, 2))
         axis.set_xlabel("true change of validation loss")
         axis.annotate(
@@ -82,8 +83,15 @@ def tasks_found(result: StudyResult) -> Figure | None:
     for i, run in enumerate(_distinct(result)):
         found = detection(run.scores.numpy(), harmful)
         assert found is not None
-        axis.plot(share, found.found, color=COLOURS[i % 8], lw=1.7, label=f"{run.row.method} ({found.auroc:.2f})")
-    axis.set(xlabel="tasks inspected, lowest score first", ylabel="corrupted tasks found", xlim=(0, 1), ylim=(0, 1.02))
+        axis.plot(
+            share, found.found, color=COLOURS[i % 8], lw=1.7, label=f"{run.row.method} ({found.auroc:.2f})"
+        )
+    axis.set(
+        xlabel="tasks inspected, lowest score first",
+        ylabel="corrupted tasks found",
+        xlim=(0, 1),
+        ylim=(0, 1.02),
+    )
     axis.xaxis.set_major_formatter(PercentFormatter(1))
     axis.yaxis.set_major_formatter(PercentFormatter(1))
     axis.legend(title="method (AUROC)", fontsize=8, title_fontsize=8, frameon=False, loc="lower right")

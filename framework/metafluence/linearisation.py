@@ -166,7 +166,9 @@ class Head:
                 lagrangian = lagrangian - (self._adjoint * self._inner_gradient).sum()
                 depends.append(inner)
             uses_rows = any(
-                grad(d, lam, retain_graph=True, allow_unused=True)[0] is not None for d in depends if d.requires_grad
+                grad(d, lam, retain_graph=True, allow_unused=True)[0] is not None
+                for d in depends
+                if d.requires_grad
             )
             self.uses_rows = uses_rows or jacobian == "identity"
             self.explicit = ([lam] if self.uses_rows else []) + (features if learner.encodes else [])
@@ -186,9 +188,7 @@ class Head:
         if not self.explicit:
             return []
         theta = self._adapted_tangent(tangents)
-        weighted = [
-            t * weights.reshape(1, -1, *([1] * (t.dim() - 2))) for t in [*tangents, theta]
-        ]
+        weighted = [t * weights.reshape(1, -1, *([1] * (t.dim() - 2))) for t in [*tangents, theta]]
         *parts, theta_part = batched_vjp(self._first, [*self.explicit, self._theta], weighted)
         if self.jacobian == "total":
             back = batched_vjp([self._inner_gradient], self.explicit, [-self._solve_inner(theta_part)])

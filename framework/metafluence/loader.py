@@ -52,7 +52,9 @@ def read_catalogue(registry: Registry, file: Path, origin: str) -> None:
     _mapping(raw, file, "The file")
     for section in raw:
         if section not in ("interfaces", "components", "disabled"):
-            raise RegistryError(f"{file}: {unknown('section', str(section), ('interfaces', 'components', 'disabled'))}")
+            raise RegistryError(
+                f"{file}: {unknown('section', str(section), ('interfaces', 'components', 'disabled'))}"
+            )
     registry.origin = origin
     for kind, spec in _mapping(raw.get("interfaces") or {}, file, "interfaces").items():
         registry.add_interface(kind, spec["at"], spec["about"])
@@ -81,7 +83,9 @@ def _add(registry: Registry, file: Path, kind: str, name: str, spec: dict[str, A
                 f"{file}, components.{kind}.{name}: {unknown('key', str(key), allowed)} A preset says use: NAME."
             )
     if not isinstance(spec.get("at"), str):
-        raise RegistryError(f"{file}, components.{kind}.{name}: say at: module:Class or ./file.py:Class, or use: NAME.")
+        raise RegistryError(
+            f"{file}, components.{kind}.{name}: say at: module:Class or ./file.py:Class, or use: NAME."
+        )
     registry.add(
         kind,
         name,
@@ -119,7 +123,9 @@ def _add_presets(registry: Registry, file: Path, waiting: list[tuple[str, str, d
 
 def _plug_in(registry: Registry, point: EntryPoint) -> None:
     """Load one installed plugin; if it fails, say so and leave everything as it was."""
-    distribution = f"{point.dist.name} {point.dist.version}" if point.dist is not None else "unknown distribution"
+    distribution = (
+        f"{point.dist.name} {point.dist.version}" if point.dist is not None else "unknown distribution"
+    )
     before = registry.snapshot()
     registry.origin = f"plugin {point.name} ({distribution})"
     try:

@@ -62,7 +62,6 @@ class FlatModule:
         return vmap(self)(flat, inputs)
 
 
-
 def check_module(module: nn.Module) -> None:
     """Refuse what cannot be differentiated as a fixed function of its parameters."""
     for name, layer in module.named_modules():

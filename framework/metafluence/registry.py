@@ -87,7 +87,9 @@ class Registry:
                 "Choose another name, or say override: true."
             )
         if ":" not in at:
-            raise RegistryError(f"{self.origin}: the {kind} {name!r} is at {at!r}; write module:Class or ./file.py:Class.")
+            raise RegistryError(
+                f"{self.origin}: the {kind} {name!r} is at {at!r}; write module:Class or ./file.py:Class."
+            )
         about = about or describe(at).documentation.partition("\n")[0]
         self._of(kind)[name] = Entry(kind, name, at, about, self.origin, paper, params or {})
         self._disabled.pop((kind, name), None)
@@ -129,7 +131,9 @@ class Registry:
                 f"Write: class {cls.__name__}({interface.__name__}), from metafluence import {interface.__name__}."
             )
         if not dataclasses.is_dataclass(cls):
-            raise RegistryError(f"{entry.at} is no dataclass. Put @dataclass(frozen=True) above class {cls.__name__}.")
+            raise RegistryError(
+                f"{entry.at} is no dataclass. Put @dataclass(frozen=True) above class {cls.__name__}."
+            )
         return cls
 
     def interface(self, kind: str) -> type:
@@ -148,7 +152,9 @@ class Registry:
         if isinstance(spec, str):
             spec = {"use": spec}
         if not isinstance(spec, dict) or not isinstance(spec.get("use"), str):
-            raise ConfigError(f"{path} is {spec!r}. Give a name, or a mapping with use: NAME and its parameters.")
+            raise ConfigError(
+                f"{path} is {spec!r}. Give a name, or a mapping with use: NAME and its parameters."
+            )
         name = spec["use"]
         entry = self.entry(kind, name)
         cls = self.load(kind, name)

@@ -72,9 +72,7 @@ class RetrainBank:
                 },
             )
 
-    def leave_out(
-        self, removals: Sequence[Removal], level: Level = "task", strict: bool = True
-    ) -> Retrained:
+    def leave_out(self, removals: Sequence[Removal], level: Level = "task", strict: bool = True) -> Retrained:
         """λ without each removal.
 
         A fit that does not converge raises ConvergenceError, after all are kept; if not `strict` it is marked.

@@ -28,8 +28,8 @@ class Row:
 
     change_*: predicted against true parameter change, medians over left-out tasks. pearson, spearman, slope: scores
     against true changes of the validation loss. auroc, average_precision, found: of the corrupted tasks; `found` is
-    the share of them among the removed ones. accuracy_edited, accuracy_retrained: on the test tasks, after removing
-    the tasks of lowest score. seconds: to score all tasks; change_seconds: to predict all parameter changes.
+    the share of them among the removed ones. accuracy_*, loss_*: on the test tasks, after removing the tasks of lowest
+    score, by editing λ* and by retraining. seconds: to score all tasks; change_seconds: to predict all parameter changes.
     products: Hessian products for the scores. residual: the largest of the method's solves.
     """
 
@@ -49,6 +49,8 @@ class Row:
     found: float = NAN
     accuracy_edited: float = NAN
     accuracy_retrained: float = NAN
+    loss_edited: float = NAN
+    loss_retrained: float = NAN
     seconds: float = NAN
     change_seconds: float = NAN
     products: int = 0
@@ -87,6 +89,14 @@ class Truth:
 
 
 @dataclass(frozen=True)
+class TestQuality:
+    """Mean accuracy and loss (nats) over the test tasks' queries."""
+
+    accuracy: float = NAN
+    loss: float = NAN
+
+
+@dataclass(frozen=True)
 class Bench:
     """What every run of a study shares."""
 
@@ -94,16 +104,17 @@ class Bench:
     meta: Tensor
     adapted: Tensor
     validation: TaskSet
-    test: TaskSet
+    test_tasks: TaskSet
     bank: RetrainBank | None
     truth: Truth | None
     remove: int
     seed: int
 
-    def test_accuracy(self, meta: Tensor) -> float:
-        """Mean accuracy over the test tasks' queries, after adapting at `meta`."""
-        point = self.problem.over(self.test).at(meta)
-        return float(accuracy(point.predictions, self.test.query.targets).mean())
+    def test(self, meta: Tensor) -> TestQuality:
+        """How the model does on the test tasks, after adapting to their supports at `meta`."""
+        point = self.problem.over(self.test_tasks).at(meta)
+        right = accuracy(point.predictions, self.test_tasks.query.targets)
+        return TestQuality(float(right.mean()), float(point.task_losses.mean()))
 
 
 def execute(bench: Bench, method: AttributionMethod, label: str, solver: str) -> Run:
@@ -135,7 +146,9 @@ def _execute(bench: Bench, method: AttributionMethod, label: str, solver: str) -
     notes = list(scored.notes)
     errors = torch.empty(0)
     if bench.truth is not None:
-        agreement = score_agreement(_picked(scores, bench.truth.removals).numpy(), bench.truth.loss_change.numpy())
+        agreement = score_agreement(
+            _picked(scores, bench.truth.removals).numpy(), bench.truth.loss_change.numpy()
+        )
         facts |= {"pearson": agreement.pearson, "spearman": agreement.spearman}
         facts["slope"] = agreement.slope if scored.units == "loss_change" else NAN
         started = time.perf_counter()
@@ -158,11 +171,12 @@ def _execute(bench: Bench, method: AttributionMethod, label: str, solver: str) -
     worst: Removal = tuple(sorted(torch.argsort(scores, stable=True)[: bench.remove].tolist()))
     edit = method.parameter_change(state, [worst])
     if edit is not None:
-        facts["accuracy_edited"] = bench.test_accuracy(bench.meta + edit.values[:, 0])
+        quality = bench.test(bench.meta + edit.values[:, 0])
+        facts |= {"accuracy_edited": quality.accuracy, "loss_edited": quality.loss}
     if bench.bank is not None:
         try:
-            retrained = bench.bank.leave_out([worst])
-            facts["accuracy_retrained"] = bench.test_accuracy(retrained.meta[:, 0])
+            quality = bench.test(bench.bank.leave_out([worst]).meta[:, 0])
+            facts |= {"accuracy_retrained": quality.accuracy, "loss_retrained": quality.loss}
         except ConvergenceError as error:
             notes.append(str(error))
     return Run(Row(label, solver, notes=tuple(notes), **facts), scores.clone(), errors)

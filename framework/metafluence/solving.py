@@ -149,7 +149,9 @@ class PreparedSolve:
         """
         expected = (*self._counter.batch_shape, self._counter.size)
         if tuple(rhs.shape[:-1]) != expected:
-            raise InputError(f"The right-hand side has shape {tuple(rhs.shape)}; expected {expected} and then columns.")
+            raise InputError(
+                f"The right-hand side has shape {tuple(rhs.shape)}; expected {expected} and then columns."
+            )
         before, started = self._counter.products, time.perf_counter()
         applied = self.solver.apply(self.state, rhs, generator)
         seconds = time.perf_counter() - started
@@ -160,7 +162,9 @@ class PreparedSolve:
         claimed = 10 * self.solver.tolerance(rhs.dtype)
         status[(status == Status.CONVERGED) & (residual > claimed)] = Status.INACCURATE
         status[broken] = Status.BREAKDOWN
-        solution = Solution(applied.value, residual, status, applied.iterations, matvecs, seconds, applied.note)
+        solution = Solution(
+            applied.value, residual, status, applied.iterations, matvecs, seconds, applied.note
+        )
         if strict and not solution.converged:
             raise SolverError(f"{type(self.solver).__name__}: {solution.complaint()}")
         return solution

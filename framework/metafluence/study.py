@@ -23,7 +23,7 @@ from metafluence.observer import Observer
 from metafluence.problem import BilevelProblem
 from metafluence.registry import Registry
 from metafluence.retraining import RetrainBank
-from metafluence.runs import Bench, Row, Run, Truth, execute
+from metafluence.runs import Bench, Row, Run, TestQuality, Truth, execute
 from metafluence.solving import Solver
 from metafluence.store import claim, load_tensors, save_tensors, write_atomically
 from metafluence.training import Fit, Trainer
@@ -49,8 +49,7 @@ class Plan:
 class StudyResult:
     """What a study found.
 
-    accuracy_full: test accuracy at λ*. accuracy_clean: retrained without exactly the corrupted tasks (NaN where none
-    is). Warnings are sentences. reused: how many runs came from the store.
+    full: test quality at λ*. clean: retrained without exactly the corrupted tasks (NaN where none is). Warnings are sentences. reused: how many runs came from the store.
     """
 
     config: StudyConfig
@@ -60,8 +59,8 @@ class StudyResult:
     fit: Fit
     diagnostics: Diagnostics
     truth: Truth | None
-    accuracy_full: float
-    accuracy_clean: float
+    full: TestQuality
+    clean: TestQuality
     removed: int
     warnings: tuple[str, ...]
     reused: int
@@ -111,17 +110,27 @@ class Study:
         fit = self._fit(problem)
         point = problem.at(fit.meta)
         self._observer.stage("checking the fit")
-        diagnostics = diagnose(point, torch.Generator().manual_seed(self.config.seed))
+        diagnostics = diagnose(point, self._generator("diagnostics"))
         self._observer.done()
         warnings = list(diagnostics.warnings)
         if not fit.converged:
-            warnings.insert(0, f"Meta-training stopped before its tolerance (‖∇F‖ = {fit.gradient_norm:.1e}).")
+            warnings.insert(
+                0, f"Meta-training stopped before its tolerance (‖∇F‖ = {fit.gradient_norm:.1e})."
+            )
         bank, truth = self._truth(problem, fit, split, warnings)
         removed = self._removed(split)
         bench = Bench(
-            problem, fit.meta, point.adapted, split.validation, split.test, bank, truth, removed, self.config.seed
+            problem,
+            fit.meta,
+            point.adapted,
+            split.validation,
+            split.test,
+            bank,
+            truth,
+            removed,
+            self.config.seed,
         )
-        clean = self._clean_accuracy(bench, warnings)
+        clean = self._without_corrupted(bench, warnings)
         runs, reused = self._runs(bench)
         return StudyResult(
             self.config,
@@ -131,7 +140,7 @@ class Study:
             fit,
             diagnostics,
             truth,
-            bench.test_accuracy(fit.meta),
+            bench.test(fit.meta),
             clean,
             removed,
             tuple(warnings),
@@ -140,12 +149,18 @@ class Study:
 
     def _tasks(self) -> Split:
         self._observer.stage("sampling tasks")
-        generator = torch.Generator().manual_seed(self.config.seed)
-        split = sample(self._dataset.load(), self.config.episodes, generator, DTYPES[self.config.dtype])
+        dtype = DTYPES[self.config.dtype]
+        split = sample(self._dataset.load(), self.config.episodes, self._generator("tasks"), dtype)
         if self.config.corruption is not None:
-            split = Split(corrupt(split.train, self.config.corruption, generator), split.validation, split.test)
+            train = corrupt(split.train, self.config.corruption, self._generator("corruption"))
+            split = Split(train, split.validation, split.test)
         self._observer.done()
         return split
+
+    def _generator(self, purpose: str) -> torch.Generator:
+        """Randomness for one purpose; what one purpose draws does not shift what another does."""
+        digest = hashlib.sha256(f"{self.config.seed} {purpose}".encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:6], "big"))
 
     def _claim(self, problem: BilevelProblem, split: Split) -> None:
         identity = {
@@ -165,10 +180,9 @@ class Study:
             tensors, facts = load_tensors(file)
             return Fit(tensors["meta"], **facts)
         self._observer.stage("meta-training")
-        generator = torch.Generator().manual_seed(self.config.seed + 1)
         fit = self._trainer.fit(
             problem,
-            generator=generator,
+            generator=self._generator("fit"),
             progress=lambda step, total, norm: self._observer.step(step, total, f"{norm:.1e}"),
         )
         facts = {f.name: getattr(fit, f.name) for f in fields(fit) if f.name not in ("meta", "checkpoints")}
@@ -189,14 +203,13 @@ class Study:
             self._executor,
             self.folder / "bank",
             asked.start,
-            self.config.seed + 1,
+            self._generator("fit").initial_seed(),
             lambda done, total: self._observer.step(done, total) if total > 1 else None,
         )
         count = len(split.train)
         chosen = list(range(count))
         if asked.tasks != "all":
-            generator = torch.Generator().manual_seed(self.config.seed + 2)
-            chosen = sorted(torch.randperm(count, generator=generator)[: asked.tasks].tolist())
+            chosen = sorted(torch.randperm(count, generator=self._generator("truth"))[: asked.tasks].tolist())
         self._observer.stage("retraining without each task", len(chosen))
         found = bank.leave_out([(i,) for i in chosen], strict=False)
         self._observer.done(f"{len(chosen)} exact fits")
@@ -226,15 +239,15 @@ class Study:
             share = float(split.train.corrupted.double().mean()) or 0.1
         return min(max(1, round(share * count)), count - 1)
 
-    def _clean_accuracy(self, bench: Bench, warnings: list[str]) -> float:
+    def _without_corrupted(self, bench: Bench, warnings: list[str]) -> TestQuality:
         corrupted = tuple(bench.problem.tasks.corrupted.nonzero().squeeze(1).tolist())
         if bench.bank is None or not corrupted:
-            return float("nan")
+            return TestQuality()
         try:
-            return bench.test_accuracy(bench.bank.leave_out([corrupted]).meta[:, 0])
+            return bench.test(bench.bank.leave_out([corrupted]).meta[:, 0])
         except ConvergenceError as error:
             warnings.append(str(error))
-            return float("nan")
+            return TestQuality()
 
     def _runs(self, bench: Bench) -> tuple[list[Run], int]:
         question = f"{bench.remove} {self.config.truth!r}"
@@ -272,7 +285,9 @@ class Study:
         seen: set[str] = set()
         for plan in plans:
             if plan.id in seen:
-                raise InputError(f"The study asks for {plan.label} {plan.solver} twice. Remove one of the two.")
+                raise InputError(
+                    f"The study asks for {plan.label} {plan.solver} twice. Remove one of the two."
+                )
             seen.add(plan.id)
         return plans
 

@@ -211,7 +211,9 @@ def _check_half(half: str, batch: Batch, ids: tuple[str, ...]) -> None:
             "Inputs are [N, n, ...] and targets [N, n]."
         )
     if not inputs.is_floating_point():
-        raise InputError(f"The {half} inputs are {inputs.dtype}. Convert them to floating point, scaled to about 1.")
+        raise InputError(
+            f"The {half} inputs are {inputs.dtype}. Convert them to floating point, scaled to about 1."
+        )
     finite = inputs.isfinite().flatten(2).all(dim=2) if inputs.dim() > 2 else inputs.isfinite()
     if not bool(finite.all()):
         task, instance = (~finite).nonzero()[0].tolist()

@@ -18,17 +18,13 @@ class Processes(Executor):
 
     jobs: int | None = None
 
-    def map(
-        self, function: Callable[[Item], Result], items: Sequence[Item]
-    ) -> Iterator[tuple[int, Result]]:
+    def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[tuple[int, Result]]:
         jobs = min(self.jobs or cpu_count(), max(1, len(items)))
         threads = max(1, cpu_count() // jobs)
         pool = Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1, pre_dispatch="2*n_jobs")
         yield from pool(delayed(_numbered)(function, i, item, threads) for i, item in enumerate(items))
 
 
-def _numbered(
-    function: Callable[[Item], Result], index: int, item: Item, threads: int
-) -> tuple[int, Result]:
+def _numbered(function: Callable[[Item], Result], index: int, item: Item, threads: int) -> tuple[int, Result]:
     torch.set_num_threads(threads)
     return index, function(item)

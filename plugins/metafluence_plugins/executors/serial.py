@@ -13,8 +13,6 @@ from metafluence.executors import Item, Result
 class Serial(Executor):
     """The simplest executor, and the easiest to debug."""
 
-    def map(
-        self, function: Callable[[Item], Result], items: Sequence[Item]
-    ) -> Iterator[tuple[int, Result]]:
+    def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[tuple[int, Result]]:
         for index, item in enumerate(items):
             yield index, function(item)

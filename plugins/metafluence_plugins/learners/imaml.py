@@ -62,7 +62,9 @@ class IMAML(ImplicitLearner):
 
     @cached_property
     def _network(self) -> FlatModule:
-        raise InputError("This learner does not know its tasks yet. Give it to a BilevelProblem, or call bind(tasks).")
+        raise InputError(
+            "This learner does not know its tasks yet. Give it to a BilevelProblem, or call bind(tasks)."
+        )
 
     @property
     def meta_size(self) -> int:

@@ -45,7 +45,9 @@ class LogisticHead(ImplicitLearner):
 
     def __post_init__(self) -> None:
         if not self.penalty > 0:
-            raise InputError(f"logistic-head needs penalty > 0 for a unique head; it is {self.penalty}. Try 0.1.")
+            raise InputError(
+                f"logistic-head needs penalty > 0 for a unique head; it is {self.penalty}. Try 0.1."
+            )
 
     def bind(self, tasks: TaskSet) -> Self:
         ways = self.ways if self.ways is not None else tasks.ways
@@ -65,7 +67,9 @@ class LogisticHead(ImplicitLearner):
 
     @cached_property
     def _network(self) -> FlatModule:
-        raise InputError("This learner does not know its tasks yet. Give it to a BilevelProblem, or call bind(tasks).")
+        raise InputError(
+            "This learner does not know its tasks yet. Give it to a BilevelProblem, or call bind(tasks)."
+        )
 
     @property
     def meta_size(self) -> int:

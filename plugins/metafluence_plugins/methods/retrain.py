@@ -44,4 +44,6 @@ class Retrain(AttributionMethod):
         self, state: tuple[Context, RetrainBank], removals: Sequence[Removal]
     ) -> ParameterChange:
         context, bank = state
-        return ParameterChange(bank.leave_out(removals).meta - context.point.meta.unsqueeze(1), tuple(removals))
+        return ParameterChange(
+            bank.leave_out(removals).meta - context.point.meta.unsqueeze(1), tuple(removals)
+        )

@@ -63,7 +63,9 @@ class TaskIF(AttributionMethod):
             report = SolveReport.of(solution, state.full.matvecs)
             return ParameterChange(solution.value, tuple(removals), report, state.notes)
         if list(removals) == state.context.singles():
-            operator = LeaveOneOut(state.context.point, state.operator, self.curvature.jacobian(state.context.point))
+            operator = LeaveOneOut(
+                state.context.point, state.operator, self.curvature.jacobian(state.context.point)
+            )
             prepared = PreparedSolve(self.solver, operator, self.damping)
             batch = rhs.T.unsqueeze(-1)
             solution = prepared.solve(batch, state.context.generator, state.context.strict)
