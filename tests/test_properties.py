@@ -6,10 +6,10 @@ import pytest
 import torch
 from hypothesis import assume, given, note, settings
 from hypothesis import strategies as st
-from parts import EXACT, LEARNERS, NEWTON, TIGHT
 
 import metafluence as mf
 from metafluence.testing.problems import problems, random_meta
+from parts import EXACT, LEARNERS, NEWTON, TIGHT
 
 EPS = 1e-4
 each_learner = pytest.mark.parametrize("learner", LEARNERS.values(), ids=LEARNERS.keys())
@@ -55,9 +55,7 @@ def test_total_gradient_is_the_derivative_of_the_objective(learner, data):
     problem = data.draw(problems(learner, EXACT))
     meta = random_meta(problem)
     direction = torch.randn(problem.size, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    wanted = by_differences(
-        lambda m: torch.tensor(problem.at(m).objective, dtype=torch.float64), meta, direction, 1e-3
-    )
+    wanted = by_differences(lambda m: torch.tensor(problem.at(m).objective, dtype=torch.float64), meta, direction, 1e-3)
     found = problem.at(meta).gradient @ direction
     assert abs(found - wanted) <= 1e-8 * (1 + direction.norm() * problem.at(meta).gradient.norm())
 
@@ -69,9 +67,7 @@ def test_total_hessian_is_the_derivative_of_the_total_gradient(learner, data):
     problem = data.draw(problems(learner, EXACT))
     meta = random_meta(problem)
     weights = mf.Weights.ones(problem.tasks)
-    weights = replace(
-        weights, task=torch.rand_like(weights.task), support=0.5 + torch.rand_like(weights.support)
-    )
+    weights = replace(weights, task=torch.rand_like(weights.task), support=0.5 + torch.rand_like(weights.support))
     point = problem.at(meta, weights)
     direction = torch.randn(problem.size, 1, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     wanted = by_differences(lambda m: problem.at(m, weights).gradient, meta, direction[:, 0], 1e-3)
@@ -175,9 +171,7 @@ def test_a_duplicated_task_gets_its_twins_score(learner, data):
     problem = data.draw(problems(learner, EXACT))
     tasks = problem.tasks
     twins = mf.TaskSet(
-        mf.Batch(
-            tasks.support.inputs[[0, *range(len(tasks))]], tasks.support.targets[[0, *range(len(tasks))]]
-        ),
+        mf.Batch(tasks.support.inputs[[0, *range(len(tasks))]], tasks.support.targets[[0, *range(len(tasks))]]),
         mf.Batch(tasks.query.inputs[[0, *range(len(tasks))]], tasks.query.targets[[0, *range(len(tasks))]]),
         ("twin", *tasks.ids),
     )

@@ -2,26 +2,50 @@
 
 from .attribution import (
     AttributionMethod as AttributionMethod,
+)
+from .attribution import (
     Context as Context,
+)
+from .attribution import (
     ParameterChange as ParameterChange,
+)
+from .attribution import (
     Scores as Scores,
+)
+from .attribution import (
     SolveReport as SolveReport,
+)
+from .attribution import (
     Targets as Targets,
+)
+from .attribution import (
     Units as Units,
 )
 from .backbones import (
     ACTIVATIONS as ACTIVATIONS,
+)
+from .backbones import (
     Backbone as Backbone,
+)
+from .backbones import (
     activation as activation,
+)
+from .backbones import (
     build_module as build_module,
 )
 from .config import (
     StudyConfig as StudyConfig,
+)
+from .config import (
     load_study as load_study,
+)
+from .config import (
     parse_study as parse_study,
 )
 from .corruption import (
     Corruption as Corruption,
+)
+from .corruption import (
     corrupt as corrupt,
 )
 from .curvature import (
@@ -29,28 +53,56 @@ from .curvature import (
 )
 from .derivatives import (
     batched_vjp as batched_vjp,
+)
+from .derivatives import (
     gradients as gradients,
 )
 from .diagnostics import (
     Diagnostics as Diagnostics,
+)
+from .diagnostics import (
     diagnose as diagnose,
 )
 from .episodes import (
     Dataset as Dataset,
+)
+from .episodes import (
     Episodes as Episodes,
+)
+from .episodes import (
     Labelled as Labelled,
+)
+from .episodes import (
     Split as Split,
+)
+from .episodes import (
     sample as sample,
 )
 from .errors import (
     ConfigError as ConfigError,
+)
+from .errors import (
     ConvergenceError as ConvergenceError,
+)
+from .errors import (
     DataError as DataError,
+)
+from .errors import (
     InputError as InputError,
+)
+from .errors import (
     MetafluenceError as MetafluenceError,
+)
+from .errors import (
     RegistryError as RegistryError,
+)
+from .errors import (
     SolverError as SolverError,
+)
+from .errors import (
     StoreError as StoreError,
+)
+from .errors import (
     UnknownNameError as UnknownNameError,
 )
 from .executors import (
@@ -61,12 +113,20 @@ from .fingerprints import (
 )
 from .lanczos import (
     Extremes as Extremes,
+)
+from .lanczos import (
     extreme_eigenvalues as extreme_eigenvalues,
 )
 from .learners import (
     Adaptation as Adaptation,
+)
+from .learners import (
     ImplicitLearner as ImplicitLearner,
+)
+from .learners import (
     InnerHessian as InnerHessian,
+)
+from .learners import (
     MetaLearner as MetaLearner,
 )
 from .linearisation import (
@@ -74,24 +134,44 @@ from .linearisation import (
 )
 from .loader import (
     build as build,
+)
+from .loader import (
     default_registry as default_registry,
 )
 from .losses import (
     accuracy as accuracy,
+)
+from .losses import (
     cross_entropy as cross_entropy,
+)
+from .losses import (
     weighted_mean as weighted_mean,
 )
 from .metrics import (
     ChangeAgreement as ChangeAgreement,
+)
+from .metrics import (
     Detection as Detection,
+)
+from .metrics import (
     ScoreAgreement as ScoreAgreement,
+)
+from .metrics import (
     change_agreement as change_agreement,
+)
+from .metrics import (
     detection as detection,
+)
+from .metrics import (
     score_agreement as score_agreement,
 )
 from .minimise import (
     Minimum as Minimum,
+)
+from .minimise import (
     minimise_lbfgs as minimise_lbfgs,
+)
+from .minimise import (
     minimise_newton as minimise_newton,
 )
 from .modules import (
@@ -101,63 +181,123 @@ from .observer import (
     Observer as Observer,
 )
 from .operators import (
-    CountingOperator as CountingOperator,
-    DenseOperator as DenseOperator,
-    LinearOperator as LinearOperator,
     PSD as PSD,
+)
+from .operators import (
     SYMMETRIC as SYMMETRIC,
+)
+from .operators import (
+    CountingOperator as CountingOperator,
+)
+from .operators import (
+    DenseOperator as DenseOperator,
+)
+from .operators import (
+    LinearOperator as LinearOperator,
+)
+from .operators import (
     ShiftedOperator as ShiftedOperator,
 )
 from .problem import (
     BilevelProblem as BilevelProblem,
+)
+from .problem import (
     Hessian as Hessian,
+)
+from .problem import (
     Point as Point,
 )
 from .registry import (
     Entry as Entry,
+)
+from .registry import (
     Registry as Registry,
 )
 from .report import (
     COLUMNS as COLUMNS,
+)
+from .report import (
     cell as cell,
+)
+from .report import (
     verdict as verdict,
+)
+from .report import (
     write_report as write_report,
 )
 from .retraining import (
     RetrainBank as RetrainBank,
+)
+from .retraining import (
     Retrained as Retrained,
 )
 from .runs import (
     Row as Row,
+)
+from .runs import (
     Run as Run,
+)
+from .runs import (
     Truth as Truth,
 )
 from .solving import (
     Applied as Applied,
+)
+from .solving import (
     PreparedSolve as PreparedSolve,
+)
+from .solving import (
     Solution as Solution,
+)
+from .solving import (
     Solver as Solver,
+)
+from .solving import (
     Status as Status,
+)
+from .solving import (
     relative_residual as relative_residual,
+)
+from .solving import (
     solve as solve,
 )
 from .study import (
     Study as Study,
+)
+from .study import (
     StudyResult as StudyResult,
 )
 from .tasks import (
-    Batch as Batch,
     LEVELS as LEVELS,
+)
+from .tasks import (
+    Batch as Batch,
+)
+from .tasks import (
     Level as Level,
+)
+from .tasks import (
     Removal as Removal,
+)
+from .tasks import (
     Task as Task,
+)
+from .tasks import (
     TaskSet as TaskSet,
+)
+from .tasks import (
     Weights as Weights,
 )
 from .training import (
     Checkpoint as Checkpoint,
+)
+from .training import (
     Fit as Fit,
+)
+from .training import (
     Progress as Progress,
+)
+from .training import (
     Trainer as Trainer,
 )
 

@@ -69,9 +69,7 @@ def demo(out: OutOption = None) -> None:
     """Run the shipped study on real handwritten digits (no download, about a minute on 2 cores)."""
     study = resource("studies/digits.yaml")
     _run(study, out, None)
-    console.print(
-        f"\nThis study is {study}\nCopy it, change a line, and [bold]metafluence run[/bold] your copy."
-    )
+    console.print(f"\nThis study is {study}\nCopy it, change a line, and [bold]metafluence run[/bold] your copy.")
 
 
 @app.command("list")
@@ -82,9 +80,7 @@ def list_components(
     """List every registered component: what it is, its parameters, and where it comes from."""
     known = default_registry(registry, Path.cwd())
     for one in [kind] if kind is not None else known.kinds():
-        table = Table(
-            title=one, title_justify="left", title_style="bold", box=None, pad_edge=False, expand=False
-        )
+        table = Table(title=one, title_justify="left", title_style="bold", box=None, pad_edge=False, expand=False)
         table.add_column("name", style="cyan", no_wrap=True)
         table.add_column("what it is")
         table.add_column("parameters", style="green")
@@ -146,9 +142,7 @@ def _run(study: Path, out: Path | None, overlay: Path | None) -> None:
     for sentence in metafluence.verdict(result):
         console.print(Text(f"• {sentence}"))
     if result.reused:
-        console.print(
-            f"{result.reused} of {len(result.runs)} runs were already in {folder} and were not repeated."
-        )
+        console.print(f"{result.reused} of {len(result.runs)} runs were already in {folder} and were not repeated.")
     console.print(f"\n{page}  (figures inside; rows in {folder / 'results.csv'})", soft_wrap=True)
     if result.failed:
         raise typer.Exit(1)
@@ -158,7 +152,7 @@ def _table(result: metafluence.StudyResult) -> Table:
     columns = [column for column in metafluence.COLUMNS if column.brief]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column.heading, justify="left" if column.form == "s" else "right", no_wrap=True)
+        table.add_column(column.brief, justify="left" if column.form == "s" else "right", no_wrap=True)
     for row in result.rows:
         table.add_row(*[metafluence.cell(row, column) for column in columns])
     return table

@@ -60,9 +60,7 @@ class StudyConfig(_Strict):
 def load_study(path: Path) -> StudyConfig:
     """Read and validate a study. Raises ConfigError naming the file, the field, what was given and what is expected."""
     if not path.is_file():
-        near = nearest(
-            path.name, [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
-        )
+        near = nearest(path.name, [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else [])
         guess = f" Did you mean {near[0]!r}?" if near else ""
         raise ConfigError(f"There is no study file {path}.{guess}")
     try:
@@ -70,9 +68,7 @@ def load_study(path: Path) -> StudyConfig:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(raw, dict):
-        raise ConfigError(
-            f"{path} holds no study: a study is a mapping of fields such as dataset, learner, methods."
-        )
+        raise ConfigError(f"{path} holds no study: a study is a mapping of fields such as dataset, learner, methods.")
     return parse_study(raw, str(path))
 
 

@@ -34,11 +34,8 @@ class Corruption:
             raise InputError(f"corruption.fraction is a share between 0 and 1, not {self.fraction}.")
         low, high = self.strengths
         if not 0 <= low <= high or (self.kind != "noise" and high > 1):
-            raise InputError(
-                f"corruption.strength is {self.strength}; for {self.kind} it is a share between 0 and 1, or two in order."
-                if self.kind != "noise"
-                else f"corruption.strength is {self.strength}; a standard deviation is 0 or more."
-            )
+            wanted = "a standard deviation, 0 or more," if self.kind == "noise" else "a share between 0 and 1,"
+            raise InputError(f"corruption.strength is {self.strength}; {wanted} or two of them in order, is expected.")
 
     @property
     def strengths(self) -> tuple[float, float]:

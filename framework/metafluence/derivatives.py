@@ -10,9 +10,7 @@ from torch.autograd import grad
 from torch.autograd.graph import saved_tensors_hooks
 
 
-def batched_vjp(
-    outputs: Sequence[Tensor], inputs: Sequence[Tensor], cotangents: Sequence[Tensor]
-) -> list[Tensor]:
+def batched_vjp(outputs: Sequence[Tensor], inputs: Sequence[Tensor], cotangents: Sequence[Tensor]) -> list[Tensor]:
     """Σ_o cotangent_o · ∂output_o/∂input for each input, [k, *input.shape], for k columns [k, *output.shape].
 
     The graph is kept. Outputs that depend on nothing are passed over; an input that nothing depends on gets zeros,

@@ -56,9 +56,7 @@ def source_of(place: str) -> Path:
     except (ImportError, ValueError):
         spec = None
     if spec is None or spec.origin is None:
-        raise RegistryError(
-            f"There is no module {place}. Install the package that has it, or correct the name."
-        )
+        raise RegistryError(f"There is no module {place}. Install the package that has it, or correct the name.")
     return Path(spec.origin)
 
 
@@ -72,9 +70,7 @@ def _classes(file: Path, changed: int) -> dict[str, ast.ClassDef]:
 
 
 def _lineage(classes: dict[str, ast.ClassDef], name: str) -> list[ast.ClassDef]:
-    bases = [
-        b.id for b in classes[name].bases if isinstance(b, ast.Name) and b.id in classes and b.id != name
-    ]
+    bases = [b.id for b in classes[name].bases if isinstance(b, ast.Name) and b.id in classes and b.id != name]
     return [cls for base in reversed(bases) for cls in _lineage(classes, base)] + [classes[name]]
 
 

@@ -47,8 +47,9 @@ def diagnose(point: Point, generator: torch.Generator) -> Diagnostics:
         )
     if inner > INNER_STATIONARY or converged < tasks:
         warnings.append(
-            f"Adaptation has not converged on {tasks - converged} of {tasks} tasks (largest inner gradient {inner:.1e}). "
-            "Implicit derivatives assume that it has; give the learner more iterations or a stronger penalty."
+            f"Adaptation has not converged on {tasks - converged} of {tasks} tasks (largest inner gradient "
+            f"{inner:.1e}). Implicit derivatives assume that it has; give the learner more iterations or a stronger "
+            "penalty."
         )
     if extremes.smallest <= 0:
         warnings.append(

@@ -76,9 +76,7 @@ def sample(data: Labelled, episodes: Episodes, generator: torch.Generator, dtype
     for name, pool, drawn in zip(("train", "validation", "test"), pools, drawing, strict=True):
         count = getattr(episodes, name)
         _check_pool(name, pool, episodes)
-        sets.append(
-            TaskSet.stack(_episode(f"{name}-{i}", data, pool, episodes, drawn, dtype) for i in range(count))
-        )
+        sets.append(TaskSet.stack(_episode(f"{name}-{i}", data, pool, episodes, drawn, dtype) for i in range(count)))
     return Split(*sets)
 
 
@@ -98,9 +96,7 @@ def _episode(
         query.append(chosen[episodes.shot :])
 
     def half(parts: list[Tensor], each: int) -> Batch:
-        return Batch(
-            data.inputs[torch.cat(parts)].to(dtype), torch.arange(episodes.way).repeat_interleave(each)
-        )
+        return Batch(data.inputs[torch.cat(parts)].to(dtype), torch.arange(episodes.way).repeat_interleave(each))
 
     return Task(name, half(support, episodes.shot), half(query, episodes.query))
 

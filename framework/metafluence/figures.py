@@ -46,9 +46,7 @@ def predicted_against_true(result: StudyResult) -> Figure | None:
         axis.plot(limits, limits, color="#bbbbbb", lw=1, zorder=0)
         axis.axhline(0, color="#e4e4e4", lw=1, zorder=-1)
         axis.axvline(0, color="#e4e4e4", lw=1, zorder=-1)
-        axis.scatter(
-            true[~harmful], predicted[~harmful], s=22, color=COLOURS[0], alpha=0.8, lw=0, label="clean task"
-        )
+        axis.scatter(true[~harmful], predicted[~harmful], s=22, color=COLOURS[0], alpha=0.8, lw=0, label="clean task")
         if harmful.any():
             axis.scatter(
                 true[harmful], predicted[harmful], s=26, marker="s", color=COLOURS[1], alpha=0.85, lw=0,
@@ -83,9 +81,7 @@ def tasks_found(result: StudyResult) -> Figure | None:
     for i, run in enumerate(_distinct(result)):
         found = detection(run.scores.numpy(), harmful)
         assert found is not None
-        axis.plot(
-            share, found.found, color=COLOURS[i % 8], lw=1.7, label=f"{run.row.method} ({found.auroc:.2f})"
-        )
+        axis.plot(share, found.found, color=COLOURS[i % 8], lw=1.7, label=f"{run.row.method} ({found.auroc:.2f})")
     axis.set(
         xlabel="tasks inspected, lowest score first",
         ylabel="corrupted tasks found",

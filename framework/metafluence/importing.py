@@ -29,14 +29,10 @@ def import_class(at: str, what: str) -> type:
         ) from error
     cls = getattr(module, name, None)
     if not isinstance(cls, type):
-        classes = [
-            k for k, v in vars(module).items() if isinstance(v, type) and v.__module__ == module.__name__
-        ]
+        classes = [k for k, v in vars(module).items() if isinstance(v, type) and v.__module__ == module.__name__]
         close = nearest(name, classes)
         guess = f" Did you mean {close[0]!r}?" if close else ""
-        raise RegistryError(
-            f"{place} has no class {name!r}, wanted for {what}.{guess} It has: {', '.join(classes)}."
-        )
+        raise RegistryError(f"{place} has no class {name!r}, wanted for {what}.{guess} It has: {', '.join(classes)}.")
     return cls
 
 

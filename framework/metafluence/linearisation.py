@@ -70,9 +70,7 @@ class Encoder:
         """(∂/∂λ Jᵀ g) v + Jᵀ c for each column, [k, P]; g is what `hold` was given."""
         if self._held is None:
             return torch.zeros_like(columns)
-        (found,) = batched_vjp(
-            [self._held[1], self._features], [self._meta], [columns, self._join(cotangents, 1)]
-        )
+        (found,) = batched_vjp([self._held[1], self._features], [self._meta], [columns, self._join(cotangents, 1)])
         return found
 
     def pull_each(self, cotangents: list[Tensor]) -> Tensor:
@@ -166,9 +164,7 @@ class Head:
                 lagrangian = lagrangian - (self._adjoint * self._inner_gradient).sum()
                 depends.append(inner)
             uses_rows = any(
-                grad(d, lam, retain_graph=True, allow_unused=True)[0] is not None
-                for d in depends
-                if d.requires_grad
+                grad(d, lam, retain_graph=True, allow_unused=True)[0] is not None for d in depends if d.requires_grad
             )
             self.uses_rows = uses_rows or jacobian == "identity"
             self.explicit = ([lam] if self.uses_rows else []) + (features if learner.encodes else [])

@@ -52,9 +52,7 @@ def read_catalogue(registry: Registry, file: Path, origin: str) -> None:
     _mapping(raw, file, "The file")
     for section in raw:
         if section not in ("interfaces", "components", "disabled"):
-            raise RegistryError(
-                f"{file}: {unknown('section', str(section), ('interfaces', 'components', 'disabled'))}"
-            )
+            raise RegistryError(f"{file}: {unknown('section', str(section), ('interfaces', 'components', 'disabled'))}")
     registry.origin = origin
     for kind, spec in _mapping(raw.get("interfaces") or {}, file, "interfaces").items():
         registry.add_interface(kind, spec["at"], spec["about"])
@@ -83,9 +81,7 @@ def _add(registry: Registry, file: Path, kind: str, name: str, spec: dict[str, A
                 f"{file}, components.{kind}.{name}: {unknown('key', str(key), allowed)} A preset says use: NAME."
             )
     if not isinstance(spec.get("at"), str):
-        raise RegistryError(
-            f"{file}, components.{kind}.{name}: say at: module:Class or ./file.py:Class, or use: NAME."
-        )
+        raise RegistryError(f"{file}, components.{kind}.{name}: say at: module:Class or ./file.py:Class, or use: NAME.")
     registry.add(
         kind,
         name,
@@ -105,27 +101,24 @@ def _add_presets(registry: Registry, file: Path, waiting: list[tuple[str, str, d
             names = ", ".join(f"{kind} {name}" for kind, name, _ in waiting)
             raise RegistryError(f"{file}: these presets stand on each other in a circle: {names}.")
         for kind, name, spec in ready:
-            spec = dict(spec)
-            override, about = bool(spec.pop("override", False)), spec.pop("about", "")
-            resolved = preset(registry, kind, name, spec)
-            shown = ", ".join(f"{k}={v}" for k, v in spec.items() if k != "use")
+            params = {k: v for k, v in spec.items() if k not in ("use", "about", "override")}
+            resolved = preset(registry.entry(kind, spec["use"]), name, params)
+            shown = ", ".join(f"{k}={v}" for k, v in params.items())
             registry.add(
                 kind,
                 name,
                 resolved.at,
-                about or f"{spec['use']} with {shown}",
+                spec.get("about") or f"{spec['use']} with {shown}",
                 resolved.paper,
                 resolved.params,
-                override,
+                bool(spec.get("override")),
             )
         waiting = [w for w in waiting if w not in ready]
 
 
 def _plug_in(registry: Registry, point: EntryPoint) -> None:
     """Load one installed plugin; if it fails, say so and leave everything as it was."""
-    distribution = (
-        f"{point.dist.name} {point.dist.version}" if point.dist is not None else "unknown distribution"
-    )
+    distribution = f"{point.dist.name} {point.dist.version}" if point.dist is not None else "unknown distribution"
     before = registry.snapshot()
     registry.origin = f"plugin {point.name} ({distribution})"
     try:

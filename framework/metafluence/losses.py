@@ -13,7 +13,7 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def weighted_mean(losses: Tensor, weights: Tensor) -> Tensor:
-    """Σ_j weight_j loss_j / n over the last dimension; n is the count, so a removed item never renormalises the rest."""
+    """Σ_j weight_j loss_j / n over the last dimension; n is the count: removing never renormalises."""
     return (weights * losses).sum(dim=-1) / losses.shape[-1]
 
 

@@ -51,9 +51,8 @@ def score_agreement(predicted: Array, true: Array) -> ScoreAgreement:
         return ScoreAgreement(float("nan"), float("nan"), float("nan"))
     centred = true - true.mean()
     slope = float(centred @ (predicted - predicted.mean()) / (centred @ centred))
-    return ScoreAgreement(
-        float(pearsonr(predicted, true).statistic), float(spearmanr(predicted, true).statistic), slope
-    )
+    pearson, spearman = (np.asarray(f(predicted, true))[0] for f in (pearsonr, spearmanr))
+    return ScoreAgreement(float(pearson), float(spearman), slope)
 
 
 @dataclass(frozen=True)
@@ -79,6 +78,4 @@ def detection(scores: Array, harmful: NDArray[np.bool_]) -> Detection | None:
         return None
     inspected = np.argsort(scores, kind="stable")
     found = np.concatenate([[0.0], np.cumsum(harmful[inspected]) / harmful.sum()])
-    return Detection(
-        float(roc_auc_score(harmful, -scores)), float(average_precision_score(harmful, -scores)), found
-    )
+    return Detection(float(roc_auc_score(harmful, -scores)), float(average_precision_score(harmful, -scores)), found)

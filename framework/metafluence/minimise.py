@@ -90,9 +90,7 @@ def minimise_lbfgs(
         f_new, g_new = evaluate(moved)
         change, bend = moved - point, g_new - g
         inner = (change * bend).sum(-1)
-        good = inner > 1e-12 * torch.linalg.vector_norm(change, dim=-1) * torch.linalg.vector_norm(
-            bend, dim=-1
-        )
+        good = inner > 1e-12 * torch.linalg.vector_norm(change, dim=-1) * torch.linalg.vector_norm(bend, dim=-1)
         # A pair without positive curvature carries weight zero for that problem.
         rho = torch.where(good, 1 / torch.where(good, inner, torch.ones_like(inner)), torch.zeros_like(inner))
         pairs.append((change, bend, rho))

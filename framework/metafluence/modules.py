@@ -52,9 +52,7 @@ class FlatModule:
     def __call__(self, flat: Tensor, inputs: Tensor) -> Tensor:
         """Outputs for `inputs` [n, *shape] at parameters [P]."""
         parts = flat.split(self._sizes)
-        named = {
-            n: part.reshape(shape) for n, part, shape in zip(self._names, parts, self._shapes, strict=True)
-        }
+        named = {n: part.reshape(shape) for n, part, shape in zip(self._names, parts, self._shapes, strict=True)}
         return functional_call(self.module, named, (inputs,))
 
     def stacked(self, flat: Tensor, inputs: Tensor) -> Tensor:

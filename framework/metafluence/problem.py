@@ -18,7 +18,6 @@ from metafluence.operators import LinearOperator
 from metafluence.solving import Solver
 from metafluence.tasks import Batch, TaskSet, Weights
 
-
 # Past this much a batch of columns only falls out of the caches (measured: 64 columns cost half per column of 256).
 COLUMN_BYTES = 2**27
 
@@ -39,9 +38,7 @@ class BilevelProblem:
         memory_gib: float = 2.0,
     ) -> None:
         if not l2 >= 0:
-            raise InputError(
-                f"l2 is δ of the objective δ/2 ‖λ‖² and cannot be {l2}. Give a number of 0 or more."
-            )
+            raise InputError(f"l2 is δ of the objective δ/2 ‖λ‖² and cannot be {l2}. Give a number of 0 or more.")
         self.learner = learner.bind(tasks)
         self.tasks = tasks
         self.l2 = float(l2)
@@ -180,9 +177,7 @@ class Point:
 
     def __init__(self, problem: BilevelProblem, meta: Tensor, weights: Weights, init: Tensor | None) -> None:
         if tuple(meta.shape) != (problem.size,):
-            raise InputError(
-                f"meta has shape {tuple(meta.shape)}; this learner has [{problem.size}] meta-parameters."
-            )
+            raise InputError(f"meta has shape {tuple(meta.shape)}; this learner has [{problem.size}] meta-parameters.")
         self.problem = problem
         self.meta = meta
         self.weights = weights

@@ -131,9 +131,7 @@ class Registry:
                 f"Write: class {cls.__name__}({interface.__name__}), from metafluence import {interface.__name__}."
             )
         if not dataclasses.is_dataclass(cls):
-            raise RegistryError(
-                f"{entry.at} is no dataclass. Put @dataclass(frozen=True) above class {cls.__name__}."
-            )
+            raise RegistryError(f"{entry.at} is no dataclass. Put @dataclass(frozen=True) above class {cls.__name__}.")
         return cls
 
     def interface(self, kind: str) -> type:
@@ -152,9 +150,7 @@ class Registry:
         if isinstance(spec, str):
             spec = {"use": spec}
         if not isinstance(spec, dict) or not isinstance(spec.get("use"), str):
-            raise ConfigError(
-                f"{path} is {spec!r}. Give a name, or a mapping with use: NAME and its parameters."
-            )
+            raise ConfigError(f"{path} is {spec!r}. Give a name, or a mapping with use: NAME and its parameters.")
         name = spec["use"]
         entry = self.entry(kind, name)
         cls = self.load(kind, name)
@@ -186,10 +182,9 @@ class Registry:
         self._entries = entries
 
 
-def preset(registry: Registry, kind: str, name: str, spec: dict[str, Any]) -> Entry:
-    """{use: other, ...} as the component it stands on, with its own parameters over the other's."""
-    base = registry.entry(kind, spec["use"])
-    return replace(base, name=name, params={**base.params, **{k: v for k, v in spec.items() if k != "use"}})
+def preset(base: Entry, name: str, params: dict[str, Any]) -> Entry:
+    """`base` under another name, with `params` over its own."""
+    return replace(base, name=name, params={**base.params, **params})
 
 
 def relative_to(folder: Path, at: str) -> str:

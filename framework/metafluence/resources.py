@@ -14,6 +14,4 @@ def resource(name: str) -> Path:
     for root in (PACKAGE, PACKAGE.parents[1]):
         if (root / name).is_file():
             return root / name
-    raise RegistryError(
-        f"The installation lacks its file {name} (looked in {PACKAGE}). Install metafluence again."
-    )
+    raise RegistryError(f"The installation lacks its file {name} (looked in {PACKAGE}). Install metafluence again.")

@@ -29,8 +29,8 @@ class Row:
     change_*: predicted against true parameter change, medians over left-out tasks. pearson, spearman, slope: scores
     against true changes of the validation loss. auroc, average_precision, found: of the corrupted tasks; `found` is
     the share of them among the removed ones. accuracy_*, loss_*: on the test tasks, after removing the tasks of lowest
-    score, by editing λ* and by retraining. seconds: to score all tasks; change_seconds: to predict all parameter changes.
-    products: Hessian products for the scores. residual: the largest of the method's solves.
+    score, by editing λ* and by retraining. seconds: to score all tasks; change_seconds: to predict all parameter
+    changes. products: Hessian products for the scores. residual: the largest of the method's solves.
     """
 
     method: str
@@ -146,9 +146,7 @@ def _execute(bench: Bench, method: AttributionMethod, label: str, solver: str) -
     notes = list(scored.notes)
     errors = torch.empty(0)
     if bench.truth is not None:
-        agreement = score_agreement(
-            _picked(scores, bench.truth.removals).numpy(), bench.truth.loss_change.numpy()
-        )
+        agreement = score_agreement(_picked(scores, bench.truth.removals).numpy(), bench.truth.loss_change.numpy())
         facts |= {"pearson": agreement.pearson, "spearman": agreement.spearman}
         facts["slope"] = agreement.slope if scored.units == "loss_change" else NAN
         started = time.perf_counter()

@@ -149,9 +149,7 @@ class PreparedSolve:
         """
         expected = (*self._counter.batch_shape, self._counter.size)
         if tuple(rhs.shape[:-1]) != expected:
-            raise InputError(
-                f"The right-hand side has shape {tuple(rhs.shape)}; expected {expected} and then columns."
-            )
+            raise InputError(f"The right-hand side has shape {tuple(rhs.shape)}; expected {expected} and then columns.")
         before, started = self._counter.products, time.perf_counter()
         applied = self.solver.apply(self.state, rhs, generator)
         seconds = time.perf_counter() - started
@@ -162,9 +160,7 @@ class PreparedSolve:
         claimed = 10 * self.solver.tolerance(rhs.dtype)
         status[(status == Status.CONVERGED) & (residual > claimed)] = Status.INACCURATE
         status[broken] = Status.BREAKDOWN
-        solution = Solution(
-            applied.value, residual, status, applied.iterations, matvecs, seconds, applied.note
-        )
+        solution = Solution(applied.value, residual, status, applied.iterations, matvecs, seconds, applied.note)
         if strict and not solution.converged:
             raise SolverError(f"{type(self.solver).__name__}: {solution.complaint()}")
         return solution
@@ -178,7 +174,7 @@ def solve(
     generator: torch.Generator | None = None,
     strict: bool = True,
 ) -> Solution:
-    """Solve (A + damping I) X = B once. Keep a `PreparedSolve` where several right-hand sides come one after another."""
+    """Solve (A + damping I) X = B once. Keep a `PreparedSolve` for several right-hand sides."""
     return PreparedSolve(solver, operator, damping).solve(rhs, generator, strict)
 
 

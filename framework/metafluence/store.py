@@ -1,4 +1,4 @@
-"""Stored work: tensors in safetensors files with their facts beside them, written atomically, kept under fingerprints."""
+"""Stored work: tensors and facts in safetensors files, written atomically, kept under fingerprints."""
 
 from __future__ import annotations
 

@@ -49,7 +49,8 @@ class Plan:
 class StudyResult:
     """What a study found.
 
-    full: test quality at λ*. clean: retrained without exactly the corrupted tasks (NaN where none is). Warnings are sentences. reused: how many runs came from the store.
+    full: test quality at λ*. clean: retrained without exactly the corrupted tasks (NaN where none is). warnings:
+    sentences. reused: how many runs came from the store.
     """
 
     config: StudyConfig
@@ -103,9 +104,7 @@ class Study:
         """Do what is not done yet. Returns the results; a failed run is a row with its reason."""
         self._hook.metafluence_study_started(study=self)
         split = self._tasks()
-        problem = BilevelProblem(
-            self._learner, split.train, self.config.l2, self._inner_solver, self.config.memory_gib
-        )
+        problem = BilevelProblem(self._learner, split.train, self.config.l2, self._inner_solver, self.config.memory_gib)
         self._claim(problem, split)
         fit = self._fit(problem)
         point = problem.at(fit.meta)
@@ -114,9 +113,7 @@ class Study:
         self._observer.done()
         warnings = list(diagnostics.warnings)
         if not fit.converged:
-            warnings.insert(
-                0, f"Meta-training stopped before its tolerance (‖∇F‖ = {fit.gradient_norm:.1e})."
-            )
+            warnings.insert(0, f"Meta-training stopped before its tolerance (‖∇F‖ = {fit.gradient_norm:.1e}).")
         bank, truth = self._truth(problem, fit, split, warnings)
         removed = self._removed(split)
         bench = Bench(
@@ -285,9 +282,7 @@ class Study:
         seen: set[str] = set()
         for plan in plans:
             if plan.id in seen:
-                raise InputError(
-                    f"The study asks for {plan.label} {plan.solver} twice. Remove one of the two."
-                )
+                raise InputError(f"The study asks for {plan.label} {plan.solver} twice. Remove one of the two.")
             seen.add(plan.id)
         return plans
 

@@ -1,6 +1,6 @@
 """Tasks and their weights: everything the objective sums over, stacked into tensors.
 
-A removed item is an item of weight zero (MATHEMATICS: one idea, every item is a weight); nothing is ever cut out of a tensor.
+A removed item is an item of weight zero (one idea: every item is a weight); nothing is ever cut out of a tensor.
 """
 
 from __future__ import annotations
@@ -77,23 +77,20 @@ class TaskSet:
         for task in items[1:]:
             for half in ("support", "query"):
                 ours, theirs = getattr(task, half), getattr(first, half)
-                if (
-                    ours.inputs.shape != theirs.inputs.shape
-                    or ours.targets.shape[:1] != theirs.targets.shape[:1]
-                ):
+                if ours.inputs.shape != theirs.inputs.shape or ours.targets.shape[:1] != theirs.targets.shape[:1]:
                     raise InputError(
                         f"Task {task.id!r} has {half} inputs of shape {tuple(ours.inputs.shape)}, but task "
                         f"{first.id!r} has {tuple(theirs.inputs.shape)}. Tasks are stacked, so sample all with one "
                         "way, shot and number of queries."
                     )
 
-        def half(name: str) -> Batch:
+        def join(name: str) -> Batch:
             return Batch(
                 torch.stack([getattr(task, name).inputs for task in items]),
                 torch.stack([getattr(task, name).targets for task in items]),
             )
 
-        return cls(half("support"), half("query"), tuple(task.id for task in items))
+        return cls(join("support"), join("query"), tuple(task.id for task in items))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -211,9 +208,7 @@ def _check_half(half: str, batch: Batch, ids: tuple[str, ...]) -> None:
             "Inputs are [N, n, ...] and targets [N, n]."
         )
     if not inputs.is_floating_point():
-        raise InputError(
-            f"The {half} inputs are {inputs.dtype}. Convert them to floating point, scaled to about 1."
-        )
+        raise InputError(f"The {half} inputs are {inputs.dtype}. Convert them to floating point, scaled to about 1.")
     finite = inputs.isfinite().flatten(2).all(dim=2) if inputs.dim() > 2 else inputs.isfinite()
     if not bool(finite.all()):
         task, instance = (~finite).nonzero()[0].tolist()

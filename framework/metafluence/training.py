@@ -1,4 +1,4 @@
-"""Meta-training: the trainer interface and what a fit is. Retraining without an item is a fit with its weight at zero."""
+"""Meta-training: what a trainer and a fit are. Retraining without an item is a fit with its weight at zero."""
 
 from __future__ import annotations
 

@@ -62,12 +62,8 @@ def _members(annotation: Any) -> tuple[Any, ...]:
     return arguments if arguments and typing.get_origin(annotation) is not tuple else (annotation,)
 
 
-def _wrong(
-    where: str, name: str, value: Any, hint: Any, message: str, known: dict[str, dataclasses.Field[Any]]
-) -> str:
-    expected = (
-        getattr(hint, "__name__", None) if not typing.get_args(hint) else str(hint).replace("typing.", "")
-    )
+def _wrong(where: str, name: str, value: Any, hint: Any, message: str, known: dict[str, dataclasses.Field[Any]]) -> str:
+    expected = getattr(hint, "__name__", None) if not typing.get_args(hint) else str(hint).replace("typing.", "")
     return f"{where}: {name} is {value!r}, but {expected or hint} is expected ({message}). {_all(known)}"
 
 

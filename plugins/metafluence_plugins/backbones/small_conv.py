@@ -12,7 +12,7 @@ from metafluence import Backbone, InputError, activation
 
 @dataclass(frozen=True)
 class SmallConv(Backbone):
-    """Per entry of `channels`: a 3x3 convolution, an activation, and 2x2 average pooling (max pooling is not smooth)."""
+    """Per entry of `channels`: a 3x3 convolution, an activation, and 2x2 average pooling (max is not smooth)."""
 
     channels: tuple[int, ...] = (8, 8)
     activation: str = "softplus"

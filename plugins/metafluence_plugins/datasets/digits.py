@@ -15,6 +15,6 @@ class Digits(Dataset):
     """1,797 digits of 8x8 pixels in 10 classes (Alpaydin and Kaynak 1998), scaled to [0, 1], as [1, 8, 8] images."""
 
     def load(self) -> Labelled:
-        data = load_digits()
-        inputs = torch.from_numpy(data.images).unsqueeze(1) / 16
-        return Labelled(inputs, torch.from_numpy(data.target).long(), tuple(str(i) for i in range(10)))
+        images, labels = load_digits(return_X_y=True)
+        inputs = torch.from_numpy(images).reshape(-1, 1, 8, 8) / 16
+        return Labelled(inputs, torch.from_numpy(labels).long(), tuple(str(i) for i in range(10)))

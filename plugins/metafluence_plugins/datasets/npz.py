@@ -41,15 +41,11 @@ class Npz(Dataset):
             )
         if labels is None:
             if images.ndim != 4:
-                raise DataError(
-                    f"{file} has no array {self.labels!r}; it holds {', '.join(names)}. Set labels."
-                )
+                raise DataError(f"{file} has no array {self.labels!r}; it holds {', '.join(names)}. Set labels.")
             labels = np.repeat(np.arange(images.shape[0]), images.shape[1])
             images = images.reshape(-1, *images.shape[2:])
         if len(images) != len(labels):
-            raise DataError(
-                f"{file} has {len(images)} inputs but {len(labels)} labels. They must be equally many."
-            )
+            raise DataError(f"{file} has {len(images)} inputs but {len(labels)} labels. They must be equally many.")
         names, codes = np.unique(labels, return_inverse=True)
         values = torch.from_numpy(images)
         values = values.to(torch.float32) / 255 if values.dtype == torch.uint8 else values

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from joblib import Parallel, cpu_count, delayed
@@ -21,8 +22,9 @@ class Processes(Executor):
     def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[tuple[int, Result]]:
         jobs = min(self.jobs or cpu_count(), max(1, len(items)))
         threads = max(1, cpu_count() // jobs)
-        pool = Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1, pre_dispatch="2*n_jobs")
-        yield from pool(delayed(_numbered)(function, i, item, threads) for i, item in enumerate(items))
+        pool = Parallel(n_jobs=jobs, return_as="generator_unordered")
+        found = pool(delayed(_numbered)(function, i, item, threads) for i, item in enumerate(items))
+        yield from cast(Iterator[tuple[int, Result]], found)
 
 
 def _numbered(function: Callable[[Item], Result], index: int, item: Item, threads: int) -> tuple[int, Result]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -57,14 +56,18 @@ class IMAML(ImplicitLearner):
         if tasks.ways > ways:
             raise InputError(f"The tasks have {tasks.ways} classes, but imaml is set to ways={ways}.")
         bound = replace(self, backbone=build_module(self.backbone, tasks.input_shape, ways), ways=ways)
-        bound.__dict__["_network"] = FlatModule(bound.backbone, tasks.dtype, tasks.device)  # type: ignore[arg-type]
+        assert isinstance(bound.backbone, nn.Module)
+        object.__setattr__(bound, "_bound", FlatModule(bound.backbone, tasks.dtype, tasks.device))
         return bound
 
-    @cached_property
+    @property
     def _network(self) -> FlatModule:
-        raise InputError(
-            "This learner does not know its tasks yet. Give it to a BilevelProblem, or call bind(tasks)."
-        )
+        try:
+            return self.__dict__["_bound"]
+        except KeyError:
+            raise InputError(
+                "This learner does not know its tasks yet. Give it to a BilevelProblem, or call bind(tasks)."
+            ) from None
 
     @property
     def meta_size(self) -> int:
@@ -109,9 +112,7 @@ class IMAML(ImplicitLearner):
             return *value_and_gradient(adapted), (hessian + hessian.mT) / 2
 
         if optimiser == "newton":
-            found = minimise_newton(
-                with_hessian, value, start, self.tolerance or 1e4 * eps, self.max_iterations
-            )
+            found = minimise_newton(with_hessian, value, start, self.tolerance or 1e4 * eps, self.max_iterations)
         else:
             history = 10 if optimiser == "lbfgs" else 0
             tolerance = self.tolerance or 1e6 * eps

@@ -1,9 +1,8 @@
-"""A shared backbone under a regularised softmax head that is fitted to each task (as in Lee et al. 2019, MetaOptNet)."""
+"""A shared backbone under a regularised softmax head, fitted to each task (as in Lee et al. 2019, MetaOptNet)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import ClassVar, Self
 
 import torch
@@ -45,31 +44,38 @@ class LogisticHead(ImplicitLearner):
 
     def __post_init__(self) -> None:
         if not self.penalty > 0:
-            raise InputError(
-                f"logistic-head needs penalty > 0 for a unique head; it is {self.penalty}. Try 0.1."
-            )
+            raise InputError(f"logistic-head needs penalty > 0 for a unique head; it is {self.penalty}. Try 0.1.")
 
     def bind(self, tasks: TaskSet) -> Self:
         ways = self.ways if self.ways is not None else tasks.ways
         if tasks.ways > ways:
             raise InputError(f"The tasks have {tasks.ways} classes, but logistic-head is set to ways={ways}.")
         bound = replace(self, backbone=build_module(self.backbone, tasks.input_shape, None), ways=ways)
-        bound.__dict__["_network"] = FlatModule(bound.backbone, tasks.dtype, tasks.device)  # type: ignore[arg-type]
+        assert isinstance(bound.backbone, nn.Module)
+        network = FlatModule(bound.backbone, tasks.dtype, tasks.device)
         with torch.no_grad():
-            features = bound._network(bound._network.flat(), tasks.support.inputs[0, :1])
+            features = network(network.flat(), tasks.support.inputs[0, :1])
         if features.dim() != 2:
             raise InputError(
                 f"The backbone gives features of shape {list(features.shape[1:])} per instance; logistic-head needs "
                 "a vector. End the module with nn.Flatten()."
             )
-        bound.__dict__["_width"] = features.shape[1] + 1
+        object.__setattr__(bound, "_bound", (network, ways * (features.shape[1] + 1)))
         return bound
 
-    @cached_property
+    @property
     def _network(self) -> FlatModule:
-        raise InputError(
-            "This learner does not know its tasks yet. Give it to a BilevelProblem, or call bind(tasks)."
-        )
+        return self._known[0]
+
+    @property
+    def _known(self) -> tuple[FlatModule, int]:
+        """The network, and Q."""
+        try:
+            return self.__dict__["_bound"]
+        except KeyError:
+            raise InputError(
+                "This learner does not know its tasks yet. Give it to a BilevelProblem, or call bind(tasks)."
+            ) from None
 
     @property
     def meta_size(self) -> int:
@@ -77,8 +83,7 @@ class LogisticHead(ImplicitLearner):
 
     @property
     def adapted_size(self) -> int:
-        assert self.ways is not None
-        return self.ways * self.__dict__["_width"]
+        return self._known[1]
 
     def init_meta(self, generator: torch.Generator | None) -> Tensor:
         return self._network.initial(generator)

@@ -14,7 +14,7 @@ from metafluence_plugins.solvers.cg import CG
 
 @dataclass(frozen=True)
 class DirectIF(AttributionMethod):
-    """(δI + ∂²_λλ L_O + damping I)⁻¹ ∂_λ L_O with θ held; see the curvature `direct` for learners without explicit λ."""
+    """(δI + ∂²_λλ L_O + damping I)⁻¹ ∂_λ L_O with θ held; see the curvature `direct` where λ is not explicit."""
 
     solver: Solver = CG()
     damping: float = 0.0

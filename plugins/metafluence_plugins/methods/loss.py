@@ -10,7 +10,7 @@ from metafluence import AttributionMethod, Context, Scores, Targets, Units
 
 @dataclass(frozen=True)
 class LossScore(AttributionMethod):
-    """Minus the outer loss of the task at λ*: a task that is fitted badly is taken to be harmful. Same for all targets."""
+    """Minus the outer loss of the task at λ*: a badly fitted task is taken to be harmful, for any target."""
 
     units: ClassVar[Units] = "rank_only"
 

@@ -40,10 +40,6 @@ class Retrain(AttributionMethod):
         report = SolveReport(products=int(found.products.sum()))
         return Scores(values, "task", self.units, report, seconds=float(found.seconds.sum()))
 
-    def parameter_change(
-        self, state: tuple[Context, RetrainBank], removals: Sequence[Removal]
-    ) -> ParameterChange:
+    def parameter_change(self, state: tuple[Context, RetrainBank], removals: Sequence[Removal]) -> ParameterChange:
         context, bank = state
-        return ParameterChange(
-            bank.leave_out(removals).meta - context.point.meta.unsqueeze(1), tuple(removals)
-        )
+        return ParameterChange(bank.leave_out(removals).meta - context.point.meta.unsqueeze(1), tuple(removals))

@@ -14,6 +14,7 @@ from metafluence import (
     AttributionMethod,
     Context,
     Curvature,
+    Jacobian,
     LinearOperator,
     ParameterChange,
     Point,
@@ -63,17 +64,13 @@ class TaskIF(AttributionMethod):
             report = SolveReport.of(solution, state.full.matvecs)
             return ParameterChange(solution.value, tuple(removals), report, state.notes)
         if list(removals) == state.context.singles():
-            operator = LeaveOneOut(
-                state.context.point, state.operator, self.curvature.jacobian(state.context.point)
-            )
+            operator = LeaveOneOut(state.context.point, state.operator, state.jacobian)
             prepared = PreparedSolve(self.solver, operator, self.damping)
             batch = rhs.T.unsqueeze(-1)
             solution = prepared.solve(batch, state.context.generator, state.context.strict)
             # A product of this batch is one column for every task.
             report = SolveReport.of(solution, prepared.matvecs)
-            report = SolveReport(
-                report.products * len(removals), report.residual, report.converged, report.complaint
-            )
+            report = SolveReport(report.products * len(removals), report.residual, report.converged, report.complaint)
             return ParameterChange(solution.value.squeeze(-1).T, tuple(removals), report, state.notes)
         solved = [
             state.without(removal).solve(column.unsqueeze(1), state.context.generator, state.context.strict)
@@ -89,7 +86,7 @@ class Influence:
     def __init__(self, method: TaskIF, context: Context) -> None:
         self._method = method
         self.context = context
-        self.jacobian = method.curvature.jacobian(context.point)
+        self.jacobian: Jacobian = method.curvature.jacobian(context.point)
         self.operator = method.curvature.at(context.point)
         self.notes = (
             ("dθ/dλ = I was assumed (first-order convention): the outer loss has no explicit λ.",)
@@ -116,8 +113,9 @@ class Influence:
 class LeaveOneOut(LinearOperator):
     """A batch of N operators [P, P]: the full one without the i-th task's own curvature."""
 
-    def __init__(self, point: Point, full: LinearOperator, jacobian: str) -> None:
-        self._point, self._full, self._jacobian = point, full, jacobian
+    def __init__(self, point: Point, full: LinearOperator, jacobian: Jacobian) -> None:
+        self._point, self._full = point, full
+        self._jacobian: Jacobian = jacobian
         self.size, self.dtype, self.device = full.size, full.dtype, full.device
         self.batch_shape = (len(point.problem.tasks),)
 
@@ -126,7 +124,7 @@ class LeaveOneOut(LinearOperator):
         flat = columns.movedim(0, 1).reshape(size, n * k)
         full = self._full.matmat(flat).reshape(size, n, k)
         own = torch.stack(
-            [self._point.product_each(columns[:, :, j].T, self._jacobian) for j in range(k)],  # type: ignore[arg-type]
+            [self._point.product_each(columns[:, :, j].T, self._jacobian) for j in range(k)],
             dim=-1,
         )
         return (full - own).movedim(1, 0)
@@ -134,10 +132,7 @@ class LeaveOneOut(LinearOperator):
     def dense(self) -> Tensor:
         identity = torch.eye(self.size, dtype=self.dtype, device=self.device)
         own = torch.stack(
-            [
-                self._point.product_each(e.unsqueeze(1).expand(-1, *self.batch_shape), self._jacobian)  # type: ignore[arg-type]
-                for e in identity
-            ],
+            [self._point.product_each(e.unsqueeze(1).expand(-1, *self.batch_shape), self._jacobian) for e in identity],
             dim=-1,
         )
         return self._full.dense() - own.movedim(1, 0)

@@ -49,9 +49,7 @@ class CG(Solver):
             part = direction[..., columns]
             product = state.matmat(part)
             curvature = (part * product).sum(dim=-2)
-            lowest[..., columns] = torch.where(
-                going, curvature / (part * part).sum(dim=-2), lowest[..., columns]
-            )
+            lowest[..., columns] = torch.where(going, curvature / (part * part).sum(dim=-2), lowest[..., columns])
             bad = going & ~curvature.isfinite()
             negative = going & (curvature <= 0)
             status[..., columns] = torch.where(bad, int(Status.BREAKDOWN), status[..., columns])

@@ -43,9 +43,7 @@ class Exact(Solver):
         dense = (ShiftedOperator(operator, damping) if damping else operator).dense()
         matrix = (dense + dense.mT) / 2
         if not bool(matrix.isfinite().all()):
-            raise SolverError(
-                "exact met NaN or infinite entries in the operator. Use float64, or look at the inputs."
-            )
+            raise SolverError("exact met NaN or infinite entries in the operator. Use float64, or look at the inputs.")
         factor, info = torch.linalg.cholesky_ex(matrix)
         if bool((info == 0).all()):
             return ExactState(factor, None, None)
@@ -56,13 +54,10 @@ class Exact(Solver):
         status = torch.full((*rhs.shape[:-2], rhs.shape[-1]), int(Status.CONVERGED), device=rhs.device)
         if state.cholesky is not None:
             return Applied(torch.cholesky_solve(rhs, state.cholesky), status)
-        assert state.eigenvalues is not None and state.eigenvectors is not None
+        assert state.eigenvalues is not None
+        assert state.eigenvectors is not None
         values, vectors = state.eigenvalues, state.eigenvectors
-        note = (
-            f"The operator is indefinite: smallest eigenvalue {float(values.min()):.2e}."
-            if values.min() < 0
-            else ""
-        )
+        note = f"The operator is indefinite: smallest eigenvalue {float(values.min()):.2e}." if values.min() < 0 else ""
         return Applied(vectors @ ((vectors.mT @ rhs) / values.unsqueeze(-1)), status, note=note)
 
     def tolerance(self, dtype: torch.dtype) -> float:

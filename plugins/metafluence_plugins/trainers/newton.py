@@ -34,9 +34,7 @@ class Newton(Trainer):
         progress: Progress | None = None,
     ) -> Fit:
         if problem.tasks.dtype != torch.float64:
-            raise InputError(
-                "The trainer newton is for exact work and needs float64 tasks. Set dtype: float64."
-            )
+            raise InputError("The trainer newton is for exact work and needs float64 tasks. Set dtype: float64.")
         started = time.perf_counter()
         weights = weights or Weights.ones(problem.tasks)
         total = self.max_steps + (self.warmup if init is None else 0)
