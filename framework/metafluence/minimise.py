@@ -15,6 +15,7 @@ from torch import Tensor
 
 ARMIJO = 1e-4
 HALVINGS = 30
+POLISHES = 5
 
 Value = Callable[[Tensor], Tensor]
 """Points [N, Q] to values [N]."""
@@ -135,15 +136,17 @@ def _backtrack(
 def _polish(
     gradient: Value, point: Tensor, moved: Tensor, step: Tensor, norm: Tensor, failed: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Near the minimum a decrease drowns in rounding: there a full step is taken if it lowers the gradient.
+    """Near the minimum a decrease drowns in rounding: there a step is taken if it lowers the gradient.
 
     Returns the points and the problems for which that failed as well.
     """
-    if not bool(failed.any()):
-        return moved, failed
-    full = torch.where(failed.unsqueeze(-1), point + step, moved)
-    lower = failed & (torch.linalg.vector_norm(gradient(full), dim=-1) < norm)
-    return torch.where(lower.unsqueeze(-1), full, moved), failed & ~lower
+    for _ in range(POLISHES):
+        if not bool(failed.any()):
+            break
+        tried = torch.where(failed.unsqueeze(-1), point + step, moved)
+        lower = failed & (torch.linalg.vector_norm(gradient(tried), dim=-1) < norm)
+        moved, failed, step = torch.where(lower.unsqueeze(-1), tried, moved), failed & ~lower, step / 2
+    return moved, failed
 
 
 def _ratio(change: Tensor, g: Tensor) -> Tensor:

@@ -112,9 +112,9 @@ class IMAML(ImplicitLearner):
             return *value_and_gradient(adapted), (hessian + hessian.mT) / 2
 
         if optimiser == "newton":
-            found = minimise_newton(with_hessian, value, start, self.tolerance or 1e4 * eps, self.max_iterations)
+            found = minimise_newton(with_hessian, value, start, self.tolerance or eps**0.75, self.max_iterations)
         else:
             history = 10 if optimiser == "lbfgs" else 0
-            tolerance = self.tolerance or 1e6 * eps
+            tolerance = self.tolerance or eps**0.6
             found = minimise_lbfgs(value_and_gradient, start, tolerance, self.max_iterations, history)
         return Adaptation(found.point, found.gradient_norm, found.converged, found.iterations)

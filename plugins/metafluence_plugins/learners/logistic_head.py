@@ -121,7 +121,7 @@ class LogisticHead(ImplicitLearner):
             loss = self.inner_loss(rows, adapted, support, weights)
             return loss, gradient, self._hessian(p, z, weights)
 
-        tolerance = self.tolerance or 1e4 * torch.finfo(z.dtype).eps
+        tolerance = self.tolerance or torch.finfo(z.dtype).eps ** 0.75
         found = minimise_newton(
             evaluate, lambda adapted: self.inner_loss(rows, adapted, support, weights), start, tolerance
         )
