@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from copy import copy
 from functools import cached_property
 
 import torch
@@ -57,7 +58,17 @@ class BilevelProblem:
 
     def over(self, tasks: TaskSet) -> BilevelProblem:
         """The same learner on other tasks, without l2: for the losses and gradients of validation and test tasks."""
-        return BilevelProblem(self.learner, tasks, 0.0, self.inner_solver, self.memory_gib)
+        if tasks.input_shape != self.tasks.input_shape or tasks.dtype != self.tasks.dtype:
+            raise InputError(
+                f"These tasks have inputs {list(tasks.input_shape)} ({tasks.dtype}); the learner is bound to "
+                f"{list(self.tasks.input_shape)} ({self.tasks.dtype})."
+            )
+        other = copy(self)
+        other.tasks, other.l2 = tasks, 0.0
+        same = tasks.support.targets.shape[1:] == self.tasks.support.targets.shape[1:]
+        if not same or tasks.query.targets.shape[1:] != self.tasks.query.targets.shape[1:]:
+            other._bytes_per_task = None
+        return other
 
     def fingerprint(self) -> str:
         """A hash of all that a fit depends on, but for its trainer and start."""
