@@ -107,6 +107,8 @@ from .errors import (
 )
 from .executors import (
     Executor as Executor,
+    Item as Item,
+    Result as Result,
 )
 from .fingerprints import (
     component_fingerprint as component_fingerprint,

@@ -82,9 +82,9 @@ def list_components(
     for one in [kind] if kind is not None else known.kinds():
         table = Table(title=one, title_justify="left", title_style="bold", box=None, pad_edge=False, expand=False)
         table.add_column("name", style="cyan", no_wrap=True)
-        table.add_column("what it is")
-        table.add_column("parameters", style="green")
-        table.add_column("from", style="dim")
+        table.add_column("what it is", overflow="fold")
+        table.add_column("parameters", style="green", overflow="fold")
+        table.add_column("from", style="dim", overflow="fold")
         for entry in known.entries(one):
             table.add_row(entry.name, entry.about, _parameters(entry), entry.origin)
         console.print(table)
@@ -127,9 +127,13 @@ def _run(study: Path, out: Path | None, overlay: Path | None) -> None:
     config = metafluence.load_study(study)
     registry: Registry = default_registry(overlay, study.resolve().parent)
     folder = out or Path("results") / config.name
-    with Bars(console) as bars:
-        work = metafluence.Study(config, registry, folder, bars)
-        result = work.run()
+    try:
+        with Bars(console) as bars:
+            work = metafluence.Study(config, registry, folder, bars)
+            result = work.run()
+    except KeyboardInterrupt:
+        errors.print(f"\nInterrupted. What was finished is kept in {folder}; the same command goes on from there.")
+        raise typer.Exit(130) from None
     page = metafluence.write_report(result, folder)
     registry.hooks.hook.metafluence_report(study=work, result=result, path=page)
     console.print()
@@ -166,15 +170,10 @@ def _parameters(entry: Entry) -> str:
 def main() -> None:
     """Entry point: turns our own errors into one message and an exit code."""
     try:
-        app(standalone_mode=False)
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
+        app()
     except (InputError, StoreError) as error:
         errors.print(Text(f"Error: {error}", style="red"), soft_wrap=True)
         sys.exit(2)
     except MetafluenceError as error:
         errors.print(Text(f"Error: {error}", style="red"), soft_wrap=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        errors.print("\nInterrupted. What was finished is kept; the same command goes on from there.")
-        sys.exit(130)

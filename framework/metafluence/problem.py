@@ -262,6 +262,11 @@ class Point:
         rows = columns.T
         return torch.cat([chunk.product_each(rows[chunk.where], jacobian) for chunk in self._chunks()]).T
 
+    @property
+    def is_explicit(self) -> bool:
+        """Whether the outer loss depends on λ with θ held, so that Direct-IF has something to differentiate."""
+        return bool(next(self._chunks()).linearise("held").explicit)
+
     def inner_residual(self, jacobian: Jacobian = "total") -> float:
         """Largest relative residual of the inner solves made so far on kept graphs."""
         return max((c.linearise(jacobian).inner_residual for c in self._kept or []), default=float("nan"))

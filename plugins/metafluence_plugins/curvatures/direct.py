@@ -16,7 +16,7 @@ class DirectCurvature(Curvature):
     """
 
     def jacobian(self, point: Point) -> Jacobian:
-        if bool(point.partial_gradient("held").any()):
+        if point.is_explicit:
             return "held"
         if point.problem.learner.shares_space:
             return "identity"

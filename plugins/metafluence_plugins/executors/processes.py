@@ -9,8 +9,7 @@ from typing import cast
 import torch
 from joblib import Parallel, cpu_count, delayed
 
-from metafluence import Executor
-from metafluence.executors import Item, Result
+from metafluence import Executor, Item, Result
 
 
 @dataclass(frozen=True)

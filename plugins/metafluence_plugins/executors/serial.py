@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from metafluence import Executor
-from metafluence.executors import Item, Result
+from metafluence import Executor, Item, Result
 
 
 @dataclass(frozen=True)

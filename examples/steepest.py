@@ -1,0 +1,34 @@
+"""A solver of one's own, in one file: steepest descent with exact steps, every column on its own."""
+
+from dataclasses import dataclass
+
+import torch
+
+from metafluence import Applied, ShiftedOperator, Solver, Status
+
+
+@dataclass(frozen=True)
+class Steepest(Solver):
+    """x <- x + (rᵀr / rᵀAr) r, for comparison with cg."""
+
+    rtol: float = 1e-4
+    max_iterations: int = 5000
+
+    def prepare(self, operator, damping):
+        return ShiftedOperator(operator, damping)
+
+    def apply(self, state, rhs, generator=None):
+        value, residual, iterations = torch.zeros_like(rhs), rhs.clone(), 0
+        target = self.rtol * rhs.norm(dim=-2)
+        while iterations < self.max_iterations and bool((residual.norm(dim=-2) > target).any()):
+            product = state.matmat(residual)
+            squared = residual.square().sum(dim=-2)
+            step = squared / (residual * product).sum(dim=-2).where(squared > 0, torch.ones_like(squared))
+            value, residual = value + step.unsqueeze(-2) * residual, residual - step.unsqueeze(-2) * product
+            iterations += 1
+        done = residual.norm(dim=-2) <= target
+        status = torch.where(done, int(Status.CONVERGED), int(Status.MAX_ITERATIONS))
+        return Applied(value, status, iterations)
+
+    def tolerance(self, dtype):
+        return self.rtol
