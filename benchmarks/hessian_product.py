@@ -43,6 +43,20 @@ def gradient_pass(problem: mf.BilevelProblem, point: mf.Point) -> torch.Tensor:
     return encoder.pull(head.gradient())
 
 
+def measure(problem: mf.BilevelProblem, point: mf.Point, repeats: int) -> list[float]:
+    """Medians: seconds of a gradient pass; then, in such passes, a product alone, of 8, of 32, and all responses."""
+    hessian = point.hessian()
+    columns = torch.randn(problem.size, 32, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    assert torch.allclose(gradient_pass(problem, point) + problem.l2 * point.meta, point.gradient)
+    hessian.matmat(columns)
+    rows = []
+    for _ in range(repeats):
+        base = seconds(lambda: gradient_pass(problem, point))
+        per_column = [seconds(lambda k=k: hessian.matmat(columns[:, :k])) / k for k in (1, 8, 32)]
+        rows.append((base, *(c / base for c in per_column), seconds(point.task_gradients) / base))
+    return [statistics.median(column) for column in zip(*rows, strict=True)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=1)
@@ -58,17 +72,7 @@ def main() -> None:
         learner = mf.build("learner", "logistic-head", backbone=backbone, penalty=0.5)
         problem = mf.BilevelProblem(learner, split.train, config.l2, mf.build("solver", "exact"))
         point = problem.at(problem.learner.init_meta(torch.Generator().manual_seed(0)))
-        hessian = point.hessian()
-        generator = torch.Generator().manual_seed(1)
-        columns = torch.randn(problem.size, 32, generator=generator, dtype=torch.float64)
-        assert torch.allclose(gradient_pass(problem, point) + problem.l2 * point.meta, point.gradient)
-        hessian.matmat(columns)
-        rows = []
-        for _ in range(options.repeats):
-            base = seconds(lambda: gradient_pass(problem, point))
-            per_column = [seconds(lambda k=k: hessian.matmat(columns[:, :k])) / k for k in (1, 8, 32)]
-            rows.append((base, *(c / base for c in per_column), seconds(point.task_gradients) / base))
-        base, one, eight, many, each = (statistics.median(column) for column in zip(*rows, strict=True))
+        base, one, eight, many, each = measure(problem, point, options.repeats)
         print(f"{name:<20}{problem.size:>8}{1e3 * base:>13.1f}{one:>10.2f}{eight:>8.2f}{many:>8.2f}{each:>9.2f}")
 
 

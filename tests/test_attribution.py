@@ -7,6 +7,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
+from sklearn import metrics as reference
+
+import metafluence as mf
+from metafluence import Batch, BilevelProblem, Context, RetrainBank, Targets, TaskSet, Weights
+from metafluence.linearisation import Jacobian
+from metafluence.testing.problems import random_meta
 from metafluence_plugins.backbones.mlp import MLP
 from metafluence_plugins.curvatures.direct import DirectCurvature
 from metafluence_plugins.executors.processes import Processes
@@ -19,16 +26,10 @@ from metafluence_plugins.methods.loss import LossScore
 from metafluence_plugins.methods.random import RandomScore
 from metafluence_plugins.methods.retrain import Retrain
 from metafluence_plugins.methods.task_if import LeaveOneOut, TaskIF
+from metafluence_plugins.solvers.cg import CG
 from metafluence_plugins.trainers.adam import Adam
 from metafluence_plugins.trainers.newton import Newton
 from parts import EXACT, LEARNERS, NEWTON, TIGHT
-from scipy import stats
-from sklearn import metrics as reference
-
-import metafluence as mf
-from metafluence import Batch, BilevelProblem, Context, RetrainBank, TaskSet, Targets, Weights
-from metafluence.linearisation import Jacobian
-from metafluence.testing.problems import random_meta
 
 each_learner = pytest.mark.parametrize("learner", LEARNERS.values(), ids=LEARNERS.keys())
 
@@ -256,8 +257,6 @@ def test_targets_each_or_their_mean(fitted):
 
 
 def test_a_failing_solve_raises_or_travels_with_the_result(fitted):
-    from metafluence_plugins.solvers.cg import CG
-
     method = TaskIF(solver=CG(max_iterations=1))
     with pytest.raises(mf.SolverError, match="Raise max_iterations"):
         method.scores(method.prepare(fitted.context), fitted.targets)

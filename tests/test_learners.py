@@ -5,16 +5,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from metafluence_plugins.backbones.mlp import MLP
-from metafluence_plugins.backbones.small_conv import SmallConv
-from metafluence_plugins.learners.imaml import IMAML
-from metafluence_plugins.learners.logistic_head import LogisticHead
-from parts import EXACT, LEARNERS
 from torch import nn
 
 import metafluence as mf
 from metafluence import Batch, BilevelProblem, FlatModule, InputError, TaskSet
 from metafluence.testing.problems import problems, random_meta, task_sets
+from metafluence_plugins.backbones.mlp import MLP
+from metafluence_plugins.backbones.small_conv import SmallConv
+from metafluence_plugins.learners.imaml import IMAML
+from metafluence_plugins.learners.logistic_head import LogisticHead
+from parts import EXACT, LEARNERS
 
 each_learner = pytest.mark.parametrize("learner", LEARNERS.values(), ids=LEARNERS.keys())
 
@@ -95,9 +95,7 @@ def test_total_gradient_agrees_with_unrolled_differentiation_by_higher():
         optimiser = torch.optim.SGD(module.parameters(), lr=0.25)
         with higher.innerloop_ctx(module, optimiser, copy_initial_weights=False) as (functional, steps):
             sizes = [p.numel() for p in module.parameters()]
-            start = [
-                part.reshape(p.shape) for part, p in zip(leaf.split(sizes), module.parameters(), strict=True)
-            ]
+            start = [part.reshape(p.shape) for part, p in zip(leaf.split(sizes), module.parameters(), strict=True)]
             functional.update_params(start)
             for _ in range(120):
                 theta = torch.cat([p.reshape(-1) for p in functional.parameters()])
@@ -153,7 +151,10 @@ def test_a_module_of_ones_own_is_used_as_it_is_and_left_as_it_is():
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        (nn.Sequential(nn.Flatten(), nn.Linear(16, 2), nn.BatchNorm1d(2)), r"Layer '2'.*BatchNorm1d.*running statistics"),
+        (
+            nn.Sequential(nn.Flatten(), nn.Linear(16, 2), nn.BatchNorm1d(2)),
+            r"Layer '2'.*BatchNorm1d.*running statistics",
+        ),
         (nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(16, 2)), r"Layer '1'.*Dropout.*random"),
         (nn.Flatten(), "no trainable parameter"),
         (nn.Conv2d(1, 2, 3), r"features of shape \[2, 2, 2\].*nn.Flatten"),

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from joblib import Parallel, delayed
-from metafluence_plugins.solvers.cg import CG
 
 import metafluence as mf
-from metafluence import ConfigError, RegistryError, UnknownNameError, default_registry, loader
+from metafluence import RegistryError, UnknownNameError, default_registry, loader
 from metafluence.hooks import Specs, hookimpl, new_manager
 from metafluence.registry import Registry
+from metafluence_plugins.solvers.cg import CG
 
 SHIPPED = default_registry()
 ENTRIES = [pytest.param(e, id=f"{k}-{e.name}") for k in SHIPPED.kinds() for e in SHIPPED.entries(k)]
@@ -74,8 +74,6 @@ def test_every_shipped_component_is_what_the_catalogue_says(entry):
 
 
 def test_every_learner_runs_the_properties():
-    from parts import LEARNERS
-
     assert set(LEARNERS) == set(SHIPPED.names("learner"))
 
 
@@ -100,7 +98,11 @@ def test_any_way_of_writing_a_number_is_read(value):
         ("solver", "mlp", r"Unknown solver 'mlp'.*There is a backbone of that name"),
         ("solvers", "cg", r"Unknown kind of component 'solvers'\. Did you mean 'solver'"),
         ("solver", {"use": "cg", "rtoll": 1}, r"no parameter 'rtoll'\. Did you mean 'rtol'\? Parameters: rtol=1e-08"),
-        ("solver", {"use": "cg", "rtol": "tight"}, r"solver \(cg, metafluence .*rtol is 'tight', but float is expected"),
+        (
+            "solver",
+            {"use": "cg", "rtol": "tight"},
+            r"solver \(cg, metafluence .*rtol is 'tight', but float is expected",
+        ),
         ("solver", {"use": "cg", "rtol": True}, "a yes or no is not a number"),
         ("solver", {"use": "cg", "max_iterations": 2.5}, r"max_iterations is 2\.5, but int \| None is expected"),
         ("solver", {"rtol": 1}, "Give a name, or a mapping with use: NAME"),

@@ -4,11 +4,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from metafluence_plugins.solvers.cg import CG
-from metafluence_plugins.solvers.exact import Exact
 
 import metafluence as mf
 from metafluence import DenseOperator, LinearOperator, SolverError, Status, solve
+from metafluence_plugins.solvers.cg import CG
+from metafluence_plugins.solvers.exact import Exact
 
 SOLVERS = [Exact(), CG(rtol=1e-11)]
 each_solver = pytest.mark.parametrize("solver", SOLVERS, ids=["exact", "cg"])

@@ -11,14 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from metafluence_plugins.methods.loss import LossScore
-from metafluence_plugins.trainers.newton import Newton
 
 import metafluence as mf
 from metafluence import cli, default_registry
 from metafluence.hooks import hookimpl
 from metafluence.report import COLUMNS, cell
 from metafluence.runs import Row
+from metafluence_plugins.methods.loss import LossScore
+from metafluence_plugins.trainers.newton import Newton
 
 SMALL = {
     "name": "small",

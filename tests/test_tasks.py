@@ -11,7 +11,6 @@ import metafluence as mf
 from metafluence import Batch, Corruption, Episodes, InputError, Labelled, Task, TaskSet, Weights, corrupt, sample
 from metafluence.testing.problems import task_sets
 
-
 EACH = 60
 
 
@@ -174,7 +173,9 @@ def test_noise_spoils_inputs_of_the_chosen_tasks_only():
 
 
 def test_a_pair_of_strengths_gives_every_task_its_own():
-    tasks = sample(labelled(), Episodes(40, 1, 1, way=2, shot=2, query=10, split="instances"), gen(), torch.float64).train
+    tasks = sample(
+        labelled(), Episodes(40, 1, 1, way=2, shot=2, query=10, split="instances"), gen(), torch.float64
+    ).train
     found = corrupt(tasks, Corruption("query-labels", 0.5, (0.1, 1.0)), gen())
     counts = found.corrupted_query.sum(dim=1)[found.corrupted]
     assert len(set(counts.tolist())) > 5

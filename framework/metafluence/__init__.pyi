@@ -107,7 +107,11 @@ from .errors import (
 )
 from .executors import (
     Executor as Executor,
+)
+from .executors import (
     Item as Item,
+)
+from .executors import (
     Result as Result,
 )
 from .fingerprints import (

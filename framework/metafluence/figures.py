@@ -38,9 +38,12 @@ def predicted_against_true(result: StudyResult) -> Figure | None:
     axes = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
     picked = [removal[0] for removal in truth.removals]
     true = truth.loss_change.numpy()
+    power = int(np.floor(np.log10(max(np.abs(true).max(), 1e-300))))
+    unit = f"($10^{{{power}}}$ nats)" if power else "(nats)"
+    true = true / 10.0**power
     harmful = result.split.train.corrupted.numpy()[picked]
     for axis, run in zip(axes, runs, strict=False):
-        predicted = run.scores.numpy()[picked]
+        predicted = run.scores.numpy()[picked] / 10.0**power
         low, high = min(true.min(), predicted.min()), max(true.max(), predicted.max())
         limits = (low - 0.06 * (high - low), high + 0.06 * (high - low))
         axis.plot(limits, limits, color="#bbbbbb", lw=1, zorder=0)
@@ -53,15 +56,14 @@ def predicted_against_true(result: StudyResult) -> Figure | None:
                 label="corrupted task",
             )  # fmt: skip
         axis.set(xlim=limits, ylim=limits, aspect="equal", title=run.row.method)
-        axis.ticklabel_format(style="sci", scilimits=(-2, 2))
-        axis.set_xlabel("true change of validation loss")
+        axis.set_xlabel(f"true change of validation loss {unit}")
         axis.annotate(
             f"Spearman {run.row.spearman:.3f}\nslope {run.row.slope:.2f}", (0.04, 0.96), xycoords="axes fraction",
             va="top", fontsize=9,
         )  # fmt: skip
     for axis in axes[len(runs) :]:
         axis.set_visible(False)
-    axes[0].set_ylabel("predicted change")
+    axes[0].set_ylabel(f"predicted change {unit}")
     if harmful.any():
         axes[0].legend(loc="lower right", fontsize=8, frameon=False)
     return figure

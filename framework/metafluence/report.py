@@ -103,10 +103,8 @@ def verdict(result: StudyResult) -> list[str]:
     found = [r for r in scored if not math.isnan(r.auroc)]
     if found:
         best, worst = max(found, key=lambda r: (r.auroc, -r.seconds)), min(found, key=lambda r: r.auroc)
-        said.append(
-            f"{_name(best)} finds the corrupted tasks best (AUROC {best.auroc:.3f}), {_name(worst)} worst "
-            f"({worst.auroc:.3f})."
-        )
+        least = f", {_name(worst)} worst ({worst.auroc:.3f})" if best.auroc - worst.auroc > 0.005 else ""
+        said.append(f"{_name(best)} finds the corrupted tasks best (AUROC {best.auroc:.3f}){least}.")
     edited = [r for r in scored if not math.isnan(r.accuracy_retrained)]
     if edited:
         best = min(edited, key=lambda r: (round(r.loss_retrained, 4), r.seconds))
