@@ -17,6 +17,7 @@ from metafluence import RegistryError, UnknownNameError, default_registry, loade
 from metafluence.hooks import Specs, hookimpl, new_manager
 from metafluence.registry import Registry
 from metafluence_plugins.solvers.cg import CG
+from parts import LEARNERS
 
 SHIPPED = default_registry()
 ENTRIES = [pytest.param(e, id=f"{k}-{e.name}") for k in SHIPPED.kinds() for e in SHIPPED.entries(k)]
