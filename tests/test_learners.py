@@ -189,7 +189,7 @@ def test_learners_say_what_they_need():
         IMAML(MLP(), proximal=-1.0)
     with pytest.raises(InputError, match="BilevelProblem, or call bind"):
         LogisticHead(MLP()).init_meta(None)
-    with pytest.raises(InputError, match="3 classes, but logistic-head is set to ways=2"):
+    with pytest.raises(InputError, match="3 classes, but LogisticHead is set to ways=2"):
         BilevelProblem(LogisticHead(MLP(), ways=2), images(ways=3), 1.0, EXACT)
     with pytest.raises(InputError, match="l2 is δ"):
         BilevelProblem(LogisticHead(MLP()), images(), -1.0, EXACT)

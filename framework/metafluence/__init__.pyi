@@ -135,6 +135,9 @@ from .learners import (
 from .learners import (
     MetaLearner as MetaLearner,
 )
+from .learners import (
+    NetworkLearner as NetworkLearner,
+)
 from .linearisation import (
     Jacobian as Jacobian,
 )

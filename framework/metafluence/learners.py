@@ -10,14 +10,17 @@ tasks, and the losses see its features in place of inputs. Derivatives through t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import grad
 
+from metafluence.backbones import Backbone, build_module
 from metafluence.derivatives import batched_vjp
+from metafluence.errors import InputError
+from metafluence.modules import FlatModule
 from metafluence.operators import LinearOperator
 from metafluence.tasks import Batch, TaskSet
 
@@ -105,3 +108,41 @@ class InnerHessian(LinearOperator):
     def matmat(self, columns: Tensor) -> Tensor:
         (product,) = batched_vjp([self._gradient], [self._theta], [columns.movedim(-1, 0)])
         return product.movedim(0, -1)
+
+
+class NetworkLearner(ImplicitLearner):
+    """A learner whose meta-parameters are those of one network, a dataclass with the fields `backbone` and `ways`.
+
+    classifies: the network ends in one logit per class; else in features.
+    """
+
+    backbone: Backbone | nn.Module
+    ways: int | None
+    classifies: ClassVar[bool] = True
+
+    def bind(self, tasks: TaskSet) -> Self:
+        ways = self.ways if self.ways is not None else tasks.ways
+        name = type(self).__name__
+        if tasks.ways > ways:
+            raise InputError(f"The tasks have {tasks.ways} classes, but {name} is set to ways={ways}.")
+        module = build_module(self.backbone, tasks.input_shape, ways if self.classifies else None)
+        bound = replace(self, backbone=module, ways=ways)  # type: ignore[type-var]
+        object.__setattr__(bound, "_network", FlatModule(module, tasks.dtype, tasks.device))
+        return bound
+
+    @property
+    def network(self) -> FlatModule:
+        """The network as a function of flat parameters. Raises InputError before the learner is bound."""
+        try:
+            return self.__dict__["_network"]
+        except KeyError:
+            raise InputError(
+                "This learner does not know its tasks yet. Give it to a BilevelProblem, or call bind(tasks)."
+            ) from None
+
+    @property
+    def meta_size(self) -> int:
+        return self.network.size
+
+    def init_meta(self, generator: torch.Generator | None) -> Tensor:
+        return self.network.initial(generator)

@@ -11,14 +11,14 @@ import yaml
 
 import metafluence
 from metafluence.errors import MetafluenceError, RegistryError, unknown
-from metafluence.hooks import PROJECT
+from metafluence.hooks import PROJECT, new_manager
 from metafluence.registry import Registry, preset, relative_to
 from metafluence.resources import resource
 
 
 def default_registry(overlay: Path | None = None, folder: Path | None = None) -> Registry:
     """What ships, what is installed, then `folder`/registry.yaml if there is one, then the file `overlay`."""
-    registry = Registry()
+    registry = Registry(new_manager())
     shipped = resource("registry.yaml")
     read_catalogue(registry, shipped, f"metafluence {metafluence.__version__}")
     for point in sorted(entry_points(group=PROJECT), key=lambda p: p.name):

@@ -11,7 +11,6 @@ import pluggy
 
 from metafluence.describe import Description, Parameter, describe
 from metafluence.errors import ConfigError, InputError, RegistryError, UnknownNameError
-from metafluence.hooks import new_manager
 from metafluence.importing import import_class
 from metafluence.validation import interface_kind, validate
 
@@ -57,11 +56,11 @@ class Entry:
 class Registry:
     """Components by kind and name. `hooks` are the plugins that follow studies; `failures` those that did not load."""
 
-    def __init__(self) -> None:
+    def __init__(self, hooks: pluggy.PluginManager) -> None:
         self._interfaces: dict[str, Interface] = {}
         self._entries: dict[str, dict[str, Entry]] = {}
         self._disabled: dict[tuple[str, str], str] = {}
-        self.hooks: pluggy.PluginManager = new_manager()
+        self.hooks = hooks
         self.failures: list[str] = []
         self.origin = ""
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Self
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +13,9 @@ from metafluence import (
     Adaptation,
     Backbone,
     Batch,
-    FlatModule,
-    ImplicitLearner,
     InnerHessian,
     InputError,
-    TaskSet,
-    build_module,
+    NetworkLearner,
     cross_entropy,
     minimise_lbfgs,
     minimise_newton,
@@ -30,7 +27,7 @@ NEWTON_LIMIT = 400
 
 
 @dataclass(frozen=True, eq=False)
-class IMAML(ImplicitLearner):
+class IMAML(NetworkLearner):
     """Meta-parameters and adapted ones are both the whole network.
 
     inner_loss = mean cross-entropy over the support + proximal/2 ‖θ − λ‖². optimiser: `newton` (dense Hessians),
@@ -51,37 +48,12 @@ class IMAML(ImplicitLearner):
         if not self.proximal > 0:
             raise InputError(f"imaml needs proximal > 0 to hold θ near λ; it is {self.proximal}. Try 1.0.")
 
-    def bind(self, tasks: TaskSet) -> Self:
-        ways = self.ways if self.ways is not None else tasks.ways
-        if tasks.ways > ways:
-            raise InputError(f"The tasks have {tasks.ways} classes, but imaml is set to ways={ways}.")
-        bound = replace(self, backbone=build_module(self.backbone, tasks.input_shape, ways), ways=ways)
-        assert isinstance(bound.backbone, nn.Module)
-        object.__setattr__(bound, "_bound", FlatModule(bound.backbone, tasks.dtype, tasks.device))
-        return bound
-
-    @property
-    def _network(self) -> FlatModule:
-        try:
-            return self.__dict__["_bound"]
-        except KeyError:
-            raise InputError(
-                "This learner does not know its tasks yet. Give it to a BilevelProblem, or call bind(tasks)."
-            ) from None
-
-    @property
-    def meta_size(self) -> int:
-        return self._network.size
-
     @property
     def adapted_size(self) -> int:
-        return self._network.size
-
-    def init_meta(self, generator: torch.Generator | None) -> Tensor:
-        return self._network.initial(generator)
+        return self.network.size
 
     def predict(self, rows: Tensor, adapted: Tensor, inputs: Tensor) -> Tensor:
-        return self._network.stacked(adapted, inputs)
+        return self.network.stacked(adapted, inputs)
 
     def inner_loss(self, rows: Tensor, adapted: Tensor, support: Batch, weights: Tensor) -> Tensor:
         losses = cross_entropy(self.predict(rows, adapted, support.inputs), support.targets)

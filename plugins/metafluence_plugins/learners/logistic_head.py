@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import torch
@@ -15,11 +15,9 @@ from metafluence import (
     Backbone,
     Batch,
     DenseOperator,
-    FlatModule,
-    ImplicitLearner,
     InputError,
+    NetworkLearner,
     TaskSet,
-    build_module,
     cross_entropy,
     minimise_newton,
     weighted_mean,
@@ -27,7 +25,7 @@ from metafluence import (
 
 
 @dataclass(frozen=True, eq=False)
-class LogisticHead(ImplicitLearner):
+class LogisticHead(NetworkLearner):
     """Meta-parameters: the backbone. Adapted: a softmax head [C, d + 1] (bias last), flattened.
 
     inner_loss = mean cross-entropy over the support + penalty/2 ‖head‖², strongly convex, with its Hessian in closed
@@ -41,55 +39,30 @@ class LogisticHead(ImplicitLearner):
     tolerance: float | None = None
 
     encodes: ClassVar[bool] = True
+    classifies: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not self.penalty > 0:
             raise InputError(f"logistic-head needs penalty > 0 for a unique head; it is {self.penalty}. Try 0.1.")
 
     def bind(self, tasks: TaskSet) -> Self:
-        ways = self.ways if self.ways is not None else tasks.ways
-        if tasks.ways > ways:
-            raise InputError(f"The tasks have {tasks.ways} classes, but logistic-head is set to ways={ways}.")
-        bound = replace(self, backbone=build_module(self.backbone, tasks.input_shape, None), ways=ways)
-        assert isinstance(bound.backbone, nn.Module)
-        network = FlatModule(bound.backbone, tasks.dtype, tasks.device)
+        bound = super().bind(tasks)
         with torch.no_grad():
-            features = network(network.flat(), tasks.support.inputs[0, :1])
+            features = bound.network(bound.network.flat(), tasks.support.inputs[0, :1])
         if features.dim() != 2:
             raise InputError(
                 f"The backbone gives features of shape {list(features.shape[1:])} per instance; logistic-head needs "
                 "a vector. End the module with nn.Flatten()."
             )
-        object.__setattr__(bound, "_bound", (network, ways * (features.shape[1] + 1)))
+        object.__setattr__(bound, "_width", features.shape[1] + 1)
         return bound
 
     @property
-    def _network(self) -> FlatModule:
-        return self._known[0]
-
-    @property
-    def _known(self) -> tuple[FlatModule, int]:
-        """The network, and Q."""
-        try:
-            return self.__dict__["_bound"]
-        except KeyError:
-            raise InputError(
-                "This learner does not know its tasks yet. Give it to a BilevelProblem, or call bind(tasks)."
-            ) from None
-
-    @property
-    def meta_size(self) -> int:
-        return self._network.size
-
-    @property
     def adapted_size(self) -> int:
-        return self._known[1]
-
-    def init_meta(self, generator: torch.Generator | None) -> Tensor:
-        return self._network.initial(generator)
+        return (self.ways or 0) * self.__dict__["_width"]
 
     def encode(self, meta: Tensor, inputs: Tensor) -> Tensor:
-        return self._network(meta, inputs)
+        return self.network(meta, inputs)
 
     def predict(self, rows: Tensor, adapted: Tensor, inputs: Tensor) -> Tensor:
         head = adapted.unflatten(-1, (self.ways or 0, -1))
