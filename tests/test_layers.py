@@ -83,7 +83,7 @@ def test_no_import_hides_in_a_function_and_files_stay_short(file):
     for function in ast.walk(tree):
         if isinstance(function, ast.FunctionDef):
             assert not any(isinstance(n, ast.Import | ast.ImportFrom) for n in ast.walk(function))
-    assert len(file.read_text().splitlines()) <= 320
+    assert len(file.read_text().splitlines()) <= 325
     assert ast.get_docstring(tree) or file.stat().st_size < 3
 
 

@@ -33,8 +33,10 @@ def dense(point: mf.Point) -> torch.Tensor:
     return (matrix + matrix.T) / 2
 
 
-def refit(problem: mf.BilevelProblem, start: torch.Tensor, task: int, weight: float) -> torch.Tensor:
-    fit = NEWTON.fit(problem, mf.Weights.ones(problem.tasks).set("task", task, weight), start)
+def refit(
+    problem: mf.BilevelProblem, start: torch.Tensor, item: int, weight: float, level: mf.Level = "task"
+) -> torch.Tensor:
+    fit = NEWTON.fit(problem, mf.Weights.ones(problem.tasks).set(level, item, weight), start)
     assume(fit.gradient_norm < 1e-10)
     return fit.meta
 
@@ -67,10 +69,12 @@ def test_total_hessian_is_the_derivative_of_the_total_gradient(learner, data):
     problem = data.draw(problems(learner, EXACT))
     meta = random_meta(problem)
     weights = mf.Weights.ones(problem.tasks)
-    weights = replace(weights, task=torch.rand_like(weights.task), support=0.5 + torch.rand_like(weights.support))
+    generator = torch.Generator().manual_seed(3)
+    uneven = (torch.rand(w.shape, generator=generator, dtype=torch.float64) for w in (weights.task, weights.support))
+    weights = replace(weights, task=next(uneven), support=0.5 + next(uneven))
     point = problem.at(meta, weights)
     direction = torch.randn(problem.size, 1, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    wanted = by_differences(lambda m: problem.at(m, weights).gradient, meta, direction[:, 0], 1e-3)
+    wanted = by_differences(lambda m: problem.at(m, weights).gradient, meta, direction[:, 0], 2e-4)
     assert relative(point.hessian().matmat(direction)[:, 0], wanted) < 1e-7
 
 
@@ -85,17 +89,44 @@ def test_total_hessian_is_symmetric(learner, data):
 
 
 @each_learner
+@pytest.mark.parametrize("level", mf.LEVELS)
 @given(data=st.data())
-@settings(max_examples=6)
-def test_influence_is_the_derivative_of_exact_retraining(learner, data):
+@settings(max_examples=4)
+def test_influence_is_the_derivative_of_exact_retraining(learner, level, data):
     problem = data.draw(problems(learner, EXACT, min_l2=0.5))
     point = fitted(problem)
-    task = data.draw(st.integers(0, len(problem.tasks) - 1))
-    predicted = -torch.linalg.solve(dense(point), point.task_gradients()[:, task])
+    responses = point.responses(level)
+    item = data.draw(st.integers(0, responses.shape[1] - 1))
+    predicted = -torch.linalg.solve(dense(point), responses[:, item])
     assume(float(predicted.norm()) > 1e-3)
     one = torch.ones((), dtype=torch.float64)
-    found = by_differences(lambda w: refit(problem, point.meta, task, float(w)), one, one, 2e-3)
+    found = by_differences(lambda w: refit(problem, point.meta, item, float(w), level), one, one, 2e-3)
     assert relative(found, predicted) < 1e-6
+
+
+@each_learner
+@given(data=st.data())
+@settings(max_examples=8)
+def test_responses_of_query_instances_add_up_to_the_tasks(learner, data):
+    problem = data.draw(problems(learner, EXACT))
+    point = problem.at(random_meta(problem))
+    by_task = point.responses("query").unflatten(1, problem.tasks.query.targets.shape).sum(dim=2)
+    assert relative(by_task, point.responses("task")) < 1e-11
+
+
+@each_learner
+@given(data=st.data())
+@settings(max_examples=6)
+def test_an_instance_response_is_the_derivative_of_the_total_gradient_by_its_weight(learner, data):
+    problem = data.draw(problems(learner, EXACT))
+    meta = random_meta(problem)
+    level = data.draw(st.sampled_from(["support", "query"]))
+    found = problem.at(meta).responses(level)
+    item = data.draw(st.integers(0, found.shape[1] - 1))
+    one = torch.ones((), dtype=torch.float64)
+    weights = mf.Weights.ones(problem.tasks)
+    wanted = by_differences(lambda w: problem.at(meta, weights.set(level, item, float(w))).gradient, one, one, 1e-3)
+    assert (found[:, item] - wanted).norm() < 1e-8 * (1 + wanted.norm())
 
 
 @each_learner

@@ -21,7 +21,7 @@ from torch.func import jvp, vjp, vmap
 from metafluence.derivatives import batched_vjp, gradients
 from metafluence.learners import ImplicitLearner
 from metafluence.solving import PreparedSolve, Solver
-from metafluence.tasks import Batch
+from metafluence.tasks import Batch, Level
 
 Jacobian = Literal["total", "held", "identity"]
 """What dθ/dλ is taken to be: the true one; zero (θ held); or the identity (first-order, λ and θ in one space)."""
@@ -148,12 +148,13 @@ class Head:
         with torch.enable_grad():
             lam, theta = rows.detach().requires_grad_(), adapted.detach().requires_grad_()
             features = [f.detach().requires_grad_(learner.encodes) for f in (support.inputs, query.inputs)]
-            outer = learner.outer_loss(lam, theta, Batch(features[1], query.targets), query_weights)
+            weigh_support, weigh_query = (w.detach().requires_grad_() for w in (support_weights, query_weights))
+            outer = learner.outer_loss(lam, theta, Batch(features[1], query.targets), weigh_query)
             lagrangian = outer.sum()
             depends = [lagrangian]
             if jacobian == "total":
                 inner_batch = Batch(features[0], support.targets)
-                inner = learner.inner_loss(lam, theta, inner_batch, support_weights).sum()
+                inner = learner.inner_loss(lam, theta, inner_batch, weigh_support).sum()
                 self._solve = PreparedSolve(
                     inner_solver,
                     learner.inner_hessian(lam, theta.detach(), inner_batch, support_weights),
@@ -163,6 +164,8 @@ class Head:
                 self._adjoint = self._solve_inner(outer_theta.unsqueeze(0))[0].requires_grad_()
                 lagrangian = lagrangian - (self._adjoint * self._inner_gradient).sum()
                 depends.append(inner)
+                self._weighed = {"support": weigh_support, "query": weigh_query}
+                self._scalars = (lagrangian, inner)
             uses_rows = any(
                 grad(d, lam, retain_graph=True, allow_unused=True)[0] is not None for d in depends if d.requires_grad
             )
@@ -178,6 +181,23 @@ class Head:
         if self.jacobian == "identity":
             parts[0] = parts[0] + self._first[-1].detach()
         return parts
+
+    def instance_gradients(self, level: Level) -> list[Tensor]:
+        """D_(λ,Z) ∂ℒ/∂ω for the weight ω of every support or query instance: [instances, n, ...]. True Jacobian only.
+
+        Moving ω moves θ by θ_ω = −H_in⁻¹ ∂_θ∂_ω inner, so the total derivative is Jᵀ (ℒ_·ω + ∇²ℒ [0; θ_ω]).
+        """
+        weight = self._weighed[level]
+        tasks, count = weight.shape
+        each = torch.eye(count).to(weight).unsqueeze(1).expand(-1, tasks, -1)
+        with torch.enable_grad():
+            by_weight, inner_by_weight = (gradients(s, [weight], create_graph=True)[0] for s in self._scalars)
+        variables = [*self.explicit, self._theta]
+        (moved,) = batched_vjp([inner_by_weight], [self._theta], [each])
+        bent = batched_vjp(self._first[-1:], variables, [-self._solve_inner(moved)])
+        *parts, theta_part = (a + b for a, b in zip(batched_vjp([by_weight], variables, [each]), bent, strict=True))
+        back = batched_vjp([self._inner_gradient], self.explicit, [-self._solve_inner(theta_part)])
+        return [p + b for p, b in zip(parts, back, strict=True)]
 
     def product(self, tangents: list[Tensor], weights: Tensor) -> list[Tensor]:
         """The total Hessian times tangents of the explicit parts, [k, n, ...] each; weights [n]."""

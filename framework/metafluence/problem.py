@@ -17,7 +17,7 @@ from metafluence.learners import Adaptation, ImplicitLearner
 from metafluence.linearisation import Encoder, Head, Jacobian
 from metafluence.operators import LinearOperator
 from metafluence.solving import Solver
-from metafluence.tasks import Batch, TaskSet, Weights
+from metafluence.tasks import Batch, Level, TaskSet, Weights
 
 # Past this much a batch of columns only falls out of the caches (measured: 64 columns cost half per column of 256).
 COLUMN_BYTES = 2**27
@@ -150,6 +150,17 @@ class Chunk:
         pulled = self._encoder.pull_each(features)
         return pulled if lam is None else pulled + lam
 
+    def instance_gradients(self, level: Level) -> Tensor:
+        """w_i D_λ ∂L_O^i/∂ω for the weight of every instance, [n * instances, P]."""
+        head = self.linearise("total")
+        parts = head.instance_gradients(level)
+        lam, features = (parts[0], parts[1:]) if head.uses_rows else (None, parts)
+        pulled = []
+        for j in range(self.weights.support.shape[1] if level == "support" else self.weights.query.shape[1]):
+            own = self._encoder.pull_each([f[j] for f in features])
+            pulled.append(self._weigh(own if lam is None else own + lam[j]))
+        return torch.stack(pulled, dim=1).flatten(0, 1)
+
     def product(self, columns: Tensor, jacobian: Jacobian) -> Tensor:
         """Σ_i w_i H_i v for each column, [k, P]."""
         head = self.linearise(jacobian)
@@ -242,6 +253,15 @@ class Point:
     def task_gradients(self, jacobian: Jacobian = "total") -> Tensor:
         """r_i = D_λ L_O^i of every task, unweighted, [P, N]: the responses at task level."""
         return torch.cat([chunk.gradients(jacobian) for chunk in self._chunks()]).T
+
+    def responses(self, level: Level = "task") -> Tensor:
+        """r_ω = D_λ ∂F/∂ω for the weight of every item of a level, [P, items], in the order that Weights numbers them.
+
+        To first order, λ(after removing the item) − λ* = (δI + H_Total)⁻¹ r_ω.
+        """
+        if level == "task":
+            return self.task_gradients()
+        return torch.cat([chunk.instance_gradients(level) for chunk in self._chunks()]).T
 
     def hessian(self, jacobian: Jacobian = "total") -> Hessian:
         """δI + Σ_i w_i H_i: the exact total Hessian for the true Jacobian, matrix-free."""
