@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow check format benchmarks clean
+.PHONY: demo test check format benchmarks clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -17,9 +17,6 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2
-
-test-slow: $(READY)
-	$(BIN)/python -m pytest -m slow
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -406,6 +406,7 @@ def test_extreme_eigenvalues_of_a_multiple_of_the_identity_take_one_product():
 def test_diagnostics_are_silent_at_a_minimum_and_speak_elsewhere(fitted, generator):
     good = mf.diagnose(fitted.point, generator)
     assert good.warnings == ()
+    assert good.inner_residual < 1e-12
     values = torch.linalg.eigvalsh(dense(fitted.point.hessian()))
     assert (good.extremes.smallest, good.extremes.largest) == pytest.approx(
         (float(values[0]), float(values[-1])), rel=1e-2

@@ -250,6 +250,7 @@ def test_cells_say_what_there_is_and_no_more():
         ({"episodes": {"wey": 3}}, "no field 'episodes.wey'. Did you mean 'way'"),
         ({"corruption": {"kind": "flip"}}, "corruption.kind is 'flip'.*'query-labels'"),
         ({"corruption": {"strength": 2}}, "corruption.strength is 2"),
+        ({"truth": {"tasks": 1}}, "truth.tasks.* is 1. Input should be greater than or equal to 2"),
         ({"truth": {"start": "hot"}}, "truth.start is 'hot'.*'warm' or 'cold'"),
         ({"methods": []}, "methods is"),
         ({"name": "a/b"}, "name is 'a/b'"),

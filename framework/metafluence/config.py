@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -27,7 +27,7 @@ class TruthConfig(_Strict):
     tasks: how many tasks are left out one at a time, or all. start: warm from λ*, or cold.
     """
 
-    tasks: int | Literal["all"] = "all"
+    tasks: Annotated[int, Field(ge=2)] | Literal["all"] = "all"
     start: Literal["warm", "cold"] = "warm"
 
 

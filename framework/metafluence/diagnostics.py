@@ -19,6 +19,7 @@ CONDITION = 1e8
 class Diagnostics:
     """gradient_norm: ‖∇F‖ at λ*. task_gradient: the largest ‖r_i‖, its scale. inner_stationarity: largest ‖∂_θ L_I‖.
 
+    inner_residual: the largest relative residual of the solves with inner Hessians (NaN if graphs were not kept).
     extremes: Ritz values of δI + H_Total. warnings: a sentence for each assumption that fails.
     """
 
@@ -26,6 +27,7 @@ class Diagnostics:
     task_gradient: float
     inner_stationarity: float
     inner_converged: int
+    inner_residual: float
     tasks: int
     extremes: Extremes
     warnings: tuple[str, ...]
@@ -61,4 +63,4 @@ def diagnose(point: Point, generator: torch.Generator) -> Diagnostics:
             f"δI + H_Total is ill-conditioned ({extremes.largest / extremes.smallest:.0e}); small errors of a solve "
             "grow by that factor. Raise l2 or add damping."
         )
-    return Diagnostics(gradient, scale, inner, converged, tasks, extremes, tuple(warnings))
+    return Diagnostics(gradient, scale, inner, converged, point.inner_residual(), tasks, extremes, tuple(warnings))

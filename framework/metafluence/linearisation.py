@@ -173,7 +173,6 @@ class Head:
             self.explicit = ([lam] if self.uses_rows else []) + (features if learner.encodes else [])
             self._theta = theta
             self._first = gradients(lagrangian, [*self.explicit, theta], create_graph=True)
-        self.losses = outer.detach()
 
     def gradient(self) -> list[Tensor]:
         """Total gradient of each task's loss by each explicit part: [n, ...]."""

@@ -93,5 +93,7 @@ class CountingOperator(LinearOperator):
         return self.operator.matmat(columns)
 
     def dense(self) -> Tensor:
-        # A matrix held in memory costs nothing; one made of products is counted as they are made.
-        return self.operator.dense() if isinstance(self.operator, DenseOperator) else super().dense()
+        # A matrix held in memory costs nothing; any other is made of one product per column.
+        if not isinstance(self.operator, DenseOperator):
+            self.products += self.size
+        return self.operator.dense()

@@ -287,9 +287,9 @@ class Point:
         """Whether the outer loss depends on λ with θ held, so that Direct-IF has something to differentiate."""
         return bool(next(self._chunks()).linearise("held").explicit)
 
-    def inner_residual(self, jacobian: Jacobian = "total") -> float:
-        """Largest relative residual of the inner solves made so far on kept graphs."""
-        return max((c.linearise(jacobian).inner_residual for c in self._kept or []), default=float("nan"))
+    def inner_residual(self) -> float:
+        """Largest relative residual of the inner solves made so far; NaN where graphs are not kept."""
+        return max((c.linearise("total").inner_residual for c in self._kept or []), default=float("nan"))
 
     def _chunks(self) -> Iterator[Chunk]:
         return iter(self._kept) if self._kept is not None else self._build()

@@ -164,6 +164,7 @@ def facts(result: StudyResult) -> list[tuple[str, str]]:
             "inner stationarity",
             f"{d.inner_stationarity:.1e} at worst; {d.inner_converged} of {d.tasks} tasks converged",
         ),
+        ("inner solves", f"largest relative residual {d.inner_residual:.0e}"),
         (
             "eigenvalues of δI + H",
             f"{e.smallest:.3g} (± {e.smallest_error:.0e}) to {e.largest:.4g} (± {e.largest_error:.0e})",
