@@ -7,8 +7,12 @@ import importlib.util
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from metafluence.errors import RegistryError
+
+HOPS = 8
+"""How many `from x import Class` are followed to the file that defines it."""
 
 
 @dataclass(frozen=True)
@@ -28,20 +32,26 @@ class Description:
     parameters: tuple[Parameter, ...]
 
 
+class _Source(NamedTuple):
+    classes: dict[str, ast.ClassDef]
+    imported: dict[str, tuple[str, str]]
+    """Names from `from x import y as name`: the module, dots in front where it is relative, and y."""
+
+
 def describe(at: str) -> Description:
     """Describe `module:Class` or `file.py:Class`. Raises RegistryError where there is no such file or class."""
     place, _, name = at.rpartition(":")
-    file = source_of(place)
-    classes = _classes(file, file.stat().st_mtime_ns)
-    if name not in classes:
-        raise RegistryError(f"{file} has no class {name!r}; it has {', '.join(sorted(classes)) or 'none'}.")
+    source, name = _definition(place, name)
     found: dict[str, Parameter] = {}
-    for cls in _lineage(classes, name):
-        for statement in cls.body:
-            parameter = _parameter(statement)
-            if parameter is not None:
-                found[parameter.name] = parameter
-    return Description(ast.get_docstring(classes[name]) or "", tuple(found.values()))
+    for cls in _lineage(source.classes, name):
+        for statement in cls.body if _is_dataclass(cls) else []:
+            if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+                parameter = _parameter(statement.target.id, statement)
+                if parameter is not None:
+                    found[parameter.name] = parameter
+                else:  # a subclass can take a parameter back
+                    found.pop(statement.target.id, None)
+    return Description(ast.get_docstring(source.classes[name]) or "", tuple(found.values()))
 
 
 def source_of(place: str) -> Path:
@@ -55,39 +65,86 @@ def source_of(place: str) -> Path:
         spec = importlib.util.find_spec(place)
     except (ImportError, ValueError):
         spec = None
+    except Exception as error:  # whatever a parent package raises as it is imported
+        raise RegistryError(f"The package of {place} cannot be imported: {type(error).__name__}: {error}.") from error
     if spec is None or spec.origin is None:
         raise RegistryError(f"There is no module {place}. Install the package that has it, or correct the name.")
+    if not spec.origin.endswith(".py"):
+        raise RegistryError(f"The module {place} has no Python source ({spec.origin}). Name one that has.")
     return Path(spec.origin)
 
 
-@lru_cache(maxsize=256)
-def _classes(file: Path, changed: int) -> dict[str, ast.ClassDef]:
+def _definition(place: str, name: str) -> tuple[_Source, str]:
+    """The source that defines a class, and its name there; a package that hands it on is followed."""
+    start = source_of(place)
+    source = _read(start, start.stat().st_mtime_ns)
+    asked, file = name, start
+    for _ in range(HOPS):
+        if name in source.classes:
+            return source, name
+        if name not in source.imported:
+            break
+        module, name = source.imported[name]
+        if module.startswith("."):
+            package = place if file.name == "__init__.py" else place.rpartition(".")[0]
+            module = _absolute(module, package, start)
+        place, file = module, source_of(module)
+        source = _read(file, file.stat().st_mtime_ns)
+    has = ", ".join(sorted(_read(start, start.stat().st_mtime_ns).classes)) or "none"
+    raise RegistryError(f"{start} has no class {asked!r}; it has {has}. Name the module that defines it.")
+
+
+def _absolute(module: str, package: str, file: Path) -> str:
     try:
-        tree = ast.parse(file.read_text(), str(file))
+        return importlib.util.resolve_name(module, package)
+    except ImportError as error:
+        raise RegistryError(f"{file} imports from {module}, which leads out of its package.") from error
+
+
+@lru_cache(maxsize=256)
+def _read(file: Path, changed: int) -> _Source:
+    try:
+        tree = ast.parse(file.read_bytes(), str(file))  # bytes, so that a coding line is obeyed
     except SyntaxError as error:
         raise RegistryError(f"{file}, line {error.lineno}: {error.msg}. Correct the file.") from error
-    return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    except ValueError as error:
+        raise RegistryError(f"{file} is no Python source: {error}. Correct the file.") from error
+    imported = {
+        alias.asname or alias.name: ("." * node.level + (node.module or ""), alias.name)
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    return _Source({node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}, imported)
 
 
 def _lineage(classes: dict[str, ast.ClassDef], name: str) -> list[ast.ClassDef]:
-    bases = [b.id for b in classes[name].bases if isinstance(b, ast.Name) and b.id in classes and b.id != name]
+    named = [b.value if isinstance(b, ast.Subscript) else b for b in classes[name].bases]  # Base[T] is Base
+    bases = [b.id for b in named if isinstance(b, ast.Name) and b.id in classes and b.id != name]
     return [cls for base in reversed(bases) for cls in _lineage(classes, base)] + [classes[name]]
 
 
-def _parameter(statement: ast.stmt) -> Parameter | None:
-    if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
-        return None
-    name, kind = statement.target.id, ast.unparse(statement.annotation)
-    if name.startswith("_") or kind.startswith(("ClassVar", "typing.ClassVar")):
+def _is_dataclass(cls: ast.ClassDef) -> bool:
+    """Annotations of a class without the decorator are no parameters, also not for its subclasses."""
+    calls = [d.func if isinstance(d, ast.Call) else d for d in cls.decorator_list]
+    return any(_last_word(ast.unparse(call)) == "dataclass" for call in calls)
+
+
+def _parameter(name: str, statement: ast.AnnAssign) -> Parameter | None:
+    note = statement.annotation
+    kind = note.value if isinstance(note, ast.Constant) and isinstance(note.value, str) else ast.unparse(note)
+    if name.startswith("_") or _last_word(kind.partition("[")[0]) in ("ClassVar", "InitVar"):
         return None
     default = None if statement.value is None else ast.unparse(statement.value)
-    if isinstance(statement.value, ast.Call) and ast.unparse(statement.value.func) in (
-        "field",
-        "dataclasses.field",
-    ):
+    if isinstance(statement.value, ast.Call) and _last_word(ast.unparse(statement.value.func)) == "field":
         given = {k.arg: k.value for k in statement.value.keywords}
-        if isinstance(given.get("init"), ast.Constant) and given["init"].value is False:  # type: ignore[union-attr]
+        init = given.get("init")
+        if isinstance(init, ast.Constant) and init.value is False:
             return None
         shown = given.get("default") or given.get("default_factory")
         default = ast.unparse(shown) if shown is not None else None
     return Parameter(name, kind, default)
+
+
+def _last_word(dotted: str) -> str:
+    return dotted.rpartition(".")[2]

@@ -22,10 +22,9 @@ def import_class(at: str, what: str) -> type:
         module = _from_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
     except RegistryError:
         raise
-    except Exception as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
+    except (Exception, SystemExit) as error:
         raise RegistryError(
-            f"Importing {what} failed: {type(error).__name__}: {error} ({last.filename}, line {last.lineno})."
+            f"Importing {what} failed: {type(error).__name__}: {error} ({_where(error, place)})."
         ) from error
     cls = getattr(module, name, None)
     if not isinstance(cls, type):
@@ -34,6 +33,16 @@ def import_class(at: str, what: str) -> type:
         guess = f" Did you mean {close[0]!r}?" if close else ""
         raise RegistryError(f"{place} has no class {name!r}, wanted for {what}.{guess} It has: {', '.join(classes)}.")
     return cls
+
+
+def _where(error: BaseException, place: str) -> str:
+    """The line to look at: the one with the wrong syntax, else the last in the component's own file, else the last."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}, line {error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if place.endswith(".py") and frame.filename == place]
+    line = (own or frames)[-1]
+    return f"{line.filename}, line {line.lineno}"
 
 
 def _from_file(file: Path) -> ModuleType:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
+import inspect
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, get_type_hints
 
 import pluggy
 
@@ -13,6 +13,9 @@ from metafluence.describe import Description, Parameter, describe
 from metafluence.errors import ConfigError, InputError, RegistryError, UnknownNameError
 from metafluence.importing import import_class
 from metafluence.validation import interface_kind, validate
+
+PROGRAM = "this program"
+"""The origin of what is registered by a call to `Registry.add`, from no file and no plugin."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,14 @@ class Entry:
         )
 
 
+class Snapshot(NamedTuple):
+    """What a registry held at one moment."""
+
+    interfaces: dict[str, Interface]
+    entries: dict[str, dict[str, Entry]]
+    disabled: dict[tuple[str, str], str]
+
+
 class Registry:
     """Components by kind and name. `hooks` are the plugins that follow studies; `failures` those that did not load."""
 
@@ -62,9 +73,12 @@ class Registry:
         self._disabled: dict[tuple[str, str], str] = {}
         self.hooks = hooks
         self.failures: list[str] = []
-        self.origin = ""
+        self.origin = PROGRAM
 
     def add_interface(self, kind: str, at: str, about: str) -> None:
+        """Define a kind of component. A kind that exists is an error: what is built on it would change its meaning."""
+        if kind in self._interfaces:
+            raise RegistryError(f"{self.origin} defines the kind {kind!r}, which exists already. Choose another name.")
         self._interfaces[kind] = Interface(kind, at, about)
         self._entries.setdefault(kind, {})
 
@@ -89,12 +103,15 @@ class Registry:
             raise RegistryError(
                 f"{self.origin}: the {kind} {name!r} is at {at!r}; write module:Class or ./file.py:Class."
             )
-        about = about or describe(at).documentation.partition("\n")[0]
+        at = relative_to(Path.cwd(), at)
+        about = " ".join((about or describe(at).documentation.partition("\n\n")[0]).split())
         self._of(kind)[name] = Entry(kind, name, at, about, self.origin, paper, params or {})
         self._disabled.pop((kind, name), None)
 
     def disable(self, kind: str, name: str) -> None:
-        """Take a component out of every list."""
+        """Take a component out of every list. One that is disabled already stays so."""
+        if (kind, name) in self._disabled:
+            return
         self.entry(kind, name)
         del self._entries[kind][name]
         self._disabled[kind, name] = self.origin
@@ -105,11 +122,12 @@ class Registry:
     def names(self, kind: str) -> list[str]:
         return list(self._of(kind))
 
-    def entries(self, kind: str) -> list[Entry]:
-        return list(self._of(kind).values())
+    def entries(self, kind: str | None = None) -> list[Entry]:
+        """The components of one kind, or of all."""
+        return [entry for one in ([kind] if kind else self.kinds()) for entry in self._of(one).values()]
 
-    def entry(self, kind: str, name: str) -> Entry:
-        """Raises UnknownNameError with the nearest names, all names, and where else the name is known."""
+    def entry(self, kind: str, name: str, asker: str = "") -> Entry:
+        """Raises UnknownNameError with the nearest names, all names, where else the name is known, and who asks."""
         known = self._of(kind)
         if name in known:
             return known[name]
@@ -117,6 +135,8 @@ class Registry:
         hint = f"There is a {elsewhere[0]} of that name." if elsewhere else ""
         if (kind, name) in self._disabled:
             hint = f"It was disabled in {self._disabled[kind, name]}."
+        if asker:
+            hint = f"{hint} It is asked for by {asker}.".strip()
         raise UnknownNameError(kind, name, known, hint)
 
     def load(self, kind: str, name: str) -> type:
@@ -129,8 +149,7 @@ class Registry:
                 f"{entry.at} is registered as a {kind} but is no {interface.__name__}. "
                 f"Write: class {cls.__name__}({interface.__name__}), from metafluence import {interface.__name__}."
             )
-        if not dataclasses.is_dataclass(cls):
-            raise RegistryError(f"{entry.at} is no dataclass. Put @dataclass(frozen=True) above class {cls.__name__}.")
+        _check_form(cls, entry.at)
         return cls
 
     def interface(self, kind: str) -> type:
@@ -148,10 +167,14 @@ class Registry:
             return spec
         if isinstance(spec, str):
             spec = {"use": spec}
-        if not isinstance(spec, dict) or not isinstance(spec.get("use"), str):
+        if (
+            not isinstance(spec, dict)
+            or not isinstance(spec.get("use"), str)
+            or not all(isinstance(k, str) for k in spec)
+        ):
             raise ConfigError(f"{path} is {spec!r}. Give a name, or a mapping with use: NAME and its parameters.")
         name = spec["use"]
-        entry = self.entry(kind, name)
+        entry = self.entry(kind, name, path if path != kind else "")
         cls = self.load(kind, name)
         params = {**entry.params, **{k: v for k, v in spec.items() if k != "use"}}
         interfaces = {k: self.interface(k) for k in self._interfaces}
@@ -167,18 +190,40 @@ class Registry:
             return cls(**values)
         except InputError as error:
             raise ConfigError(f"{path}: {error}") from error
+        except (TypeError, ValueError) as error:  # the component's own checks
+            raise ConfigError(f"{path} ({name}, {entry.origin}) refuses its parameters: {error}") from error
 
     def _of(self, kind: str) -> dict[str, Entry]:
         if kind not in self._entries:
             raise UnknownNameError("kind of component", kind, self._entries)
         return self._entries[kind]
 
-    def snapshot(self) -> dict[str, dict[str, Entry]]:
-        """The entries as they are, for `restore` to go back to when a plugin fails half-way."""
-        return {kind: dict(entries) for kind, entries in self._entries.items()}
+    def snapshot(self) -> Snapshot:
+        """All that is registered, for `restore` to go back to when a plugin fails half-way."""
+        entries = {kind: dict(entries) for kind, entries in self._entries.items()}
+        return Snapshot(dict(self._interfaces), entries, dict(self._disabled))
 
-    def restore(self, entries: dict[str, dict[str, Entry]]) -> None:
-        self._entries = entries
+    def restore(self, before: Snapshot) -> None:
+        self._interfaces, self._entries, self._disabled = before
+
+
+def _check_form(cls: type, at: str) -> None:
+    """What `build` relies on: a frozen dataclass of its own, complete, whose annotations can be read."""
+    # A subclass without the decorator looks like a dataclass, but its own fields would be lost.
+    form = vars(cls).get("__dataclass_params__")
+    if form is None or not form.frozen:
+        lack = "no dataclass" if form is None else "not frozen"
+        raise RegistryError(f"{at} is {lack}. Put @dataclass(frozen=True) above class {cls.__name__}.")
+    if inspect.isabstract(cls):
+        missing = ", ".join(sorted(getattr(cls, "__abstractmethods__", ())))
+        raise RegistryError(f"{at} lacks what its interface asks for: {missing}. Write it in class {cls.__name__}.")
+    try:
+        get_type_hints(cls)
+    except (NameError, TypeError, SyntaxError) as error:
+        raise RegistryError(
+            f"{at}: the type of a parameter cannot be read: {error}. Import or define it at the top of the file, "
+            "outside `if TYPE_CHECKING`."
+        ) from error
 
 
 def preset(base: Entry, name: str, params: dict[str, Any]) -> Entry:

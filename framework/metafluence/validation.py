@@ -11,6 +11,7 @@ from pydantic import ConfigDict, ValidationError, create_model
 
 from metafluence.errors import ConfigError, nearest
 
+PREFIX = "parameter_"
 BuildPart = Callable[[str, Any, Any], Any]
 
 
@@ -31,19 +32,20 @@ def validate(cls: type, params: dict[str, Any], where: str, build_part: BuildPar
             raise ConfigError(f"{where} needs the parameter {name!r}. {_all(known)}")
     hints = typing.get_type_hints(cls)
     built = {name: build_part(name, hints[name], value) for name, value in params.items()}
-    for name, value in built.items():
-        # pydantic would read a bool as 0 or 1.
-        if isinstance(value, bool) and bool not in _members(hints[name]) and Any not in _members(hints[name]):
-            raise ConfigError(_wrong(where, name, value, hints[name], "a yes or no is not a number", known))
-    fields: dict[str, Any] = {name: (hints[name], ...) for name in built}
+    # The prefix keeps clear of the names that pydantic uses itself (copy, schema, model_config, _anything).
+    fields: dict[str, Any] = {PREFIX + name: (hints[name], ...) for name in built}
     model = create_model("Parameters", __config__=ConfigDict(arbitrary_types_allowed=True), **fields)
     try:
-        checked = model.model_validate(built)
+        checked = model.model_validate({PREFIX + name: value for name, value in built.items()})
     except ValidationError as error:
         first = error.errors()[0]
-        name = str(first["loc"][0])
+        name = str(first["loc"][0]).removeprefix(PREFIX)
         raise ConfigError(_wrong(where, name, built[name], hints[name], first["msg"], known)) from error
-    return {name: getattr(checked, name) for name in built}
+    values = {name: getattr(checked, PREFIX + name) for name in built}
+    for name, value in values.items():
+        if _truth_became_number(built[name], value):
+            raise ConfigError(_wrong(where, name, built[name], hints[name], "a yes or no is not a number", known))
+    return values
 
 
 def interface_kind(annotation: Any, interfaces: dict[str, type]) -> str | None:
@@ -53,6 +55,17 @@ def interface_kind(annotation: Any, interfaces: dict[str, type]) -> str | None:
             if isinstance(member, type) and issubclass(member, interface):
                 return kind
     return None
+
+
+def _truth_became_number(given: Any, checked: Any) -> bool:
+    """Pydantic reads True as 1, also inside a list."""
+    if isinstance(given, bool):
+        return isinstance(checked, int | float) and not isinstance(checked, bool)
+    if isinstance(given, dict) and isinstance(checked, dict):
+        return any(_truth_became_number(value, checked.get(key)) for key, value in given.items())
+    if isinstance(given, list | tuple) and isinstance(checked, list | tuple):
+        return any(map(_truth_became_number, given, checked))
+    return False
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:
@@ -71,6 +84,8 @@ def _all(known: dict[str, dataclasses.Field[Any]]) -> str:
     def shown(f: dataclasses.Field[Any]) -> str:
         if f.default is not dataclasses.MISSING:
             return f"{f.name}={f.default!r}"
+        if f.default_factory is not dataclasses.MISSING:
+            return f"{f.name}={f.default_factory()!r}"
         return f.name
 
     return f"Parameters: {', '.join(shown(f) for f in known.values()) or 'none'}."
