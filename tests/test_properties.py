@@ -11,7 +11,6 @@ import metafluence as mf
 from metafluence.testing.problems import problems, random_meta
 from parts import EXACT, LEARNERS, NEWTON, TIGHT
 
-EPS = 1e-4
 each_learner = pytest.mark.parametrize("learner", LEARNERS.values(), ids=LEARNERS.keys())
 
 

@@ -140,23 +140,24 @@ class Chunk:
 
     def gradient(self, jacobian: Jacobian) -> Tensor:
         """Σ_i w_i D_λ L_O^i, [P]."""
-        lam, features = self._parts(self.linearise(jacobian))
+        head = self.linearise(jacobian)
+        lam, features = _split(head, head.gradient())
         pulled = self._encoder.pull([self._weigh(f) for f in features])
         return pulled if lam is None else pulled + self._weigh(lam).sum(dim=0)
 
     def gradients(self, jacobian: Jacobian) -> Tensor:
         """D_λ L_O^i of every task, unweighted, [n, P]."""
-        lam, features = self._parts(self.linearise(jacobian))
+        head = self.linearise(jacobian)
+        lam, features = _split(head, head.gradient())
         pulled = self._encoder.pull_each(features)
         return pulled if lam is None else pulled + lam
 
     def instance_gradients(self, level: Level) -> Tensor:
         """w_i D_λ ∂L_O^i/∂ω for the weight of every instance, [n * instances, P]."""
         head = self.linearise("total")
-        parts = head.instance_gradients(level)
-        lam, features = (parts[0], parts[1:]) if head.uses_rows else (None, parts)
+        lam, features = _split(head, head.instance_gradients(level))
         pulled = []
-        for j in range(self.weights.support.shape[1] if level == "support" else self.weights.query.shape[1]):
+        for j in range(getattr(self.weights, level).shape[1]):
             own = self._encoder.pull_each([f[j] for f in features])
             pulled.append(self._weigh(own if lam is None else own + lam[j]))
         return torch.stack(pulled, dim=1).flatten(0, 1)
@@ -165,30 +166,30 @@ class Chunk:
         """Σ_i w_i H_i v for each column, [k, P]."""
         head = self.linearise(jacobian)
         if self._holding != jacobian:
-            self._encoder.hold([self._weigh(f) for f in self._parts(head)[1]])
+            self._encoder.hold([self._weigh(f) for f in _split(head, head.gradient())[1]])
             self._holding = jacobian
         rows = [columns.unsqueeze(1).expand(-1, len(self.rows), -1)] if head.uses_rows else []
-        parts = head.product([*rows, *self._encoder.push(columns)], self.weights.task)
-        features = parts[1:] if head.uses_rows else parts
+        lam, features = _split(head, head.product([*rows, *self._encoder.push(columns)], self.weights.task))
         found = self._encoder.product(columns, features)
-        return found + parts[0].sum(dim=1) if head.uses_rows else found
+        return found if lam is None else found + lam.sum(dim=1)
 
     def product_each(self, rows: Tensor, jacobian: Jacobian) -> Tensor:
         """w_i H_i v_i of every task with its own column, [n, P] to [n, P]."""
         head = self.linearise(jacobian)
         own = [rows.unsqueeze(0)] if head.uses_rows else []
         parts = [p[0] for p in head.product([*own, *self._encoder.push_each(rows)], self.weights.task)]
-        features = parts[1:] if head.uses_rows else parts
-        held = [self._weigh(f) for f in self._parts(head)[1]]
+        lam, features = _split(head, parts)
+        held = [self._weigh(f) for f in _split(head, head.gradient())[1]]
         found = self._encoder.product_each(rows, held, features)
-        return found + parts[0] if head.uses_rows else found
-
-    def _parts(self, head: Head) -> tuple[Tensor | None, list[Tensor]]:
-        parts = head.gradient()
-        return (parts[0], parts[1:]) if head.uses_rows else (None, parts)
+        return found if lam is None else found + lam
 
     def _weigh(self, part: Tensor) -> Tensor:
         return part * self.weights.task.reshape(-1, *([1] * (part.dim() - 1)))
+
+
+def _split(head: Head, parts: list[Tensor]) -> tuple[Tensor | None, list[Tensor]]:
+    """The part of the rows λ, if the losses depend on them, and those of the features."""
+    return (parts[0], parts[1:]) if head.uses_rows else (None, parts)
 
 
 class Point:
