@@ -14,10 +14,10 @@ class Steepest(Solver):
     rtol: float = 1e-4
     max_iterations: int = 5000
 
-    def prepare(self, operator, damping):
+    def prepare(self, operator, damping, generator):
         return ShiftedOperator(operator, damping)
 
-    def apply(self, state, rhs, generator=None):
+    def apply(self, state, rhs, generator):
         value, residual, iterations = torch.zeros_like(rhs), rhs.clone(), 0
         target = self.rtol * rhs.norm(dim=-2)
         while iterations < self.max_iterations and bool((residual.norm(dim=-2) > target).any()):

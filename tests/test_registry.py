@@ -34,10 +34,10 @@ class Mine(Solver):
     scale: float = 0.5
     steps: int = 3
 
-    def prepare(self, operator, damping):
+    def prepare(self, operator, damping, generator):
         return operator
 
-    def apply(self, state, rhs, generator=None):
+    def apply(self, state, rhs, generator):
         return Applied(0 * rhs, torch.ones(rhs.shape[-1], dtype=torch.int64))
 
     def tolerance(self, dtype):

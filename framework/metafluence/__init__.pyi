@@ -311,3 +311,57 @@ from .training import (
 )
 
 __version__: str
+from .lanczos import (
+    KrylovSpace as KrylovSpace,
+)
+from .layers import (
+    Layer as Layer,
+)
+from .layers import (
+    LayeredLoss as LayeredLoss,
+)
+from .layers import (
+    LayerStack as LayerStack,
+)
+from .layers import (
+    layered_loss as layered_loss,
+)
+from .losses import (
+    OutputLoss as OutputLoss,
+)
+from .losses import (
+    SoftmaxLoss as SoftmaxLoss,
+)
+from .losses import (
+    SquaredLoss as SquaredLoss,
+)
+from .losses import (
+    squared_error as squared_error,
+)
+from .operators import (
+    LAYERED as LAYERED,
+)
+from .operators import (
+    LOW_RANK as LOW_RANK,
+)
+from .operators import (
+    SUM as SUM,
+)
+from .operators import (
+    LowRank as LowRank,
+)
+from .operators import (
+    LowRankOperator as LowRankOperator,
+)
+from .operators import (
+    random_groups as random_groups,
+)
+from .solving import (
+    Preconditioner as Preconditioner,
+)
+from .solving import (
+    check_requirements as check_requirements,
+)
+from .solving import (
+    solve_sweep as solve_sweep,
+)

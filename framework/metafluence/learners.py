@@ -20,8 +20,9 @@ from torch.autograd import grad
 from metafluence.backbones import Backbone, build_module
 from metafluence.derivatives import batched_vjp
 from metafluence.errors import InputError
+from metafluence.layers import LayeredLoss, LayerStack
 from metafluence.modules import FlatModule
-from metafluence.operators import LinearOperator
+from metafluence.operators import LAYERED, SUM, SYMMETRIC, LinearOperator, random_groups
 from metafluence.tasks import Batch, TaskSet
 
 
@@ -81,7 +82,12 @@ class MetaLearner(ABC):
 
 
 class ImplicitLearner(MetaLearner):
-    """The adapted parameters are the argmin of `inner_loss`; derivatives follow from the implicit function theorem."""
+    """The adapted parameters are the argmin of `inner_loss`; derivatives follow from the implicit function theorem.
+
+    layered: the learner gives `inner_layers`, so that solvers that work on layers (ek-fac) can be used.
+    """
+
+    layered: ClassVar[bool] = False
 
     @abstractmethod
     def inner_loss(self, rows: Tensor, adapted: Tensor, support: Batch, weights: Tensor) -> Tensor:
@@ -91,6 +97,16 @@ class ImplicitLearner(MetaLearner):
         """∂²_θθ inner_loss at `adapted`: an operator with batch shape (n,) and size Q."""
         return InnerHessian(self, rows, adapted, support, weights)
 
+    def inner_layers(self, rows: Tensor, adapted: Tensor, support: Batch, weights: Tensor) -> LayeredLoss:
+        """The layers behind inner_loss at `adapted`, for learners that are `layered`."""
+        raise NotImplementedError
+
+    def layer_stack(self, rows: Tensor, adapted: Tensor, support: Batch, weights: Tensor) -> LayerStack:
+        """`inner_layers` of any slice of the tasks."""
+        return LayerStack(
+            len(rows), lambda some: self.inner_layers(rows[some], adapted[some], support[some], weights[some])
+        )
+
 
 class InnerHessian(LinearOperator):
     """The inner Hessians of a stack of tasks, by reverse over reverse on one kept graph."""
@@ -98,16 +114,36 @@ class InnerHessian(LinearOperator):
     def __init__(
         self, learner: ImplicitLearner, rows: Tensor, adapted: Tensor, support: Batch, weights: Tensor
     ) -> None:
+        self._parts = (learner, rows, adapted, support, weights)
         self.size, self.dtype, self.device = learner.adapted_size, adapted.dtype, adapted.device
         self.batch_shape = (adapted.shape[0],)
+        self.tags = frozenset({SYMMETRIC, SUM, LAYERED} if learner.layered else {SYMMETRIC, SUM})
         with torch.enable_grad():
             self._theta = adapted.detach().requires_grad_()
             loss = learner.inner_loss(rows.detach(), self._theta, support, weights).sum()
             (self._gradient,) = grad(loss, self._theta, create_graph=True)
 
+    @property
+    def structure(self) -> LayerStack | None:
+        learner, *_ = self._parts
+        return learner.layer_stack(*self._parts[1:]) if learner.layered else None
+
     def matmat(self, columns: Tensor) -> Tensor:
         (product,) = batched_vjp([self._gradient], [self._theta], [columns.movedim(-1, 0)])
         return product.movedim(0, -1)
+
+    def split(self, count: int, generator: torch.Generator) -> list[LinearOperator]:
+        """By support instances, the same ones in every task."""
+        learner, rows, adapted, support, weights = self._parts
+        total = weights.shape[1]
+        groups = random_groups(total, count, generator)
+        made: list[LinearOperator] = []
+        for group in groups:
+            # The part divides by its own number of instances; undo that, and scale it up to the whole.
+            scale = len(groups) * len(group) / total
+            some = Batch(support.inputs[:, group], support.targets[:, group])
+            made.append(InnerHessian(learner, rows, adapted, some, scale * weights[:, group]))
+        return made
 
 
 class NetworkLearner(ImplicitLearner):

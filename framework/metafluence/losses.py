@@ -1,6 +1,8 @@
-"""Per-instance losses, smooth enough to be differentiated three times."""
+"""Per-instance losses, smooth enough to be differentiated three times, and their curvature at the outputs."""
 
 from __future__ import annotations
+
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
@@ -20,3 +22,59 @@ def weighted_mean(losses: Tensor, weights: Tensor) -> Tensor:
 def accuracy(logits: Tensor, targets: Tensor) -> Tensor:
     """Share of instances whose largest logit is the target's, over the last dimension of `targets`."""
     return (logits.argmax(dim=-1) == targets).to(logits.dtype).mean(dim=-1)
+
+
+def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """½ ‖outputs − targets‖² over the last dimension, the negative log-likelihood of a unit Gaussian."""
+    return (outputs - targets).square().sum(dim=-1) / 2
+
+
+class OutputLoss(ABC):
+    """A loss as a function of a network's outputs [..., C], with the vectors that its Fisher is made of.
+
+    All three give s with Σ_s s sᵀ equal to, or in expectation equal to, the Fisher of one instance.
+    """
+
+    @abstractmethod
+    def roots(self, outputs: Tensor) -> Tensor:
+        """[C, ..., C]: Σ_c s_c s_cᵀ = ∂²loss/∂outputs², exactly."""
+
+    @abstractmethod
+    def sampled(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
+        """[..., C]: the loss's gradient at a target drawn from the model itself."""
+
+    @abstractmethod
+    def observed(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """[..., C]: the loss's gradient at the true target (the empirical Fisher)."""
+
+
+class SoftmaxLoss(OutputLoss):
+    """Softmax cross-entropy; targets are class indices [...]."""
+
+    def roots(self, outputs: Tensor) -> Tensor:
+        # diag p − p pᵀ = Σ_c p_c (e_c − p)(e_c − p)ᵀ: the gradients at every class, by how likely it is.
+        p = outputs.softmax(dim=-1)
+        eye = torch.eye(p.shape[-1], dtype=p.dtype, device=p.device)
+        return torch.stack([p[..., c, None].sqrt() * (p - e) for c, e in enumerate(eye)])
+
+    def sampled(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
+        p = outputs.softmax(dim=-1)
+        drawn = torch.multinomial(p.reshape(-1, p.shape[-1]), 1, generator=generator).reshape(p.shape[:-1])
+        return self.observed(outputs, drawn)
+
+    def observed(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return outputs.softmax(dim=-1) - torch.nn.functional.one_hot(targets, outputs.shape[-1]).to(outputs)
+
+
+class SquaredLoss(OutputLoss):
+    """½ ‖outputs − targets‖²; targets are [..., C]."""
+
+    def roots(self, outputs: Tensor) -> Tensor:
+        eye = torch.eye(outputs.shape[-1], dtype=outputs.dtype, device=outputs.device)
+        return torch.stack([e.expand_as(outputs) for e in eye])
+
+    def sampled(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
+        return torch.randn(outputs.shape, generator=generator, dtype=outputs.dtype).to(outputs.device)
+
+    def observed(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return outputs - targets

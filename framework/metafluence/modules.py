@@ -49,6 +49,11 @@ class FlatModule:
                     reset()
         return fresh.flat()
 
+    def positions(self) -> dict[str, Tensor]:
+        """Where each trained parameter lies in the flat vector, in its own shape."""
+        parts = torch.arange(self.size).split(self._sizes)
+        return {n: p.reshape(shape) for n, p, shape in zip(self._names, parts, self._shapes, strict=True)}
+
     def __call__(self, flat: Tensor, inputs: Tensor) -> Tensor:
         """Outputs for `inputs` [n, *shape] at parameters [P]."""
         parts = flat.split(self._sizes)

@@ -7,19 +7,29 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from metafluence.errors import SolverError
+
 SYMMETRIC = "symmetric"
 PSD = "psd"
+SUM = "sum"
+"""Made of many terms (tasks, instances), so that `split` can give it in parts."""
+LAYERED = "layered"
+"""The Hessian of a network's loss, whose layers are known: `structure` is a `LayerStack`."""
+LOW_RANK = "low-rank"
+"""shift I + V Vᵀ with few columns V: `structure` is a `LowRank`."""
 
 
 class LinearOperator(ABC):
     """A square linear map known by its products.
 
-    size: n. batch_shape: leading dimensions, () for a single matrix. tags: what is known to hold, of
-    {"symmetric", "psd"}.
+    size: n. batch_shape: leading dimensions, () for a single matrix. tags: what is known to hold, of {"symmetric",
+    "psd", "sum", "layered", "low-rank"}. structure: what the last two tags promise, for solvers that need more than
+    products.
     """
 
     size: int
@@ -28,9 +38,20 @@ class LinearOperator(ABC):
     batch_shape: tuple[int, ...] = ()
     tags: frozenset[str] = frozenset({SYMMETRIC})
 
+    @property
+    def structure(self) -> Any:
+        return None
+
     @abstractmethod
     def matmat(self, columns: Tensor) -> Tensor:
         """The product with `columns` [*batch, n, k], of the same shape."""
+
+    def split(self, count: int, generator: torch.Generator) -> list[LinearOperator]:
+        """At most `count` operators whose mean is this one, each made of a random part of its terms.
+
+        A product with one costs about 1/count of a product with this one. Raises SolverError without the tag "sum".
+        """
+        raise SolverError(f"{type(self).__name__} is not made of terms that could be sampled.")
 
     def dense(self) -> Tensor:
         """The matrix itself, [*batch, n, n], from n products."""
@@ -40,10 +61,11 @@ class LinearOperator(ABC):
 
 @dataclass(frozen=True, eq=False)
 class DenseOperator(LinearOperator):
-    """A matrix [*batch, n, n] held in memory."""
+    """A matrix [*batch, n, n] held in memory. layers: the structure behind the tag "layered"."""
 
     matrix: Tensor
     tags: frozenset[str] = frozenset({SYMMETRIC})
+    layers: Any = None
 
     def __post_init__(self) -> None:
         if self.matrix.dim() < 2 or self.matrix.shape[-1] != self.matrix.shape[-2]:
@@ -53,6 +75,10 @@ class DenseOperator(LinearOperator):
         object.__setattr__(self, "device", self.matrix.device)
         object.__setattr__(self, "batch_shape", tuple(self.matrix.shape[:-2]))
 
+    @property
+    def structure(self) -> Any:
+        return self.layers
+
     def matmat(self, columns: Tensor) -> Tensor:
         return self.matrix @ columns
 
@@ -60,15 +86,48 @@ class DenseOperator(LinearOperator):
         return self.matrix
 
 
+@dataclass(frozen=True, eq=False)
+class LowRank:
+    """shift I + V Vᵀ: factor V [*batch, n, r]."""
+
+    factor: Tensor
+    shift: float
+
+
+class LowRankOperator(LinearOperator):
+    """shift I + V Vᵀ for V [*batch, n, r], shift >= 0."""
+
+    tags = frozenset({SYMMETRIC, PSD, LOW_RANK})
+
+    def __init__(self, factor: Tensor, shift: float) -> None:
+        self._parts = LowRank(factor, shift)
+        self.size, self.dtype, self.device = factor.shape[-2], factor.dtype, factor.device
+        self.batch_shape = tuple(factor.shape[:-2])
+
+    @property
+    def structure(self) -> LowRank:
+        return self._parts
+
+    def matmat(self, columns: Tensor) -> Tensor:
+        factor = self._parts.factor
+        return self._parts.shift * columns + factor @ (factor.mT @ columns)
+
+
+def random_groups(total: int, count: int, generator: torch.Generator) -> list[Tensor]:
+    """`total` items in min(count, total) random groups of almost equal size."""
+    order = torch.randperm(total, generator=generator, device=generator.device)
+    return list(order.cpu().tensor_split(min(count, total)))
+
+
 class ShiftedOperator(LinearOperator):
-    """A + shift * I."""
+    """A + shift * I, known by its products alone: what A's structure promises does not hold for it."""
 
     def __init__(self, operator: LinearOperator, shift: float) -> None:
         self.operator = operator
         self.shift = shift
         self.size, self.dtype, self.device = operator.size, operator.dtype, operator.device
         self.batch_shape = operator.batch_shape
-        self.tags = operator.tags if shift >= 0 else operator.tags - {PSD}
+        self.tags = operator.tags & (frozenset({SYMMETRIC, PSD}) if shift >= 0 else frozenset({SYMMETRIC}))
 
     def matmat(self, columns: Tensor) -> Tensor:
         return self.operator.matmat(columns) + self.shift * columns
@@ -80,20 +139,36 @@ class ShiftedOperator(LinearOperator):
 
 
 class CountingOperator(LinearOperator):
-    """Counts products: one per column. A column of a batch counts once, as all its members are multiplied together."""
+    """Counts products: one per column. A column of a batch counts once, as all its members are multiplied together.
 
-    def __init__(self, operator: LinearOperator) -> None:
+    A product with one of m parts counts 1/m.
+    """
+
+    def __init__(self, operator: LinearOperator, share: float = 1.0, total: list[float] | None = None) -> None:
         self.operator = operator
-        self.products = 0
+        self._share = share
+        self._total = [0.0] if total is None else total
         self.size, self.dtype, self.device = operator.size, operator.dtype, operator.device
         self.batch_shape, self.tags = operator.batch_shape, operator.tags
 
+    @property
+    def products(self) -> float:
+        return self._total[0]
+
+    @property
+    def structure(self) -> Any:
+        return self.operator.structure
+
     def matmat(self, columns: Tensor) -> Tensor:
-        self.products += columns.shape[-1]
+        self._total[0] += columns.shape[-1] * self._share
         return self.operator.matmat(columns)
+
+    def split(self, count: int, generator: torch.Generator) -> list[LinearOperator]:
+        parts = self.operator.split(count, generator)
+        return [CountingOperator(part, self._share / len(parts), self._total) for part in parts]
 
     def dense(self) -> Tensor:
         # A matrix held in memory costs nothing; any other is made of one product per column.
         if not isinstance(self.operator, DenseOperator):
-            self.products += self.size
+            self._total[0] += self.size * self._share
         return self.operator.dense()

@@ -10,14 +10,15 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from metafluence.chunks import Chunk
 from metafluence.derivatives import graph_bytes
 from metafluence.errors import InputError
 from metafluence.fingerprints import component_fingerprint
 from metafluence.learners import Adaptation, ImplicitLearner
-from metafluence.linearisation import Encoder, Head, Jacobian
-from metafluence.operators import LinearOperator
+from metafluence.linearisation import Jacobian
+from metafluence.operators import SUM, SYMMETRIC, LinearOperator, random_groups
 from metafluence.solving import Solver
-from metafluence.tasks import Batch, Level, TaskSet, Weights
+from metafluence.tasks import Level, TaskSet, Weights
 
 # Past this much a batch of columns only falls out of the caches (measured: 64 columns cost half per column of 256).
 COLUMN_BYTES = 2**27
@@ -56,6 +57,12 @@ class BilevelProblem:
         """Adapt all tasks at `meta` [P]. `init` [N, Q] is a warm start for the adaptation."""
         return Point(self, meta.detach(), weights or Weights.ones(self.tasks), init)
 
+    def solving_with(self, inner_solver: Solver) -> BilevelProblem:
+        """The same problem, its inner Hessians solved by another solver."""
+        other = copy(self)
+        other.inner_solver = inner_solver
+        return other
+
     def over(self, tasks: TaskSet) -> BilevelProblem:
         """The same learner on other tasks, without l2: for the losses and gradients of validation and test tasks."""
         if tasks.input_shape != self.tasks.input_shape or tasks.dtype != self.tasks.dtype:
@@ -80,116 +87,16 @@ class BilevelProblem:
         )
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
+    def chunk(self, meta: Tensor, weights: Weights, where: slice, init: Tensor | None) -> Chunk:
+        """A few of the tasks, adapted at `meta`."""
+        return Chunk(self.learner, self.inner_solver, self.tasks, meta, weights, where, init)
+
     def bytes_per_task(self, meta: Tensor) -> int:
         """Memory of one task's kept graphs, measured once."""
         if self._bytes_per_task is None:
-            single = Chunk(self, meta, Weights.ones(self.tasks), slice(0, 1), None)
+            single = self.chunk(meta, Weights.ones(self.tasks), slice(0, 1), None)
             self._bytes_per_task = max(1, graph_bytes(lambda: single.linearise("total")))
         return self._bytes_per_task
-
-
-class Chunk:
-    """A few tasks at a point: their encoder pass, their adaptation, and one linearisation per Jacobian."""
-
-    def __init__(
-        self, problem: BilevelProblem, meta: Tensor, weights: Weights, where: slice, init: Tensor | None
-    ) -> None:
-        self._problem = problem
-        self.where = where
-        support, query = problem.tasks.support[where], problem.tasks.query[where]
-        self.weights = weights[where]
-        self.rows = meta.expand(support.inputs.shape[0], -1)
-        self._encoder = Encoder(problem.learner, meta, support, query)
-        self.support = Batch(self._encoder.support, support.targets)
-        self.query = Batch(self._encoder.query, query.targets)
-        with torch.no_grad():
-            self.adaptation = problem.learner.adapt(
-                self.rows, self.support, self.weights.support, None if init is None else init[where]
-            )
-        self._heads: dict[Jacobian, Head] = {}
-        self._holding: Jacobian | None = None
-
-    @property
-    def adapted(self) -> Tensor:
-        return self.adaptation.adapted
-
-    def losses(self) -> Tensor:
-        """Outer losses [n]."""
-        with torch.no_grad():
-            return self._problem.learner.outer_loss(self.rows, self.adapted, self.query, self.weights.query)
-
-    def predictions(self) -> Tensor:
-        """Outputs for the query instances, [n, n_q, ...]."""
-        with torch.no_grad():
-            return self._problem.learner.predict(self.rows, self.adapted, self.query.inputs)
-
-    def linearise(self, jacobian: Jacobian) -> Head:
-        if jacobian not in self._heads:
-            self._heads[jacobian] = Head(
-                self._problem.learner,
-                self.rows,
-                self.support,
-                self.query,
-                self.weights.support,
-                self.weights.query,
-                self.adapted,
-                jacobian,
-                self._problem.inner_solver,
-            )
-        return self._heads[jacobian]
-
-    def gradient(self, jacobian: Jacobian) -> Tensor:
-        """Σ_i w_i D_λ L_O^i, [P]."""
-        head = self.linearise(jacobian)
-        lam, features = _split(head, head.gradient())
-        pulled = self._encoder.pull([self._weigh(f) for f in features])
-        return pulled if lam is None else pulled + self._weigh(lam).sum(dim=0)
-
-    def gradients(self, jacobian: Jacobian) -> Tensor:
-        """D_λ L_O^i of every task, unweighted, [n, P]."""
-        head = self.linearise(jacobian)
-        lam, features = _split(head, head.gradient())
-        pulled = self._encoder.pull_each(features)
-        return pulled if lam is None else pulled + lam
-
-    def instance_gradients(self, level: Level) -> Tensor:
-        """w_i D_λ ∂L_O^i/∂ω for the weight of every instance, [n * instances, P]."""
-        head = self.linearise("total")
-        lam, features = _split(head, head.instance_gradients(level))
-        pulled = []
-        for j in range(getattr(self.weights, level).shape[1]):
-            own = self._encoder.pull_each([f[j] for f in features])
-            pulled.append(self._weigh(own if lam is None else own + lam[j]))
-        return torch.stack(pulled, dim=1).flatten(0, 1)
-
-    def product(self, columns: Tensor, jacobian: Jacobian) -> Tensor:
-        """Σ_i w_i H_i v for each column, [k, P]."""
-        head = self.linearise(jacobian)
-        if self._holding != jacobian:
-            self._encoder.hold([self._weigh(f) for f in _split(head, head.gradient())[1]])
-            self._holding = jacobian
-        rows = [columns.unsqueeze(1).expand(-1, len(self.rows), -1)] if head.uses_rows else []
-        lam, features = _split(head, head.product([*rows, *self._encoder.push(columns)], self.weights.task))
-        found = self._encoder.product(columns, features)
-        return found if lam is None else found + lam.sum(dim=1)
-
-    def product_each(self, rows: Tensor, jacobian: Jacobian) -> Tensor:
-        """w_i H_i v_i of every task with its own column, [n, P] to [n, P]."""
-        head = self.linearise(jacobian)
-        own = [rows.unsqueeze(0)] if head.uses_rows else []
-        parts = [p[0] for p in head.product([*own, *self._encoder.push_each(rows)], self.weights.task)]
-        lam, features = _split(head, parts)
-        held = [self._weigh(f) for f in _split(head, head.gradient())[1]]
-        found = self._encoder.product_each(rows, held, features)
-        return found if lam is None else found + lam
-
-    def _weigh(self, part: Tensor) -> Tensor:
-        return part * self.weights.task.reshape(-1, *([1] * (part.dim() - 1)))
-
-
-def _split(head: Head, parts: list[Tensor]) -> tuple[Tensor | None, list[Tensor]]:
-    """The part of the rows λ, if the losses depend on them, and those of the features."""
-    return (parts[0], parts[1:]) if head.uses_rows else (None, parts)
 
 
 class Point:
@@ -283,6 +190,15 @@ class Point:
         rows = columns.T
         return torch.cat([chunk.product_each(rows[chunk.where], jacobian) for chunk in self._chunks()]).T
 
+    def part(self, tasks: Tensor, scale: float) -> Point:
+        """The same λ with some of the tasks, each weighing `scale` times as much."""
+        problem = copy(self.problem)
+        problem.tasks = self.problem.tasks[tasks]
+        problem.memory_gib = self.problem.memory_gib * len(tasks) / len(self.problem.tasks)
+        kept = self.weights[tasks]
+        weights = Weights(scale * kept.task, kept.support, kept.query)
+        return Point(problem, self.meta, weights, self.adapted[tasks])
+
     @property
     def is_explicit(self) -> bool:
         """Whether the outer loss depends on λ with θ held, so that Direct-IF has something to differentiate."""
@@ -297,11 +213,13 @@ class Point:
 
     def _build(self) -> Iterator[Chunk]:
         for where in self.problem.tasks.chunks(self._chunk_size):
-            yield Chunk(self.problem, self.meta, self.weights, where, self._adapted)
+            yield self.problem.chunk(self.meta, self.weights, where, self._adapted)
 
 
 class Hessian(LinearOperator):
     """δI + Σ_i w_i H_i at a point, as an operator on columns [P, k]."""
+
+    tags = frozenset({SYMMETRIC, SUM})
 
     def __init__(self, point: Point, jacobian: Jacobian) -> None:
         self.point = point
@@ -310,3 +228,8 @@ class Hessian(LinearOperator):
 
     def matmat(self, columns: Tensor) -> Tensor:
         return self.point.product(columns, self.jacobian)
+
+    def split(self, count: int, generator: torch.Generator) -> list[LinearOperator]:
+        """By tasks; δI is in every part."""
+        groups = random_groups(len(self.point.problem.tasks), count, generator)
+        return [Hessian(self.point.part(group, len(groups)), self.jacobian) for group in groups]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import enum
+import math
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,32 +14,48 @@ import torch
 from torch import Tensor
 
 from metafluence.errors import InputError, SolverError
-from metafluence.operators import CountingOperator, LinearOperator, ShiftedOperator
+from metafluence.operators import (
+    LAYERED,
+    LOW_RANK,
+    PSD,
+    SUM,
+    SYMMETRIC,
+    CountingOperator,
+    LinearOperator,
+    ShiftedOperator,
+)
 
 
 class Status(enum.IntEnum):
-    """How one column of a solve ended, as its solver saw it."""
+    """How one column of a solve ended, as its solver saw it; from APPROXIMATE on, the larger the worse."""
 
     CONVERGED = 0
-    MAX_ITERATIONS = 1
-    NEGATIVE_CURVATURE = 2
-    INACCURATE = 3
-    BREAKDOWN = 4
+    APPROXIMATE = 1
+    MAX_ITERATIONS = 2
+    NEGATIVE_CURVATURE = 3
+    INACCURATE = 4
+    BREAKDOWN = 5
 
     @property
     def sentence(self) -> str:
         return _SENTENCES[self]
 
+    @property
+    def failed(self) -> bool:
+        return self > Status.APPROXIMATE
+
 
 _SENTENCES = {
     Status.CONVERGED: "The solve reached its tolerance.",
+    Status.APPROXIMATE: "The answer is approximate by design; its measured residual says how good it is.",
     Status.MAX_ITERATIONS: (
         "The solver used all its iterations before reaching its tolerance. "
         "Raise max_iterations, loosen rtol, or add damping."
     ),
     Status.NEGATIVE_CURVATURE: (
         "The operator has negative curvature, so it is not positive definite at this point. Fit closer to a minimum, "
-        "raise the objective's l2, add damping, or use a solver for indefinite operators (exact)."
+        "raise the objective's l2, add damping, use a solver for indefinite operators (minres, exact), or a curvature "
+        "that is always positive (gauss-newton, fisher)."
     ),
     Status.INACCURATE: (
         "The residual measured after the solve is larger than the solver claims. The operator is too ill-conditioned "
@@ -48,15 +66,30 @@ _SENTENCES = {
     ),
 }
 
+_LACKS = {
+    SYMMETRIC: "it needs a symmetric operator, as all solvers do (use another curvature)",
+    PSD: "it needs an operator that is known to be positive semi-definite (use minres or exact, or the curvature "
+    "gauss-newton)",
+    SUM: "it samples the terms of a sum, and this operator cannot be given in parts (use neumann, which makes the same "
+    "steps with full products, or cg)",
+    LAYERED: "it works on the layers of a network, which only the inner Hessian of a learner that knows its layers "
+    "gives (use cg, minres or exact, which need products only; nystrom preconditions any operator)",
+    LOW_RANK: "it needs shift I + V Vᵀ (use it with the curvature fisher; for others use cg or exact)",
+}
+
 
 @dataclass(frozen=True)
 class Applied:
-    """What a solver returns: `value` [*batch, n, k], `status` [*batch, k] (int), iterations used, and a note."""
+    """What a solver returns: `value` [*batch, n, k], `status` [*batch, k] (int), iterations used, and a note.
+
+    standard_error: of a solver that samples, ‖standard error of x‖ / ‖x‖ per column [*batch, k].
+    """
 
     value: Tensor
     status: Tensor
     iterations: int = 0
     note: str = ""
+    standard_error: Tensor | None = None
 
 
 class Solver(ABC):
@@ -64,22 +97,60 @@ class Solver(ABC):
 
     requires: tags that the operator must carry. A solver sees an operator, never data. Work that depends on the
     operator alone is done once, in `prepare`; `apply` may then be called any number of times.
-    Both take batches: operator [*batch, n, n], right-hand side [*batch, n, k].
+    Both take batches: operator [*batch, n, n], right-hand side [*batch, n, k]. All randomness comes from `generator`.
+    approximate: the answer is an approximation however long it works, and its columns end as Status.APPROXIMATE.
     """
 
     requires: ClassVar[frozenset[str]] = frozenset()
+    approximate: ClassVar[bool] = False
 
     @abstractmethod
-    def prepare(self, operator: LinearOperator, damping: float) -> Any:
+    def prepare(self, operator: LinearOperator, damping: float, generator: torch.Generator) -> Any:
         """Reusable state for this operator and this absolute damping. Must leave `operator` as it is."""
 
     @abstractmethod
-    def apply(self, state: Any, rhs: Tensor, generator: torch.Generator | None = None) -> Applied:
+    def apply(self, state: Any, rhs: Tensor, generator: torch.Generator) -> Applied:
         """Solve for all columns of `rhs` [*batch, n, k]. Must not write into `rhs`."""
 
     @abstractmethod
     def tolerance(self, dtype: torch.dtype) -> float:
         """The relative residual that this solver claims for a column it calls converged."""
+
+    def sweep(
+        self, operator: LinearOperator, dampings: Sequence[float], rhs: Tensor, generator: torch.Generator
+    ) -> list[Applied]:
+        """Solve for the same `rhs` with each damping. Solvers that can share work between dampings override this."""
+        seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
+        found = []
+        for damping in dampings:
+            same = torch.Generator(generator.device).manual_seed(seed)
+            found.append(self.apply(self.prepare(operator, damping, same), rhs, same))
+        return found
+
+
+class Preconditioner(ABC):
+    """A cheap approximate inverse M⁻¹ of A + damping I, symmetric and positive definite. A frozen dataclass."""
+
+    requires: ClassVar[frozenset[str]] = frozenset()
+
+    @abstractmethod
+    def prepare(self, operator: LinearOperator, damping: float, generator: torch.Generator) -> Any:
+        """Reusable state for this operator and this absolute damping."""
+
+    @abstractmethod
+    def precondition(self, state: Any, columns: Tensor) -> Tensor:
+        """M⁻¹ times columns [*batch, n, k]: the same linear map at every call."""
+
+
+def check_requirements(component: Solver | Preconditioner, operator: LinearOperator) -> None:
+    """Raises SolverError where the operator lacks a tag that the component requires, and says what works instead."""
+    missing = sorted(component.requires - operator.tags)
+    if missing:
+        reasons = "; ".join(_LACKS.get(tag, f"it needs an operator tagged {tag!r}") for tag in missing)
+        raise SolverError(
+            f"{type(component).__name__} cannot be used with this operator ({type(_innermost(operator)).__name__}): "
+            f"{reasons}."
+        )
 
 
 @dataclass(frozen=True)
@@ -87,8 +158,8 @@ class Solution:
     """A solve, judged from outside.
 
     value: X [*batch, n, k]. residual: ‖B − (A + damping I) X‖ / ‖B‖ [*batch, k], measured here, 0 for a zero column.
-    status: [*batch, k], values of Status. matvecs: products with A, one per column, preparation and measuring
-    not included. seconds: wall time of the solve.
+    status: [*batch, k], values of Status. matvecs: products with A, one per column (rounded up), preparation and
+    measuring not included. seconds: wall time of the solve. standard_error: see Applied.
     """
 
     value: Tensor
@@ -98,70 +169,70 @@ class Solution:
     matvecs: int
     seconds: float
     note: str = ""
+    standard_error: Tensor | None = None
 
     @property
     def converged(self) -> bool:
+        """All columns reached the solver's tolerance."""
         return bool((self.status == Status.CONVERGED).all())
+
+    @property
+    def failed(self) -> bool:
+        """Some column is neither converged nor approximate by design."""
+        return Status(int(self.status.max())).failed if self.status.numel() else False
 
     def complaint(self) -> str:
         """One sentence for the worst column, or an empty string where all is well."""
         if self.converged:
             return ""
         worst = Status(int(self.status.max()))
-        count = int((self.status != Status.CONVERGED).sum())
+        count = int((self.status == worst).sum())
         largest = float(self.residual.max())
         note = f" {self.note}" if self.note else ""
+        how = "not solved" if worst.failed else "approximate"
         return (
-            f"{count} of {self.status.numel()} columns not solved (largest residual {largest:.1e}). "
-            f"{worst.sentence}{note}"
+            f"{count} of {self.status.numel()} columns {how} (largest residual {largest:.1e}). {worst.sentence}{note}"
         )
 
 
 class PreparedSolve:
     """A solver bound to an operator and a damping; the preparation is done once and kept.
 
-    Raises SolverError when the operator lacks a tag that the solver requires, or when preparation is refused.
+    Without a generator the solver's randomness starts from the same seed at every solve, so that a random solver is
+    a fixed linear map. Raises SolverError when the operator lacks a tag that the solver requires, or when preparation
+    is refused.
     """
 
-    def __init__(self, solver: Solver, operator: LinearOperator, damping: float = 0.0) -> None:
-        missing = solver.requires - operator.tags
-        name = type(solver).__name__
-        if missing:
-            raise SolverError(
-                f"{name} needs an operator that is {' and '.join(sorted(missing))}; this one is only "
-                f"{' and '.join(sorted(operator.tags)) or 'a plain matrix'}. Use a solver without that need (exact), "
-                "or a curvature that has the property."
-            )
+    def __init__(
+        self,
+        solver: Solver,
+        operator: LinearOperator,
+        damping: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        check_requirements(solver, operator)
         self.solver = solver
         self.damping = damping
         self._damped = ShiftedOperator(operator, damping) if damping else operator
         self._counter = CountingOperator(operator)
         started = time.perf_counter()
-        self.state = solver.prepare(self._counter, damping)
+        self.state = solver.prepare(self._counter, damping, generator or _fresh())
         self.seconds = time.perf_counter() - started
-        self.matvecs = self._counter.products
+        self.matvecs = math.ceil(self._counter.products)
 
     def solve(self, rhs: Tensor, generator: torch.Generator | None = None, strict: bool = True) -> Solution:
         """Solve for the columns of `rhs` [*batch, n, k].
 
-        With `strict` (the default) a column that is not converged raises SolverError; else its status and
-        residual travel with the result.
+        With `strict` (the default) a column that failed raises SolverError; else its status and residual travel with
+        the result.
         """
-        expected = (*self._counter.batch_shape, self._counter.size)
-        if tuple(rhs.shape[:-1]) != expected:
-            raise InputError(f"The right-hand side has shape {tuple(rhs.shape)}; expected {expected} and then columns.")
+        _check_columns(self._counter, rhs)
         before, started = self._counter.products, time.perf_counter()
-        applied = self.solver.apply(self.state, rhs, generator)
+        applied = self.solver.apply(self.state, rhs, generator or _fresh())
         seconds = time.perf_counter() - started
-        matvecs = self._counter.products - before
-        residual = relative_residual(self._damped, applied.value, rhs)
-        status = applied.status.clone()
-        broken = ~residual.isfinite()
-        claimed = 10 * self.solver.tolerance(rhs.dtype)
-        status[(status == Status.CONVERGED) & (residual > claimed)] = Status.INACCURATE
-        status[broken] = Status.BREAKDOWN
-        solution = Solution(applied.value, residual, status, applied.iterations, matvecs, seconds, applied.note)
-        if strict and not solution.converged:
+        matvecs = math.ceil(self._counter.products - before)
+        solution = _judge(self.solver, self._damped, rhs, applied, matvecs, seconds)
+        if strict and solution.failed:
             raise SolverError(f"{type(self.solver).__name__}: {solution.complaint()}")
         return solution
 
@@ -175,7 +246,30 @@ def solve(
     strict: bool = True,
 ) -> Solution:
     """Solve (A + damping I) X = B once. Keep a `PreparedSolve` for several right-hand sides."""
-    return PreparedSolve(solver, operator, damping).solve(rhs, generator, strict)
+    return PreparedSolve(solver, operator, damping, generator).solve(rhs, generator, strict)
+
+
+def solve_sweep(
+    solver: Solver,
+    operator: LinearOperator,
+    rhs: Tensor,
+    dampings: Sequence[float],
+    generator: torch.Generator | None = None,
+) -> list[Solution]:
+    """Solve (A + damping I) X = B for each damping, from one factorisation or Krylov space where the solver can.
+
+    `matvecs` and `seconds` of every Solution are those of the whole sweep. Columns that fail keep their status.
+    """
+    check_requirements(solver, operator)
+    _check_columns(operator, rhs)
+    counter = CountingOperator(operator)
+    started = time.perf_counter()
+    found = solver.sweep(counter, dampings, rhs, generator or _fresh())
+    seconds, matvecs = time.perf_counter() - started, math.ceil(counter.products)
+    return [
+        _judge(solver, ShiftedOperator(operator, damping), rhs, applied, matvecs, seconds)
+        for damping, applied in zip(dampings, found, strict=True)
+    ]
 
 
 def relative_residual(operator: LinearOperator, value: Tensor, rhs: Tensor) -> Tensor:
@@ -183,3 +277,32 @@ def relative_residual(operator: LinearOperator, value: Tensor, rhs: Tensor) -> T
     error = torch.linalg.vector_norm(rhs - operator.matmat(value), dim=-2)
     norm = torch.linalg.vector_norm(rhs, dim=-2)
     return error / torch.where(norm > 0, norm, torch.ones_like(norm))
+
+
+def _judge(
+    solver: Solver, damped: LinearOperator, rhs: Tensor, applied: Applied, matvecs: int, seconds: float
+) -> Solution:
+    """Measure the residual, and correct a status that claims more than it shows."""
+    residual = relative_residual(damped, applied.value, rhs)
+    status = applied.status.clone()
+    status[(status == Status.CONVERGED) & (residual > 10 * solver.tolerance(rhs.dtype))] = Status.INACCURATE
+    status[~residual.isfinite()] = Status.BREAKDOWN
+    return Solution(
+        applied.value, residual, status, applied.iterations, matvecs, seconds, applied.note, applied.standard_error
+    )
+
+
+def _check_columns(operator: LinearOperator, rhs: Tensor) -> None:
+    expected = (*operator.batch_shape, operator.size)
+    if tuple(rhs.shape[:-1]) != expected:
+        raise InputError(f"The right-hand side has shape {tuple(rhs.shape)}; expected {expected} and then columns.")
+
+
+def _fresh() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def _innermost(operator: LinearOperator) -> LinearOperator:
+    while isinstance(operator, CountingOperator | ShiftedOperator):
+        operator = operator.operator
+    return operator

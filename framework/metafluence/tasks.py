@@ -184,7 +184,7 @@ class Weights:
         """A copy in which the named items are removed: their weight is zero."""
         return self.set(level, items, 0.0)
 
-    def __getitem__(self, index: slice) -> Weights:
+    def __getitem__(self, index: slice | Tensor) -> Weights:
         return Weights(self.task[index], self.support[index], self.query[index])
 
     def fingerprint(self) -> str:

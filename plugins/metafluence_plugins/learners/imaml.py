@@ -15,8 +15,11 @@ from metafluence import (
     Batch,
     InnerHessian,
     InputError,
+    LayeredLoss,
     NetworkLearner,
+    SoftmaxLoss,
     cross_entropy,
+    layered_loss,
     minimise_lbfgs,
     minimise_newton,
     weighted_mean,
@@ -43,6 +46,7 @@ class IMAML(NetworkLearner):
     ways: int | None = None
 
     shares_space: ClassVar[bool] = True
+    layered: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not self.proximal > 0:
@@ -58,6 +62,11 @@ class IMAML(NetworkLearner):
     def inner_loss(self, rows: Tensor, adapted: Tensor, support: Batch, weights: Tensor) -> Tensor:
         losses = cross_entropy(self.predict(rows, adapted, support.inputs), support.targets)
         return weighted_mean(losses, weights) + self.proximal / 2 * (adapted - rows).square().sum(dim=-1)
+
+    def inner_layers(self, rows: Tensor, adapted: Tensor, support: Batch, weights: Tensor) -> LayeredLoss:
+        scaled = weights / weights.shape[-1]
+        parts = (support.inputs, support.targets, scaled, SoftmaxLoss(), self.proximal)
+        return layered_loss(self.network, adapted, *parts)
 
     def outer_loss(self, rows: Tensor, adapted: Tensor, query: Batch, weights: Tensor) -> Tensor:
         return weighted_mean(cross_entropy(self.predict(rows, adapted, query.inputs), query.targets), weights)

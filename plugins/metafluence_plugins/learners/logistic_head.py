@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from metafluence import (
+    LAYERED,
     PSD,
     SYMMETRIC,
     Adaptation,
@@ -16,7 +17,10 @@ from metafluence import (
     Batch,
     DenseOperator,
     InputError,
+    Layer,
+    LayeredLoss,
     NetworkLearner,
+    SoftmaxLoss,
     TaskSet,
     cross_entropy,
     minimise_newton,
@@ -39,6 +43,7 @@ class LogisticHead(NetworkLearner):
     tolerance: float | None = None
 
     encodes: ClassVar[bool] = True
+    layered: ClassVar[bool] = True
     classifies: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -79,7 +84,19 @@ class LogisticHead(NetworkLearner):
         """Σ_j s_j/n (diag p_j − p_j p_jᵀ) ⊗ z_j z_jᵀ + penalty I, z_j the features with a one appended."""
         features = support.inputs.detach()
         p = self.predict(rows, adapted.detach(), features).softmax(dim=-1)
-        return DenseOperator(self._hessian(p, _with_one(features), weights), frozenset({SYMMETRIC, PSD}))
+        hessian = self._hessian(p, _with_one(features), weights)
+        layers = self.layer_stack(rows, adapted, support, weights)
+        return DenseOperator(hessian, frozenset({SYMMETRIC, PSD, LAYERED}), layers)
+
+    def inner_layers(self, rows: Tensor, adapted: Tensor, support: Batch, weights: Tensor) -> LayeredLoss:
+        """The head is one linear layer on the features."""
+        inputs = support.inputs.detach()
+        outputs = self.predict(rows, adapted.detach(), inputs)
+        z = _with_one(inputs).unsqueeze(2)
+        head = Layer("head", torch.arange(self.adapted_size).reshape(self.ways or 0, -1), z)
+        scaled = weights / weights.shape[-1]
+        parts = (outputs, support.targets, scaled, SoftmaxLoss(), self.penalty, (head,))
+        return LayeredLoss(*parts, pull=lambda cotangents: [cotangents.unsqueeze(2)])
 
     def adapt(self, rows: Tensor, support: Batch, weights: Tensor, init: Tensor | None) -> Adaptation:
         z = _with_one(support.inputs)

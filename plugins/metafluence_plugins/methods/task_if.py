@@ -65,7 +65,7 @@ class TaskIF(AttributionMethod):
             return ParameterChange(solution.value, tuple(removals), report, state.notes)
         if list(removals) == state.context.singles():
             operator = LeaveOneOut(state.context.point, state.operator, state.jacobian)
-            prepared = PreparedSolve(self.solver, operator, self.damping)
+            prepared = PreparedSolve(self.solver, operator, self.damping, state.context.generator)
             batch = rhs.T.unsqueeze(-1)
             solution = prepared.solve(batch, state.context.generator, state.context.strict)
             # A product of this batch is one column for every task.
@@ -96,7 +96,7 @@ class Influence:
 
     @cached_property
     def full(self) -> PreparedSolve:
-        return PreparedSolve(self._method.solver, self.operator, self._method.damping)
+        return PreparedSolve(self._method.solver, self.operator, self._method.damping, self.context.generator)
 
     @cached_property
     def responses(self) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,10 +14,11 @@ from metafluence import SYMMETRIC, Applied, LinearOperator, ShiftedOperator, Sol
 
 
 @dataclass(frozen=True)
-class ExactState:
-    cholesky: Tensor | None
-    eigenvalues: Tensor | None
-    eigenvectors: Tensor | None
+class Spectrum:
+    """Eigenvalues [*batch, n], ascending, and eigenvectors [*batch, n, n]."""
+
+    values: Tensor
+    vectors: Tensor
 
 
 @dataclass(frozen=True)
@@ -29,36 +32,56 @@ class Exact(Solver):
 
     requires: ClassVar[frozenset[str]] = frozenset({SYMMETRIC})
 
-    def prepare(self, operator: LinearOperator, damping: float) -> ExactState:
-        batch = 1
-        for length in operator.batch_shape:
-            batch *= length
-        # The matrix, its symmetrised copy and the factor.
-        needed = 3 * batch * operator.size**2 * torch.empty((), dtype=operator.dtype).element_size() / 2**30
-        if needed > self.memory_gib:
-            raise SolverError(
-                f"exact would need {needed:.1f} GiB for {batch} matrices of size {operator.size} (limit "
-                f"{self.memory_gib} GiB). Use cg, or raise memory_gib."
-            )
-        dense = (ShiftedOperator(operator, damping) if damping else operator).dense()
-        matrix = (dense + dense.mT) / 2
-        if not bool(matrix.isfinite().all()):
-            raise SolverError("exact met NaN or infinite entries in the operator. Use float64, or look at the inputs.")
+    def prepare(self, operator: LinearOperator, damping: float, generator: torch.Generator) -> Tensor | Spectrum:
+        matrix = self._matrix(ShiftedOperator(operator, damping) if damping else operator)
         factor, info = torch.linalg.cholesky_ex(matrix)
         if bool((info == 0).all()):
-            return ExactState(factor, None, None)
-        values, vectors = torch.linalg.eigh(matrix)
-        return ExactState(None, values, vectors)
+            return factor
+        del factor
+        return Spectrum(*torch.linalg.eigh(matrix))
 
-    def apply(self, state: ExactState, rhs: Tensor, generator: torch.Generator | None = None) -> Applied:
-        status = torch.full((*rhs.shape[:-2], rhs.shape[-1]), int(Status.CONVERGED), device=rhs.device)
-        if state.cholesky is not None:
-            return Applied(torch.cholesky_solve(rhs, state.cholesky), status)
-        assert state.eigenvalues is not None
-        assert state.eigenvectors is not None
-        values, vectors = state.eigenvalues, state.eigenvectors
-        note = f"The operator is indefinite: smallest eigenvalue {float(values.min()):.2e}." if values.min() < 0 else ""
-        return Applied(vectors @ ((vectors.mT @ rhs) / values.unsqueeze(-1)), status, note=note)
+    def apply(self, state: Tensor | Spectrum, rhs: Tensor, generator: torch.Generator) -> Applied:
+        if isinstance(state, Spectrum):
+            return _divide(state, 0.0, rhs)
+        return Applied(torch.cholesky_solve(rhs, state), _converged(rhs))
 
     def tolerance(self, dtype: torch.dtype) -> float:
         return float(torch.finfo(dtype).eps ** 0.5)
+
+    def sweep(
+        self, operator: LinearOperator, dampings: Sequence[float], rhs: Tensor, generator: torch.Generator
+    ) -> list[Applied]:
+        """One eigendecomposition serves all dampings."""
+        spectrum = Spectrum(*torch.linalg.eigh(self._matrix(operator)))
+        return [_divide(spectrum, damping, rhs) for damping in dampings]
+
+    @staticmethod
+    def gib(operator: LinearOperator) -> float:
+        """GiB that `prepare` takes at its peak: four matrices (eigenvectors, workspace of two, the matrix)."""
+        count = math.prod(operator.batch_shape)
+        # The workspace of an eigendecomposition is one member's; the rest is held for all.
+        entries = (2 * count + 2) * operator.size**2
+        return entries * torch.empty((), dtype=operator.dtype).element_size() / 2**30
+
+    def _matrix(self, operator: LinearOperator) -> Tensor:
+        needed = self.gib(operator)
+        if needed > self.memory_gib:
+            raise SolverError(
+                f"exact would need {needed:.1f} GiB for {math.prod(operator.batch_shape)} matrices of size "
+                f"{operator.size} (limit {self.memory_gib} GiB). Use cg, or raise memory_gib."
+            )
+        dense = operator.dense()
+        matrix = (dense + dense.mT).div_(2)
+        if not bool(matrix.isfinite().all()):
+            raise SolverError("exact met NaN or infinite entries in the operator. Use float64, or look at the inputs.")
+        return matrix
+
+
+def _divide(spectrum: Spectrum, damping: float, rhs: Tensor) -> Applied:
+    values, vectors = spectrum.values + damping, spectrum.vectors
+    note = f"The operator is indefinite: smallest eigenvalue {float(values.min()):.2e}." if values.min() < 0 else ""
+    return Applied(vectors @ ((vectors.mT @ rhs) / values.unsqueeze(-1)), _converged(rhs), note=note)
+
+
+def _converged(rhs: Tensor) -> Tensor:
+    return torch.full((*rhs.shape[:-2], rhs.shape[-1]), int(Status.CONVERGED), device=rhs.device)

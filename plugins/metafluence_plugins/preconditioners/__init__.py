@@ -1,0 +1,1 @@
+"""Preconditioners of iterative solvers, one per file."""

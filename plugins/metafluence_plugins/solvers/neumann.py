@@ -1,0 +1,113 @@
+"""The Neumann series, as a fixed-step iteration (Lorraine, Vicol and Duvenaud 2020 use it for bilevel problems)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from metafluence import (
+    SYMMETRIC,
+    Applied,
+    Extremes,
+    LinearOperator,
+    ShiftedOperator,
+    Solver,
+    SolverError,
+    Status,
+    extreme_eigenvalues,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class NeumannState:
+    """A + damping I, its step [*batch] and its extremal eigenvalues."""
+
+    operator: LinearOperator
+    step: Tensor
+    extremes: Extremes
+
+
+@dataclass(frozen=True)
+class Neumann(Solver):
+    """x <- x + step (b − A x): after J steps, step Σ_{j<J} (I − step A)ʲ b. Converges if 0 < step < 2/λ_max.
+
+    step: None for 2/(λ_min + λ_max) from a few Lanczos steps, separately for each member of a batch; a given one is
+    checked against them before anything is iterated. truncation: J steps and no more, with an answer that is then
+    approximate by design; None to go on to rtol. lanczos_steps: products spent on the eigenvalues.
+    """
+
+    step: float | None = None
+    truncation: int | None = None
+    rtol: float = 1e-8
+    max_iterations: int = 20_000
+    lanczos_steps: int = 30
+
+    requires: ClassVar[frozenset[str]] = frozenset({SYMMETRIC})
+
+    def prepare(self, operator: LinearOperator, damping: float, generator: torch.Generator) -> NeumannState:
+        damped = ShiftedOperator(operator, damping) if damping else operator
+        extremes = extreme_eigenvalues(damped, generator, self.lanczos_steps, rtol=1e-2)
+        # A Ritz value lies inside the spectrum; its error says how far an eigenvalue may lie outside.
+        largest = extremes.largest + extremes.largest_error
+        low = float(extremes.smallest.min())
+        if low <= 0:
+            raise SolverError(
+                f"neumann diverges on an operator with eigenvalue {low:.2e}: no step makes it converge. Add damping "
+                f"above {-low:.2g}, fit closer to a minimum, or use minres."
+            )
+        best = 2 / (largest + extremes.smallest)
+        if self.step is None:
+            return NeumannState(damped, best, extremes)
+        limit = 2 / float(largest.max())
+        if not 0 < self.step < limit:
+            raise SolverError(
+                f"neumann diverges with step {self.step:g}: the largest eigenvalue is {float(largest.max()):.4g}, and "
+                f"the step must lie between 0 and 2/λ_max = {limit:.4g}. step {float(best.min()):.3g} converges "
+                "(leave step out to have it chosen)."
+            )
+        return NeumannState(damped, torch.full_like(best, self.step), extremes)
+
+    def apply(self, state: NeumannState, rhs: Tensor, generator: torch.Generator) -> Applied:
+        limit = self.truncation if self.truncation is not None else self.max_iterations
+        step = state.step[..., None, None]
+        value = torch.zeros_like(rhs)
+        residual = rhs.clone()
+        norm = torch.linalg.vector_norm(rhs, dim=-2)
+        open_ = Status.MAX_ITERATIONS if self.truncation is None else Status.APPROXIMATE
+        status = torch.full(norm.shape, int(open_), device=rhs.device)
+        status[norm == 0] = int(Status.CONVERGED)
+        iterations = 0
+        while iterations < limit:
+            running = status == int(open_)
+            columns = running.reshape(-1, running.shape[-1]).any(dim=0).nonzero().squeeze(-1)
+            if columns.numel() == 0:
+                break
+            iterations += 1
+            going = running[..., columns].unsqueeze(-2)
+            value[..., columns] += torch.where(going, step * residual[..., columns], 0.0)
+            if iterations == limit and self.truncation is not None:
+                break  # the residual of the last term is not asked for, and would cost a product
+            rest = rhs[..., columns] - state.operator.matmat(value[..., columns])
+            residual[..., columns] = rest
+            size, scale = torch.linalg.vector_norm(rest, dim=-2), norm[..., columns]
+            ended = status[..., columns]
+            # An eigenvalue that Lanczos did not see can still make it diverge.
+            ended = torch.where(running[..., columns] & ~(size <= 1e6 * scale), int(Status.BREAKDOWN), ended)
+            ended = torch.where(running[..., columns] & (size <= self.rtol * scale), int(Status.CONVERGED), ended)
+            status[..., columns] = ended
+        return Applied(value, status, iterations, self._note(state, status))
+
+    def tolerance(self, dtype: torch.dtype) -> float:
+        return max(self.rtol, 1000 * torch.finfo(dtype).eps)
+
+    def _note(self, state: NeumannState, status: Tensor) -> str:
+        if not bool((status == int(Status.MAX_ITERATIONS)).any()):
+            return ""
+        # The slowest component shrinks by 1 − step λ_min in each step.
+        shrink = float((state.step * state.extremes.smallest).min())
+        needed = math.log(1 / self.rtol) / max(-math.log1p(-min(shrink, 1 - 1e-12)), 1e-300) if self.rtol > 0 else 0
+        return f"About {needed:.0f} steps are needed at this condition number; cg takes far fewer." if needed else ""
