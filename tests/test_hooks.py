@@ -15,7 +15,7 @@ from metafluence.hooks import hookimpl
 def metafluence_register(registry):
     registry.add("solver", "{name}", at="{at}", about="a solver of theirs")
 """
-KINDS = ["learner", "backbone", "trainer", "curvature", "solver", "method", "dataset", "executor"]
+KINDS = ["learner", "backbone", "trainer", "curvature", "solver", "preconditioner", "method", "dataset", "executor"]
 HERE = "metafluence_plugins.solvers.cg:CG"
 
 

@@ -159,7 +159,7 @@ def test_a_solver_that_claims_too_much_is_found_out():
 
 def test_a_solver_that_does_not_fit_its_operator_is_refused_with_a_way_out():
     lopsided = DenseOperator(torch.eye(2).double(), tags=frozenset())
-    with pytest.raises(SolverError, match="CG cannot be used with .*DenseOperator.*symmetric"):
+    with pytest.raises(SolverError, match=r"CG cannot be used with .*DenseOperator.*symmetric"):
         solve(CG(), lopsided, torch.ones(2, 1).double())
 
 

@@ -34,7 +34,8 @@ class CGState:
 class CG(Solver):
     """Conjugate gradients; each column stops by its own residual, and a stopped column costs no more products.
 
-    rtol: relative residual at which a column is done. max_iterations: None for ten times the operator's size.
+    rtol: relative residual at which a column is done (100 times the precision, if that is more). max_iterations: None
+    for ten times the operator's size.
     preconditioner: `nystrom` for any operator, `ek-fac` for a network's inner Hessian.
     """
 
@@ -55,7 +56,7 @@ class CG(Solver):
         limit = self.max_iterations if self.max_iterations is not None else 10 * state.operator.size
         value = torch.zeros_like(rhs)
         status = torch.full((*rhs.shape[:-2], rhs.shape[-1]), int(Status.MAX_ITERATIONS), device=rhs.device)
-        target = self.rtol * torch.linalg.vector_norm(rhs, dim=-2)
+        target = self.tolerance(rhs.dtype) * torch.linalg.vector_norm(rhs, dim=-2)
         residual = rhs.clone()
         status[torch.linalg.vector_norm(residual, dim=-2) <= target] = int(Status.CONVERGED)
         direction = self._precondition(state, residual)
@@ -112,7 +113,7 @@ class CG(Solver):
             shifted = values + shifts.reshape(-1, *[1] * values.dim())
             weights = torch.where(norm.unsqueeze(-1) > 0, vectors[..., 0, :] * norm.unsqueeze(-1) / shifted, 0.0)
             last = (weights * vectors[..., -1, :]).sum(dim=-1)
-            done = (space.outside * last).abs() <= self.rtol * norm
+            done = (space.outside * last).abs() <= self.tolerance(rhs.dtype) * norm
             if space.size >= limit or bool(done.all()):
                 break
         found = []

@@ -33,8 +33,8 @@ class MinresState:
 class Minres(Solver):
     """MINRES; each column stops by its own residual, and a stopped column costs no more products.
 
-    rtol: relative residual (Euclidean, also with a preconditioner) at which a column is done. max_iterations: None for
-    ten times the operator's size. preconditioner: positive definite, as for cg.
+    rtol: relative residual (Euclidean, also with a preconditioner) at which a column is done (100 times the precision,
+    if that is more). max_iterations: None for ten times the operator's size. preconditioner: as for cg.
     """
 
     rtol: float = 1e-8
@@ -52,7 +52,7 @@ class Minres(Solver):
 
     def apply(self, state: MinresState, rhs: Tensor, generator: torch.Generator) -> Applied:
         limit = self.max_iterations if self.max_iterations is not None else 10 * state.operator.size
-        target = self.rtol * torch.linalg.vector_norm(rhs, dim=-2)
+        target = self.tolerance(rhs.dtype) * torch.linalg.vector_norm(rhs, dim=-2)
         status = torch.full((*rhs.shape[:-2], rhs.shape[-1]), int(Status.MAX_ITERATIONS), device=rhs.device)
         status[torch.linalg.vector_norm(rhs, dim=-2) <= target] = int(Status.CONVERGED)
         run = _Recurrence(self, state, rhs)
@@ -127,10 +127,11 @@ class _Recurrence:
             return mixed / gamma.unsqueeze(-2)
 
         w, aw = combine(v, k["w_old"], k["w"]), combine(product, k["aw_old"], k["aw"])
-        moved = torch.where(going, phi, 0.0).unsqueeze(-2)
-        self.value[..., columns] += moved * w
+        # Where a member of the batch is done, what its recurrence goes on to give is not used.
+        going, phi = going.unsqueeze(-2), phi.unsqueeze(-2)
+        self.value[..., columns] += torch.where(going, phi * w, 0.0)
         # A w is known, so the true residual costs no product, whatever norm the preconditioner brings.
-        rest = self.residual[..., columns] - moved * aw
+        rest = self.residual[..., columns] - torch.where(going, phi * aw, 0.0)
         self.residual[..., columns] = rest
         new = {"r1": r1, "r2": r2, "y": y, "w": w, "w_old": k["w"], "aw": aw, "aw_old": k["aw"]}
         new |= {"beta": beta_new, "beta_old": k["beta"], "delta_bar": delta_bar, "epsilon": epsilon}

@@ -21,6 +21,9 @@ from metafluence import (
     extreme_eigenvalues,
 )
 
+# A residual that falls by less than this factor over so many steps is not going to arrive.
+STRETCH, SLOWEST = 100, 0.999
+
 
 @dataclass(frozen=True, eq=False)
 class NeumannState:
@@ -37,7 +40,8 @@ class Neumann(Solver):
 
     step: None for 2/(λ_min + λ_max) from a few Lanczos steps, separately for each member of a batch; a given one is
     checked against them before anything is iterated. truncation: J steps and no more, with an answer that is then
-    approximate by design; None to go on to rtol. lanczos_steps: products spent on the eigenvalues.
+    approximate by design; None to go on to rtol (or 100 times the precision, if that is more). lanczos_steps: products
+    spent on the eigenvalues.
     """
 
     step: float | None = None
@@ -80,7 +84,8 @@ class Neumann(Solver):
         open_ = Status.MAX_ITERATIONS if self.truncation is None else Status.APPROXIMATE
         status = torch.full(norm.shape, int(open_), device=rhs.device)
         status[norm == 0] = int(Status.CONVERGED)
-        iterations = 0
+        target = self.tolerance(rhs.dtype) * norm
+        iterations, best = 0, torch.full_like(norm, torch.inf)
         while iterations < limit:
             running = status == int(open_)
             columns = running.reshape(-1, running.shape[-1]).any(dim=0).nonzero().squeeze(-1)
@@ -97,12 +102,17 @@ class Neumann(Solver):
             ended = status[..., columns]
             # An eigenvalue that Lanczos did not see can still make it diverge.
             ended = torch.where(running[..., columns] & ~(size <= 1e6 * scale), int(Status.BREAKDOWN), ended)
-            ended = torch.where(running[..., columns] & (size <= self.rtol * scale), int(Status.CONVERGED), ended)
+            ended = torch.where(running[..., columns] & (size <= target[..., columns]), int(Status.CONVERGED), ended)
             status[..., columns] = ended
+            if iterations % STRETCH == 0 and self.truncation is None:
+                # So slow that max_iterations would not do, or at the limit of the precision.
+                if not bool((size < SLOWEST * best[..., columns])[running[..., columns]].any()):
+                    break
+                best[..., columns] = size
         return Applied(value, status, iterations, self._note(state, status))
 
     def tolerance(self, dtype: torch.dtype) -> float:
-        return max(self.rtol, 1000 * torch.finfo(dtype).eps)
+        return max(self.rtol, 100 * torch.finfo(dtype).eps)
 
     def _note(self, state: NeumannState, status: Tensor) -> str:
         if not bool((status == int(Status.MAX_ITERATIONS)).any()):
