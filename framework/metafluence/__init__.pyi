@@ -311,6 +311,12 @@ from .training import (
 )
 
 __version__: str
+from .config import (
+    GridConfig as GridConfig,
+)
+from .grid import (
+    Cell as Cell,
+)
 from .lanczos import (
     KrylovSpace as KrylovSpace,
 )
@@ -356,6 +362,12 @@ from .operators import (
 from .operators import (
     random_groups as random_groups,
 )
+from .report import (
+    sweep_cells as sweep_cells,
+)
+from .report import (
+    write_sweep as write_sweep,
+)
 from .solving import (
     Preconditioner as Preconditioner,
 )
@@ -364,4 +376,16 @@ from .solving import (
 )
 from .solving import (
     solve_sweep as solve_sweep,
+)
+from .study import (
+    Prepared as Prepared,
+)
+from .sweeps import (
+    Damped as Damped,
+)
+from .sweeps import (
+    DampingSweep as DampingSweep,
+)
+from .sweeps import (
+    sweep_damping as sweep_damping,
 )

@@ -68,12 +68,16 @@ class Targets:
 
 @dataclass(frozen=True)
 class SolveReport:
-    """How the solves behind a result went: products with the Hessian, largest residual, and a complaint if any."""
+    """How the solves behind a result went: products with the Hessian, largest residual, and a complaint if any.
+
+    standard_error: the largest relative one, of solvers that sample.
+    """
 
     products: int = 0
     residual: float = float("nan")
     converged: bool = True
     complaint: str = ""
+    standard_error: float = float("nan")
 
     @classmethod
     def of(cls, solution: Solution, preparation: int = 0) -> SolveReport:
@@ -82,6 +86,7 @@ class SolveReport:
             float(solution.residual.max()),
             solution.converged,
             solution.complaint(),
+            float("nan") if solution.standard_error is None else float(solution.standard_error.max()),
         )
 
 

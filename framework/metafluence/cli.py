@@ -1,4 +1,4 @@
-"""The command line: `metafluence run | list | show | demo`.
+"""The command line: `metafluence run | sweep | list | show | demo`.
 
 Exit codes: 0 done, 1 a run failed, 2 bad input. Whatever needs torch is reached through `metafluence`'s lazy names, so
 that `list` answers at once.
@@ -7,6 +7,8 @@ that `list` answers at once.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -37,6 +39,9 @@ Start with `metafluence demo`. Then copy its study (printed at the end), change 
 # Where the output goes to a file, tables get the width they need.
 console = Console() if sys.stdout.isatty() else Console(width=120)
 errors = Console(stderr=True)
+
+sweep_app = typer.Typer(no_args_is_help=True, help="See how results depend on one number.")
+app.add_typer(sweep_app, name="sweep")
 
 RegistryOption = Annotated[
     Path | None,
@@ -70,6 +75,49 @@ def demo(out: OutOption = None) -> None:
     study = resource("studies/digits.yaml")
     _run(study, out, None)
     console.print(f"\nThis study is {study}\nCopy it, change a line, and [bold]metafluence run[/bold] your copy.")
+
+
+@sweep_app.command("damping")
+def sweep_damping(
+    study: Annotated[Path, typer.Argument(help="The study, a YAML file.", metavar="STUDY.yaml")],
+    solver: Annotated[str, typer.Option(help="Solver of the total Hessian.")] = "cg",
+    curvature: Annotated[str, typer.Option(help="The curvature that is damped.")] = "exact",
+    low: Annotated[float, typer.Option("--from", help="Smallest damping above 0.")] = 1e-4,
+    high: Annotated[float, typer.Option("--to", help="Largest damping.")] = 1e2,
+    points: Annotated[int, typer.Option(help="Dampings between the two, evenly in their logarithm; and 0.")] = 13,
+    out: OutOption = None,
+    registry: RegistryOption = None,
+) -> None:
+    """Score a study's tasks with many dampings from one factorisation or Krylov space.
+
+    Shows, for each damping: whether the ranking is stable, the residual, the smallest eigenvalue, and the agreement
+    with exact retraining. The study's stored fit and retrainings are used, and made first if they are not there.
+    """
+    if not 0 < low < high or points < 2:
+        raise InputError(
+            f"A sweep goes from a positive --from up to a larger --to in 2 points or more; got {low:g} to {high:g} in "
+            f"{points}."
+        )
+    known, folder, work = _open(study, out, registry)
+    parts = known.build("curvature", curvature, "--curvature"), known.build("solver", solver, "--solver")
+    with _kept(folder), Bars(console) as bars:
+        bench = work(bars).prepare().bench
+        bars.stage("sweeping the damping")
+        point = bench.problem.at(bench.meta, init=bench.adapted)
+        targets = metafluence.Targets(bench.problem, bench.validation, bench.meta)
+        ratio = (high / low) ** (1 / (points - 1))
+        dampings = [0.0, *(low * ratio**i for i in range(points))]
+        found = metafluence.sweep_damping(point, targets, *parts, dampings, bench.truth)
+        bars.done(f"{found.products} products")
+    page = metafluence.write_sweep(found, folder / "sweeps", f"damping-{curvature}-{solver}")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("damping", "smallest eigenvalue", "residual", "stability", "Spearman", "Δλ error", ""):
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    for row in found.rows:
+        table.add_row(*metafluence.sweep_cells(row))
+    console.print()
+    console.print(table)
+    console.print(f"\n{page}  (a figure of the same name beside it)", soft_wrap=True)
 
 
 @app.command("list")
@@ -123,17 +171,30 @@ def show(
     console.print(Text(f"In a study: {{use: {name}, ...}}", style="dim"))
 
 
-def _run(study: Path, out: Path | None, overlay: Path | None) -> None:
+def _open(
+    study: Path, out: Path | None, overlay: Path | None
+) -> tuple[Registry, Path, Callable[[Bars], metafluence.Study]]:
+    """The registry, the folder of results, and what makes the study once there are bars to show it."""
     config = metafluence.load_study(study)
-    registry: Registry = default_registry(overlay, study.resolve().parent)
+    registry = default_registry(overlay, study.resolve().parent)
     folder = out or Path("results") / config.name
+    return registry, folder, lambda bars: metafluence.Study(config, registry, folder, bars)
+
+
+@contextmanager
+def _kept(folder: Path) -> Iterator[None]:
     try:
-        with Bars(console) as bars:
-            work = metafluence.Study(config, registry, folder, bars)
-            result = work.run()
+        yield
     except KeyboardInterrupt:
         errors.print(f"\nInterrupted. What was finished is kept in {folder}; the same command goes on from there.")
         raise typer.Exit(130) from None
+
+
+def _run(study: Path, out: Path | None, overlay: Path | None) -> None:
+    registry, folder, make = _open(study, out, overlay)
+    with _kept(folder), Bars(console) as bars:
+        work = make(bars)
+        result = work.run()
     page = metafluence.write_report(result, folder)
     registry.hooks.hook.metafluence_report(study=work, result=result, path=page)
     console.print()
@@ -145,6 +206,10 @@ def _run(study: Path, out: Path | None, overlay: Path | None) -> None:
     console.print()
     for sentence in metafluence.verdict(result):
         console.print(Text(f"• {sentence}"))
+    if result.grid:
+        failed = sum(cell.status != "ok" for cell in result.grid)
+        of = f"; {failed} of them cannot work, the report says why" if failed else ""
+        console.print(f"• {len(result.grid)} pairs of inner and outer solvers were compared{of}.")
     if result.reused:
         console.print(f"{result.reused} of {len(result.runs)} runs were already in {folder} and were not repeated.")
     console.print(f"\n{page}  (figures inside; rows in {folder / 'results.csv'})", soft_wrap=True)

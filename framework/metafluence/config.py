@@ -31,11 +31,20 @@ class TruthConfig(_Strict):
     start: Literal["warm", "cold"] = "warm"
 
 
+class GridConfig(_Strict):
+    """One method with every inner solver (of each task's Hessian) and every outer one (of the total Hessian)."""
+
+    method: Spec = "task-if"
+    inner: list[Spec] = Field(min_length=1)
+    outer: list[Spec] = Field(min_length=1)
+
+
 class StudyConfig(_Strict):
     """Everything that a study is.
 
     remove: share of the tasks that each method has removed for the accuracy columns; the corrupted share if not given.
-    solvers: every method that takes a solver and names none is run with each.
+    solvers: every method that takes a solver and names none is run with each. grid: one method's scores with inner and
+    outer solvers swapped against each other.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -51,6 +60,7 @@ class StudyConfig(_Strict):
     trainer: Spec = "newton"
     methods: list[Spec] = Field(min_length=1)
     solvers: list[Spec] = Field(default=["cg"], min_length=1)
+    grid: GridConfig | None = None
     truth: TruthConfig | None = TruthConfig()
     remove: float | None = Field(None, gt=0, lt=1)
     executor: Spec = "processes"
@@ -96,4 +106,5 @@ def _fields_at(path: tuple[Any, ...]) -> list[str]:
     parts = {"episodes": Episodes, "corruption": Corruption}
     if path and path[0] in parts:
         return [f.name for f in fields(parts[path[0]])]
-    return list((TruthConfig if path else StudyConfig).model_fields)
+    models = {"truth": TruthConfig, "grid": GridConfig}
+    return list((models.get(str(path[0]), StudyConfig) if path else StudyConfig).model_fields)

@@ -9,6 +9,7 @@ from matplotlib.ticker import PercentFormatter
 
 from metafluence.metrics import detection
 from metafluence.runs import Run
+from metafluence.solver_figures import against_truncation, heat_maps
 from metafluence.study import StudyResult
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
@@ -22,6 +23,8 @@ def draw(result: StudyResult) -> dict[str, Figure]:
         "predicted-against-true": predicted_against_true(result),
         "tasks-found": tasks_found(result),
         "fidelity-against-runtime": fidelity_against_runtime(result),
+        "inner-and-outer-solvers": heat_maps(result.grid),
+        "against-truncation": against_truncation(result.grid),
     }
     return {name: figure for name, figure in made.items() if figure is not None}
 

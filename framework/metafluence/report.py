@@ -18,8 +18,10 @@ from matplotlib.figure import Figure
 import metafluence
 from metafluence.figures import draw
 from metafluence.runs import Row
+from metafluence.solver_figures import damping_figure
 from metafluence.store import write_atomically
 from metafluence.study import StudyResult
+from metafluence.sweeps import Damped, DampingSweep
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,16 @@ FIGURE_TEXT = {
     "fidelity-against-runtime": (
         "Fidelity against runtime",
         "Up and to the left is better: scores that agree with exact retraining, sooner.",
+    ),
+    "inner-and-outer-solvers": (
+        "Inner and outer solvers",
+        "One method's scores with each pair of solvers. Left: how well they rank tasks, and how far the solvers alone "
+        "move them from the same method's scores under tight solves. Right: what the pair costs. Hatched pairs "
+        "failed; the reasons stand below.",
+    ),
+    "against-truncation": (
+        "Accuracy and time against J",
+        "The same scores when a solver's number of steps grows, everything else being the same.",
     ),
 }
 
@@ -123,16 +135,29 @@ def frame(result: StudyResult) -> pd.DataFrame:
     return pd.DataFrame([{**row.facts(), "notes": " ".join(row.notes)} for row in result.rows])
 
 
+def refusals(result: StudyResult) -> list[tuple[str, str]]:
+    """Pairs of solvers that failed and why; pairs with one reason stand together."""
+    by_reason: dict[str, list[str]] = {}
+    for c in result.grid:
+        if c.status != "ok":
+            by_reason.setdefault(c.reason, []).append(f"{c.inner} × {c.outer}")
+    return [(", ".join(pairs), reason) for reason, pairs in by_reason.items()]
+
+
 def write_report(result: StudyResult, folder: Path) -> Path:
-    """Write report.html, results.csv and figures/*.png into `folder`. Returns the page's path."""
+    """Write report.html, results.csv, figures/*.png, and grid.csv if there is a grid. Returns the page's path."""
     write_atomically(folder / "results.csv", frame(result).to_csv(index=False).encode())
+    if result.grid:
+        table = pd.DataFrame([c.facts() for c in result.grid])
+        write_atomically(folder / "grid.csv", table.to_csv(index=False).encode())
     pictures = []
     for name, figure in draw(result).items():
         png = _png(figure)
         write_atomically(folder / "figures" / f"{name}.png", png)
         title, caption = FIGURE_TEXT[name]
         data = base64.b64encode(png).decode()
-        pictures.append({"title": title, "caption": caption, "data": data})
+        reasons = refusals(result) if name == "inner-and-outer-solvers" else []
+        pictures.append({"title": title, "caption": caption, "data": data, "reasons": reasons})
     environment = jinja2.Environment(loader=jinja2.PackageLoader("metafluence"), autoescape=True)
     config = result.config.model_dump(mode="json", exclude_defaults=True)
     page = environment.get_template("report.html.j2").render(
@@ -149,6 +174,32 @@ def write_report(result: StudyResult, folder: Path) -> Path:
     )
     path = folder / "report.html"
     write_atomically(path, page.encode())
+    return path
+
+
+def sweep_cells(row: Damped) -> list[str]:
+    """A row of a damping sweep as text: damping, eigenvalue, residual, stability, Spearman, error of Δλ, status."""
+
+    def number(value: float, form: str) -> str:
+        return "–" if math.isnan(value) else format(value, form)
+
+    error = "–" if math.isnan(row.change_error) else f"{100 * row.change_error:.1f} %"
+    return [
+        f"{row.damping:.3g}",
+        f"{row.smallest_eigenvalue:.3g}",
+        number(row.residual, ".0e"),
+        number(row.stability, ".3f"),
+        number(row.spearman, ".3f"),
+        error,
+        row.status,
+    ]
+
+
+def write_sweep(sweep: DampingSweep, folder: Path, name: str) -> Path:
+    """Write the rows as NAME.csv and a figure as NAME.png. Returns the table's path."""
+    write_atomically(folder / f"{name}.png", _png(damping_figure(sweep)))
+    path = folder / f"{name}.csv"
+    write_atomically(path, sweep.frame().to_csv(index=False).encode())
     return path
 
 

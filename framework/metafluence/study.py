@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from metafluence.attribution import AttributionMethod, Targets
-from metafluence.config import Spec, StudyConfig
+from metafluence.config import StudyConfig
 from metafluence.corruption import corrupt
 from metafluence.diagnostics import Diagnostics, diagnose
 from metafluence.episodes import Dataset, Split, sample
-from metafluence.errors import ConvergenceError, InputError
+from metafluence.errors import ConvergenceError
 from metafluence.executors import Executor
 from metafluence.fingerprints import component_fingerprint
+from metafluence.grid import Cell, reference_scores, run_cell
 from metafluence.learners import ImplicitLearner
 from metafluence.observer import Observer
+from metafluence.plans import make_grid, make_plans, parts
 from metafluence.problem import BilevelProblem
 from metafluence.registry import Registry
 from metafluence.retraining import RetrainBank
@@ -32,29 +32,16 @@ DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
 
 @dataclass(frozen=True)
-class Plan:
-    """One run to be made: its label, its solver's label and the method itself."""
-
-    label: str
-    solver: str
-    method: AttributionMethod
-
-    @property
-    def id(self) -> str:
-        name = re.sub(r"[^A-Za-z0-9.]+", "-", f"{self.label}-{self.solver}").strip("-")
-        return f"{name}-{component_fingerprint(self.method)[:8]}"
-
-
-@dataclass(frozen=True)
 class StudyResult:
     """What a study found.
 
-    full: test quality at λ*. clean: retrained without exactly the corrupted tasks (NaN where none is). warnings:
-    sentences. reused: how many runs came from the store.
+    grid: pairs of inner and outer solvers. full: test quality at λ*. clean: retrained without exactly the corrupted
+    tasks (NaN where none is). warnings: sentences. reused: how many runs came from the store.
     """
 
     config: StudyConfig
     runs: tuple[Run, ...]
+    grid: tuple[Cell, ...]
     split: Split
     meta_size: int
     fit: Fit
@@ -73,6 +60,17 @@ class StudyResult:
     @property
     def failed(self) -> list[Row]:
         return [row for row in self.rows if row.status != "ok"]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a study has before its runs."""
+
+    split: Split
+    fit: Fit
+    diagnostics: Diagnostics
+    bench: Bench
+    warnings: tuple[str, ...]
 
 
 class Study:
@@ -98,11 +96,35 @@ class Study:
         self._inner_solver: Solver = registry.build("solver", config.inner_solver, "inner_solver")
         self._trainer: Trainer = registry.build("trainer", config.trainer)
         self._executor: Executor = registry.build("executor", config.executor)
-        self.plans = self._plan()
+        self.plans = make_plans(config, registry)
+        self.grid_plans = make_grid(config.grid, registry) if config.grid is not None else []
 
     def run(self) -> StudyResult:
         """Do what is not done yet. Returns the results; a failed run is a row with its reason."""
         self._hook.metafluence_study_started(study=self)
+        ready = self.prepare()
+        bench, warnings = ready.bench, list(ready.warnings)
+        clean = self._without_corrupted(bench, warnings)
+        runs, reused = self._runs(bench)
+        cells = self._grid(bench)
+        return StudyResult(
+            self.config,
+            tuple(runs),
+            tuple(cells),
+            ready.split,
+            bench.problem.size,
+            ready.fit,
+            ready.diagnostics,
+            bench.truth,
+            bench.test(bench.meta),
+            clean,
+            bench.remove,
+            tuple(warnings),
+            reused,
+        )
+
+    def prepare(self) -> Prepared:
+        """Everything that runs have in common: tasks, fit, diagnostics and ground truth."""
         split = self._tasks()
         problem = BilevelProblem(self._learner, split.train, self.config.l2, self._inner_solver, self.config.memory_gib)
         self._claim(problem, split)
@@ -115,34 +137,9 @@ class Study:
         if not fit.converged:
             warnings.insert(0, f"Meta-training stopped before its tolerance (‖∇F‖ = {fit.gradient_norm:.1e}).")
         bank, truth = self._truth(problem, fit, split, warnings)
-        removed = self._removed(split)
-        bench = Bench(
-            problem,
-            fit.meta,
-            point.adapted,
-            split.validation,
-            split.test,
-            bank,
-            truth,
-            removed,
-            self.config.seed,
-        )
-        clean = self._without_corrupted(bench, warnings)
-        runs, reused = self._runs(bench)
-        return StudyResult(
-            self.config,
-            tuple(runs),
-            split,
-            problem.size,
-            fit,
-            diagnostics,
-            truth,
-            bench.test(fit.meta),
-            clean,
-            removed,
-            tuple(warnings),
-            reused,
-        )
+        shared = (problem, fit.meta, point.adapted, split.validation, split.test, bank, truth)
+        bench = Bench(*shared, self._removed(split), self.config.seed)
+        return Prepared(split, fit, diagnostics, bench, tuple(warnings))
 
     def _tasks(self) -> Split:
         self._observer.stage("sampling tasks")
@@ -268,37 +265,30 @@ class Study:
         self._observer.done()
         return runs, reused
 
-    def _plan(self) -> list[Plan]:
-        plans = []
-        for spec in self.config.methods:
-            name, params = _parts(spec)
-            cls = self._registry.load("method", name)
-            swaps = any(f.name == "solver" for f in fields(cls)) and "solver" not in params
-            swaps = swaps and "solver" not in self._registry.entry("method", name).params
-            for solver in self.config.solvers if swaps else [params.get("solver")]:
-                full = {**params, "solver": solver} if solver is not None else params
-                method = self._registry.build("method", {"use": name, **full}, "methods")
-                plans.append(Plan(_label(name, params), _label(*_parts(solver)) if solver else "", method))
-        seen: set[str] = set()
-        for plan in plans:
-            if plan.id in seen:
-                raise InputError(f"The study asks for {plan.label} {plan.solver} twice. Remove one of the two.")
-            seen.add(plan.id)
-        return plans
+    def _grid(self, bench: Bench) -> list[Cell]:
+        """Cells that are not stored yet are computed; those that failed are tried again."""
+        if self.config.grid is None:
+            return []
+        self._observer.stage("inner and outer solvers", len(self.grid_plans))
+        suffix = hashlib.sha256(f"{self.config.truth!r}".encode()).hexdigest()[:8]
+        cells, reference = [], None
+        for number, plan in enumerate(self.grid_plans, start=1):
+            file = self.folder / "grid" / f"{plan.id}-{suffix}.safetensors"
+            if file.exists():
+                cell = Cell.from_facts(load_tensors(file)[1])
+            else:
+                if reference is None:
+                    reference = reference_scores(bench, self._reference_method())
+                cell, scores = run_cell(bench, plan, reference)
+                if cell.status == "ok":
+                    save_tensors(file, {"scores": scores}, cell.facts())
+            cells.append(cell)
+            self._observer.step(number, len(self.grid_plans), f"{plan.inner} × {plan.outer}")
+        self._observer.done()
+        return cells
 
-
-def _parts(spec: Spec) -> tuple[str, dict[str, Any]]:
-    if isinstance(spec, str):
-        return spec, {}
-    if not isinstance(spec.get("use"), str):
-        raise InputError(f"The component {spec} does not say which one it is. Write {{use: NAME, ...}}.")
-    return spec["use"], {k: v for k, v in spec.items() if k != "use"}
-
-
-def _label(name: str, params: dict[str, Any]) -> str:
-    shown = [f"{k}={_short(v)}" for k, v in params.items() if k != "solver"]
-    return " ".join([name, *shown])
-
-
-def _short(value: Any) -> str:
-    return str(value.get("use", value)) if isinstance(value, dict) else str(value)
+    def _reference_method(self) -> AttributionMethod:
+        """The grid's method with a tight outer solve."""
+        assert self.config.grid is not None
+        name, params = parts(self.config.grid.method)
+        return self._registry.build("method", {"use": name, **params, "solver": {"use": "cg", "rtol": 1e-10}}, "grid")

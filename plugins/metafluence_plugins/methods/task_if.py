@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -70,7 +70,7 @@ class TaskIF(AttributionMethod):
             solution = prepared.solve(batch, state.context.generator, state.context.strict)
             # A product of this batch is one column for every task.
             report = SolveReport.of(solution, prepared.matvecs)
-            report = SolveReport(report.products * len(removals), report.residual, report.converged, report.complaint)
+            report = replace(report, products=report.products * len(removals))
             return ParameterChange(solution.value.squeeze(-1).T, tuple(removals), report, state.notes)
         solved = [
             state.without(removal).solve(column.unsqueeze(1), state.context.generator, state.context.strict)

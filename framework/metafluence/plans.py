@@ -1,0 +1,111 @@
+"""Which runs a study makes: methods with solvers, and one method on a grid of inner and outer solvers."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, fields
+from typing import Any
+
+from metafluence.attribution import AttributionMethod
+from metafluence.config import GridConfig, Spec, StudyConfig
+from metafluence.errors import InputError
+from metafluence.fingerprints import component_fingerprint
+from metafluence.registry import Registry
+from metafluence.solving import Solver
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run to be made: its label, its solver's label and the method itself."""
+
+    label: str
+    solver: str
+    method: AttributionMethod
+
+    @property
+    def id(self) -> str:
+        return _file_name(f"{self.label}-{self.solver}", component_fingerprint(self.method))
+
+
+@dataclass(frozen=True)
+class GridPlan:
+    """One cell of the grid: the labels of both solvers, the inner solver, and the method with the outer one."""
+
+    inner: str
+    outer: str
+    inner_solver: Solver
+    method: AttributionMethod
+
+    @property
+    def id(self) -> str:
+        prints = component_fingerprint(self.method)[:8] + component_fingerprint(self.inner_solver)
+        return _file_name(f"{self.inner}-{self.outer}", prints, 16)
+
+
+def make_plans(config: StudyConfig, registry: Registry) -> list[Plan]:
+    """Every method, with each solver where it takes one and names none. Raises InputError for a run asked for twice."""
+    plans = []
+    for spec in config.methods:
+        name, params = parts(spec)
+        swaps = _takes_solver(registry, name) and "solver" not in params
+        swaps = swaps and "solver" not in registry.entry("method", name).params
+        for solver in config.solvers if swaps else [params.get("solver")]:
+            full = {**params, "solver": solver} if solver is not None else params
+            method = registry.build("method", {"use": name, **full}, "methods")
+            plans.append(Plan(label(name, params), spec_label(solver) if solver else "", method))
+    seen: set[str] = set()
+    for plan in plans:
+        if plan.id in seen:
+            raise InputError(f"The study asks for {plan.label} {plan.solver} twice. Remove one of the two.")
+        seen.add(plan.id)
+    return plans
+
+
+def make_grid(grid: GridConfig, registry: Registry) -> list[GridPlan]:
+    """Every inner solver with every outer one. Raises InputError where the method takes no solver."""
+    name, params = parts(grid.method)
+    if not _takes_solver(registry, name) or "solver" in params:
+        raise InputError(f"grid.method is {grid.method!r}; it must take a solver and name none. Try task-if.")
+    plans = []
+    for inner in grid.inner:
+        solver = registry.build("solver", inner, "grid.inner")
+        for outer in grid.outer:
+            method = registry.build("method", {"use": name, **params, "solver": outer}, "grid.outer")
+            plans.append(GridPlan(spec_label(inner), spec_label(outer), solver, method))
+    for which in ("inner", "outer"):
+        labels = [spec_label(spec) for spec in getattr(grid, which)]
+        twice = next((one for one in labels if labels.count(one) > 1), None)
+        if twice:
+            raise InputError(f"grid.{which} holds {twice!r} twice. Remove one of the two.")
+    return plans
+
+
+def parts(spec: Spec) -> tuple[str, dict[str, Any]]:
+    """The name and the parameters of a component's configuration."""
+    if isinstance(spec, str):
+        return spec, {}
+    if not isinstance(spec.get("use"), str):
+        raise InputError(f"The component {spec} does not say which one it is. Write {{use: NAME, ...}}.")
+    return spec["use"], {k: v for k, v in spec.items() if k != "use"}
+
+
+def label(name: str, params: dict[str, Any]) -> str:
+    """How a component is called in tables: its name and what was set, but for its solver."""
+    shown = [f"{k}={_short(v)}" for k, v in params.items() if k != "solver"]
+    return " ".join([name, *shown])
+
+
+def spec_label(spec: Spec) -> str:
+    return label(*parts(spec))
+
+
+def _takes_solver(registry: Registry, name: str) -> bool:
+    return any(f.name == "solver" for f in fields(registry.load("method", name)))
+
+
+def _short(value: Any) -> str:
+    return str(value.get("use", value)) if isinstance(value, dict) else str(value)
+
+
+def _file_name(text: str, fingerprint: str, digits: int = 8) -> str:
+    return f"{re.sub(r'[^A-Za-z0-9.]+', '-', text).strip('-')}-{fingerprint[:digits]}"
