@@ -208,7 +208,7 @@ def _run(study: Path, out: Path | None, overlay: Path | None) -> None:
         console.print(Text(f"• {sentence}"))
     if result.grid:
         failed = sum(cell.status != "ok" for cell in result.grid)
-        of = f"; {failed} of them cannot work, the report says why" if failed else ""
+        of = f"; {failed} of them failed, the report says why" if failed else ""
         console.print(f"• {len(result.grid)} pairs of inner and outer solvers were compared{of}.")
     if result.reused:
         console.print(f"{result.reused} of {len(result.runs)} runs were already in {folder} and were not repeated.")
