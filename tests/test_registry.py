@@ -95,7 +95,7 @@ def test_any_way_of_writing_a_number_is_read(value):
 @pytest.mark.parametrize(
     ("kind", "spec", "message"),
     [
-        ("solver", "cgg", r"Unknown solver 'cgg'\. Did you mean 'cg'\? Known: cg, exact"),
+        ("solver", "cgg", r"Unknown solver 'cgg'\. Did you mean 'cg'\? Known: cg, ek-fac, exact"),
         ("solver", "mlp", r"Unknown solver 'mlp'.*There is a backbone of that name"),
         ("solvers", "cg", r"Unknown kind of component 'solvers'\. Did you mean 'solver'"),
         ("solver", {"use": "cg", "rtoll": 1}, r"no parameter 'rtoll'\. Did you mean 'rtol'\? Parameters: rtol=1e-08"),

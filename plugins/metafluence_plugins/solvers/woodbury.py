@@ -41,6 +41,8 @@ class Woodbury(Solver):
             raise SolverError("woodbury needs a positive shift: V Vᵀ alone has no inverse. Add damping, or l2 > 0.")
         inside = state.vectors.mT @ rhs
         outside = rhs - state.vectors @ inside
+        # Once more, for what rounding leaves inside would be divided by the shift alone.
+        outside = outside - state.vectors @ (state.vectors.mT @ outside)
         value = outside / state.shift + state.vectors @ (inside / (state.singular.square() + state.shift).unsqueeze(-1))
         status = torch.full((*rhs.shape[:-2], rhs.shape[-1]), int(Status.CONVERGED), device=rhs.device)
         return Applied(value, status)
