@@ -92,12 +92,19 @@ class Chunk:
             pulled.append(self._weigh(own if lam is None else own + lam[j]))
         return torch.stack(pulled, dim=1).flatten(0, 1)
 
+    def gauss_newton(self, columns: Tensor, jacobian: Jacobian) -> Tensor:
+        """Σ_i w_i Jᵀ (GGN of L_O^i) J v for each column, [k, P]."""
+        head = self.linearise(jacobian)
+        self._hold(head)
+        rows = [columns.unsqueeze(1).expand(-1, len(self.rows), -1)] if head.uses_rows else []
+        lam, features = _split(head, head.gauss_newton([*rows, *self._encoder.push(columns)], self.weights.task))
+        found = self._encoder.pull_columns(features) if features else torch.zeros_like(columns)
+        return found if lam is None else found + lam.sum(dim=1)
+
     def product(self, columns: Tensor, jacobian: Jacobian) -> Tensor:
         """Σ_i w_i H_i v for each column, [k, P]."""
         head = self.linearise(jacobian)
-        if self._holding != jacobian:
-            self._encoder.hold([self._weigh(f) for f in _split(head, head.gradient())[1]])
-            self._holding = jacobian
+        self._hold(head)
         rows = [columns.unsqueeze(1).expand(-1, len(self.rows), -1)] if head.uses_rows else []
         lam, features = _split(head, head.product([*rows, *self._encoder.push(columns)], self.weights.task))
         found = self._encoder.product(columns, features)
@@ -112,6 +119,11 @@ class Chunk:
         held = [self._weigh(f) for f in _split(head, head.gradient())[1]]
         found = self._encoder.product_each(rows, held, features)
         return found if lam is None else found + lam
+
+    def _hold(self, head: Head) -> None:
+        if self._holding != head.jacobian:
+            self._encoder.hold([self._weigh(f) for f in _split(head, head.gradient())[1]])
+            self._holding = head.jacobian
 
     def _weigh(self, part: Tensor) -> Tensor:
         return part * self.weights.task.reshape(-1, *([1] * (part.dim() - 1)))

@@ -21,6 +21,7 @@ from metafluence.backbones import Backbone, build_module
 from metafluence.derivatives import batched_vjp
 from metafluence.errors import InputError
 from metafluence.layers import LayeredLoss, LayerStack
+from metafluence.losses import OutputLoss
 from metafluence.modules import FlatModule
 from metafluence.operators import LAYERED, SUM, SYMMETRIC, LinearOperator, random_groups
 from metafluence.tasks import Batch, TaskSet
@@ -40,11 +41,13 @@ class MetaLearner(ABC):
     """A frozen dataclass whose fields are its configuration.
 
     shares_space: the meta-parameters and the adapted ones live in one space (P = Q), as in MAML.
-    encodes: the learner has a shared encoder.
+    encodes: the learner has a shared encoder. output_loss: what outer_loss is the weighted mean of at the outputs of
+    `predict`, for curvatures that need it (gauss-newton); None if it is not of that form.
     """
 
     shares_space: ClassVar[bool] = False
     encodes: ClassVar[bool] = False
+    output_loss: ClassVar[OutputLoss | None] = None
 
     def bind(self, tasks: TaskSet) -> Self:
         """A copy that knows the shape, type and number of classes of its tasks. Called once by the problem."""

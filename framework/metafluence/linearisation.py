@@ -19,6 +19,7 @@ from torch.autograd import grad
 from torch.func import jvp, vjp, vmap
 
 from metafluence.derivatives import batched_vjp, gradients
+from metafluence.errors import InputError
 from metafluence.learners import ImplicitLearner
 from metafluence.solving import PreparedSolve, Solver
 from metafluence.tasks import Batch, Level
@@ -65,6 +66,10 @@ class Encoder:
         leaf, pulled = self._held
         (tangent,) = batched_vjp([pulled], [leaf], [columns])
         return list(self._split(tangent, 1))
+
+    def pull_columns(self, cotangents: list[Tensor]) -> Tensor:
+        """Jᵀ c for each column, [k, P]."""
+        return batched_vjp([self._features], [self._meta], [self._join(cotangents, 1)])[0]
 
     def product(self, columns: Tensor, cotangents: list[Tensor]) -> Tensor:
         """(∂/∂λ Jᵀ g) v + Jᵀ c for each column, [k, P]; g is what `hold` was given."""
@@ -172,6 +177,10 @@ class Head:
             self.uses_rows = uses_rows or jacobian == "identity"
             self.explicit = ([lam] if self.uses_rows else []) + (features if learner.encodes else [])
             self._theta = theta
+            self._predict = lambda: learner.predict(lam, theta, features[1])
+            self._output_loss = learner.output_loss
+            self._query_scale = query_weights.detach() / query_weights.shape[-1]
+            self._outputs: tuple[Tensor, Tensor, list[Tensor]] | None = None
             self._first = gradients(lagrangian, [*self.explicit, theta], create_graph=True)
 
     def gradient(self) -> list[Tensor]:
@@ -204,7 +213,28 @@ class Head:
             return []
         theta = self._adapted_tangent(tangents)
         weighted = [t * weights.reshape(1, -1, *([1] * (t.dim() - 2))) for t in [*tangents, theta]]
-        *parts, theta_part = batched_vjp(self._first, [*self.explicit, self._theta], weighted)
+        return self._close(batched_vjp(self._first, [*self.explicit, self._theta], weighted))
+
+    def gauss_newton(self, tangents: list[Tensor], weights: Tensor) -> list[Tensor]:
+        """Jᵀ (∂f)ᵀ ∂²loss (∂f) J times tangents, f the outputs for the query: `product` with f linearised."""
+        if self._output_loss is None:
+            raise InputError(
+                "gauss-newton needs an outer loss of the outputs; this learner declares no output_loss. Use exact."
+            )
+        variables = [*self.explicit, self._theta]
+        if self._outputs is None:
+            with torch.enable_grad():
+                outputs = self._predict()
+                dual = torch.zeros_like(outputs, requires_grad=True)
+                self._outputs = outputs, dual, gradients((outputs * dual).sum(), variables, create_graph=True)
+        outputs, dual, pulled = self._outputs
+        (moved,) = batched_vjp(pulled, [dual], [*tangents, self._adapted_tangent(tangents)])
+        scale = (weights.unsqueeze(-1) * self._query_scale).unsqueeze(-1)
+        return self._close(batched_vjp([outputs], variables, [scale * self._output_loss.curvature(outputs, moved)]))
+
+    def _close(self, parts: list[Tensor]) -> list[Tensor]:
+        """Jᵀ of cotangents of the explicit parts and of θ: θ's is carried over to the explicit parts."""
+        *parts, theta_part = parts
         if self.jacobian == "total":
             back = batched_vjp([self._inner_gradient], self.explicit, [-self._solve_inner(theta_part)])
             parts = [p + b for p, b in zip(parts, back, strict=True)]

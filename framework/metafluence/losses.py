@@ -40,6 +40,10 @@ class OutputLoss(ABC):
         """[C, ..., C]: Σ_c s_c s_cᵀ = ∂²loss/∂outputs², exactly."""
 
     @abstractmethod
+    def curvature(self, outputs: Tensor, tangents: Tensor) -> Tensor:
+        """∂²loss/∂outputs² times tangents [k, ..., C], of the same shape."""
+
+    @abstractmethod
     def sampled(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
         """[..., C]: the loss's gradient at a target drawn from the model itself."""
 
@@ -57,6 +61,10 @@ class SoftmaxLoss(OutputLoss):
         eye = torch.eye(p.shape[-1], dtype=p.dtype, device=p.device)
         return torch.stack([p[..., c, None].sqrt() * (p - e) for c, e in enumerate(eye)])
 
+    def curvature(self, outputs: Tensor, tangents: Tensor) -> Tensor:
+        p = outputs.softmax(dim=-1)
+        return p * (tangents - (p * tangents).sum(dim=-1, keepdim=True))
+
     def sampled(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
         p = outputs.softmax(dim=-1)
         drawn = torch.multinomial(p.reshape(-1, p.shape[-1]), 1, generator=generator).reshape(p.shape[:-1])
@@ -72,6 +80,9 @@ class SquaredLoss(OutputLoss):
     def roots(self, outputs: Tensor) -> Tensor:
         eye = torch.eye(outputs.shape[-1], dtype=outputs.dtype, device=outputs.device)
         return torch.stack([e.expand_as(outputs) for e in eye])
+
+    def curvature(self, outputs: Tensor, tangents: Tensor) -> Tensor:
+        return tangents
 
     def sampled(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
         return torch.randn(outputs.shape, generator=generator, dtype=outputs.dtype).to(outputs.device)

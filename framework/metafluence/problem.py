@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from copy import copy
 from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,12 +17,15 @@ from metafluence.errors import InputError
 from metafluence.fingerprints import component_fingerprint
 from metafluence.learners import Adaptation, ImplicitLearner
 from metafluence.linearisation import Jacobian
-from metafluence.operators import SUM, SYMMETRIC, LinearOperator, random_groups
+from metafluence.operators import PSD, SUM, SYMMETRIC, LinearOperator, random_groups
 from metafluence.solving import Solver
 from metafluence.tasks import Level, TaskSet, Weights
 
 # Past this much a batch of columns only falls out of the caches (measured: 64 columns cost half per column of 256).
 COLUMN_BYTES = 2**27
+
+Form = Literal["exact", "gauss-newton"]
+"""Whether a task's Hessian is taken whole, or with the outputs for its query linearised."""
 
 
 class BilevelProblem:
@@ -175,14 +179,19 @@ class Point:
         """δI + Σ_i w_i H_i: the exact total Hessian for the true Jacobian, matrix-free."""
         return Hessian(self, jacobian)
 
-    def product(self, columns: Tensor, jacobian: Jacobian) -> Tensor:
+    def gauss_newton(self, jacobian: Jacobian = "total") -> Hessian:
+        """δI + Σ_i w_i Jᵀ (GGN of L_O^i) J: positive semi-definite everywhere."""
+        return Hessian(self, jacobian, "gauss-newton")
+
+    def product(self, columns: Tensor, jacobian: Jacobian, form: Form = "exact") -> Tensor:
         """(δI + Σ_i w_i H_i) V for V [P, k]."""
         rows = columns.T.contiguous()
         total = self.problem.l2 * rows
         for chunk in self._chunks():
             for start in range(0, len(rows), self.columns):
                 batch = slice(start, start + self.columns)
-                total[batch] += chunk.product(rows[batch], jacobian)
+                multiply = chunk.product if form == "exact" else chunk.gauss_newton
+                total[batch] += multiply(rows[batch], jacobian)
         return total.T
 
     def product_each(self, columns: Tensor, jacobian: Jacobian = "total") -> Tensor:
@@ -217,19 +226,19 @@ class Point:
 
 
 class Hessian(LinearOperator):
-    """δI + Σ_i w_i H_i at a point, as an operator on columns [P, k]."""
+    """δI + Σ_i w_i H_i at a point, as an operator on columns [P, k]; H_i exact or its Gauss-Newton form."""
 
-    tags = frozenset({SYMMETRIC, SUM})
-
-    def __init__(self, point: Point, jacobian: Jacobian) -> None:
+    def __init__(self, point: Point, jacobian: Jacobian, form: Form = "exact") -> None:
         self.point = point
         self.jacobian: Jacobian = jacobian
+        self.form: Form = form
+        self.tags = frozenset({SYMMETRIC, SUM} if form == "exact" else {SYMMETRIC, SUM, PSD})
         self.size, self.dtype, self.device = point.meta.numel(), point.meta.dtype, point.meta.device
 
     def matmat(self, columns: Tensor) -> Tensor:
-        return self.point.product(columns, self.jacobian)
+        return self.point.product(columns, self.jacobian, self.form)
 
     def split(self, count: int, generator: torch.Generator) -> list[LinearOperator]:
         """By tasks; δI is in every part."""
         groups = random_groups(len(self.point.problem.tasks), count, generator)
-        return [Hessian(self.point.part(group, len(groups)), self.jacobian) for group in groups]
+        return [Hessian(self.point.part(group, len(groups)), self.jacobian, self.form) for group in groups]

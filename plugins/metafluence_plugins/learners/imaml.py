@@ -17,6 +17,7 @@ from metafluence import (
     InputError,
     LayeredLoss,
     NetworkLearner,
+    OutputLoss,
     SoftmaxLoss,
     cross_entropy,
     layered_loss,
@@ -47,6 +48,7 @@ class IMAML(NetworkLearner):
 
     shares_space: ClassVar[bool] = True
     layered: ClassVar[bool] = True
+    output_loss: ClassVar[OutputLoss | None] = SoftmaxLoss()
 
     def __post_init__(self) -> None:
         if not self.proximal > 0:

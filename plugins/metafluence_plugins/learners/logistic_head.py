@@ -20,6 +20,7 @@ from metafluence import (
     Layer,
     LayeredLoss,
     NetworkLearner,
+    OutputLoss,
     SoftmaxLoss,
     TaskSet,
     cross_entropy,
@@ -44,6 +45,7 @@ class LogisticHead(NetworkLearner):
 
     encodes: ClassVar[bool] = True
     layered: ClassVar[bool] = True
+    output_loss: ClassVar[OutputLoss | None] = SoftmaxLoss()
     classifies: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

@@ -14,6 +14,7 @@ from metafluence import (
     AttributionMethod,
     Context,
     Curvature,
+    Hessian,
     Jacobian,
     LinearOperator,
     ParameterChange,
@@ -63,7 +64,8 @@ class TaskIF(AttributionMethod):
             solution = state.full.solve(rhs, state.context.generator, state.context.strict)
             report = SolveReport.of(solution, state.full.matvecs)
             return ParameterChange(solution.value, tuple(removals), report, state.notes)
-        if list(removals) == state.context.singles():
+        whole = isinstance(state.operator, Hessian) and state.operator.form == "exact"
+        if whole and list(removals) == state.context.singles():
             operator = LeaveOneOut(state.context.point, state.operator, state.jacobian)
             prepared = PreparedSolve(self.solver, operator, self.damping, state.context.generator)
             batch = rhs.T.unsqueeze(-1)
