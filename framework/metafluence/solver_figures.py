@@ -147,7 +147,8 @@ def _series(cells: tuple[Cell, ...]) -> dict[str, list[tuple[float, Cell]]]:
 
 
 def _wrapped(name: str) -> str:
-    return name.replace(" ", "\n")
+    """A label with one part a line, and long parts on two."""
+    return "\n".join(part if len(part) < 15 else part.replace("=", "=\n") for part in name.split(" "))
 
 
 def _fidelity(cell: Cell) -> str:
