@@ -20,11 +20,17 @@ class Steepest(Solver):
     def apply(self, state, rhs, generator):
         value, residual, iterations = torch.zeros_like(rhs), rhs.clone(), 0
         target = self.rtol * rhs.norm(dim=-2)
-        while iterations < self.max_iterations and bool((residual.norm(dim=-2) > target).any()):
-            product = state.matmat(residual)
-            squared = residual.square().sum(dim=-2)
-            step = squared / (residual * product).sum(dim=-2).where(squared > 0, torch.ones_like(squared))
-            value, residual = value + step.unsqueeze(-2) * residual, residual - step.unsqueeze(-2) * product
+        while iterations < self.max_iterations:
+            running = residual.norm(dim=-2) > target
+            columns = running.reshape(-1, rhs.shape[-1]).any(dim=0).nonzero().squeeze(-1)  # those that are done rest
+            if not len(columns):
+                break
+            part = residual[..., columns]
+            product = state.matmat(part)
+            squared = part.square().sum(dim=-2)
+            step = squared / (part * product).sum(dim=-2).where(squared > 0, torch.ones_like(squared))
+            value[..., columns] += step.unsqueeze(-2) * part
+            residual[..., columns] -= step.unsqueeze(-2) * product
             iterations += 1
         done = residual.norm(dim=-2) <= target
         status = torch.where(done, int(Status.CONVERGED), int(Status.MAX_ITERATIONS))

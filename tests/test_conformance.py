@@ -1,9 +1,11 @@
 """Every registered solver runs the conformance suite, and so do the preconditioned ones."""
 
+from pathlib import Path
+
 import pytest
 
 import metafluence as mf
-from metafluence.testing.solvers import solver_suite
+from metafluence.testing.solvers import failures, solver_suite
 
 REGISTRY = mf.default_registry()
 SUBJECTS = {name: {"use": name} for name in REGISTRY.names("solver")} | {
@@ -23,3 +25,9 @@ del _suite
 @pytest.mark.parametrize("name", REGISTRY.names("solver"))
 def test_every_registered_solver_is_here(name):
     assert "Test" + name.title().replace("-", "") in globals()
+
+
+def test_the_example_keeps_the_contract():
+    file = Path(__file__).parents[1] / "examples" / "registry.yaml"
+    registry = mf.default_registry(file)
+    assert failures(registry.build("solver", "steepest")) == []

@@ -135,6 +135,17 @@ def test_a_bad_grid_is_refused_before_anything_is_computed(tmp_path, grid, messa
     assert not list(tmp_path.iterdir())
 
 
+def test_rows_of_approximate_solvers_say_so(tmp_path):
+    lissa = {"use": "lissa", "iterations": 20, "parts": 2}
+    result = study(tmp_path, methods=["task-if"], solvers=["cg", lissa], grid=None, truth=None).run()
+    tight, sampled = result.rows
+    assert tight.notes == ()
+    assert "approximate by design" in sampled.notes[0]
+    assert "standard error is" in sampled.notes[0]
+    assert sampled.status == "ok"
+    assert not sampled.converged
+
+
 def sweep(bench, curvature, solver, dampings=(0.0, 0.01, 1.0, 1e4), truth=True) -> mf.DampingSweep:
     point = bench.problem.at(bench.meta, init=bench.adapted)
     targets = mf.Targets(bench.problem, bench.validation, bench.meta)

@@ -143,7 +143,7 @@ def _execute(bench: Bench, method: AttributionMethod, label: str, solver: str) -
         "residual": scored.solve.residual,
         "converged": scored.solve.converged,
     }
-    notes = list(scored.notes)
+    notes = [*scored.notes, *([scored.solve.complaint] if scored.solve.complaint else [])]
     errors = torch.empty(0)
     if bench.truth is not None:
         agreement = score_agreement(_picked(scores, bench.truth.removals).numpy(), bench.truth.loss_change.numpy())

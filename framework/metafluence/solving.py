@@ -189,6 +189,8 @@ class Solution:
         count = int((self.status == worst).sum())
         largest = float(self.residual.max())
         note = f" {self.note}" if self.note else ""
+        if self.standard_error is not None and not worst.failed:
+            note += f" Its standard error is {100 * float(self.standard_error.max()):.1f} %."
         how = "not solved" if worst.failed else "approximate"
         return (
             f"{count} of {self.status.numel()} columns {how} (largest residual {largest:.1e}). {worst.sentence}{note}"

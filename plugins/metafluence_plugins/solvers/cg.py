@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,19 +15,10 @@ from metafluence import (
     KrylovSpace,
     LinearOperator,
     Preconditioner,
-    ShiftedOperator,
     Solver,
     Status,
-    check_requirements,
 )
-
-
-@dataclass(frozen=True, eq=False)
-class CGState:
-    """A + damping I, and the preconditioner's state for it."""
-
-    operator: LinearOperator
-    preconditioned: Any
+from metafluence_plugins.solvers.krylov import KrylovState
 
 
 @dataclass(frozen=True)
@@ -45,21 +36,17 @@ class CG(Solver):
 
     requires: ClassVar[frozenset[str]] = frozenset({SYMMETRIC})
 
-    def prepare(self, operator: LinearOperator, damping: float, generator: torch.Generator) -> CGState:
-        state = None
-        if self.preconditioner is not None:
-            check_requirements(self.preconditioner, operator)
-            state = self.preconditioner.prepare(operator, damping, generator)
-        return CGState(ShiftedOperator(operator, damping) if damping else operator, state)
+    def prepare(self, operator: LinearOperator, damping: float, generator: torch.Generator) -> KrylovState:
+        return KrylovState.of(operator, damping, self.preconditioner, generator)
 
-    def apply(self, state: CGState, rhs: Tensor, generator: torch.Generator) -> Applied:
+    def apply(self, state: KrylovState, rhs: Tensor, generator: torch.Generator) -> Applied:
         limit = self.max_iterations if self.max_iterations is not None else 10 * state.operator.size
         value = torch.zeros_like(rhs)
         status = torch.full((*rhs.shape[:-2], rhs.shape[-1]), int(Status.MAX_ITERATIONS), device=rhs.device)
         target = self.tolerance(rhs.dtype) * torch.linalg.vector_norm(rhs, dim=-2)
         residual = rhs.clone()
         status[torch.linalg.vector_norm(residual, dim=-2) <= target] = int(Status.CONVERGED)
-        direction = self._precondition(state, residual)
+        direction = state.precondition(residual)
         # rᵀ M⁻¹ r, which is ‖r‖² without a preconditioner.
         squared = (residual * direction).sum(dim=-2)
         lowest = torch.full_like(target, torch.inf)
@@ -88,7 +75,7 @@ class CG(Solver):
             residual[..., columns] = rest
             done = going & (torch.linalg.vector_norm(rest, dim=-2) <= target[..., columns])
             status[..., columns] = torch.where(done, int(Status.CONVERGED), status[..., columns])
-            nearer = self._precondition(state, rest)
+            nearer = state.precondition(rest)
             new = (rest * nearer).sum(dim=-2)
             ratio = torch.where(going, new / torch.where(old > 0, old, torch.ones_like(old)), 0.0)
             direction[..., columns] = nearer + ratio.unsqueeze(-2) * part
@@ -125,11 +112,6 @@ class CG(Solver):
             solved = (space.basis @ inside.unsqueeze(-1)).squeeze(-1).mT
             found.append(Applied(solved, status, space.size, _note(status, lowest)))
         return found
-
-    def _precondition(self, state: CGState, columns: Tensor) -> Tensor:
-        if self.preconditioner is None:
-            return columns.clone()
-        return self.preconditioner.precondition(state.preconditioned, columns)
 
 
 def _note(status: Tensor, lowest: Tensor) -> str:

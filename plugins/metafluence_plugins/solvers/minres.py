@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -13,20 +13,11 @@ from metafluence import (
     Applied,
     LinearOperator,
     Preconditioner,
-    ShiftedOperator,
     Solver,
     SolverError,
     Status,
-    check_requirements,
 )
-
-
-@dataclass(frozen=True, eq=False)
-class MinresState:
-    """A + damping I, and the preconditioner's state for it."""
-
-    operator: LinearOperator
-    preconditioned: Any
+from metafluence_plugins.solvers.krylov import KrylovState
 
 
 @dataclass(frozen=True)
@@ -43,19 +34,15 @@ class Minres(Solver):
 
     requires: ClassVar[frozenset[str]] = frozenset({SYMMETRIC})
 
-    def prepare(self, operator: LinearOperator, damping: float, generator: torch.Generator) -> MinresState:
-        state = None
-        if self.preconditioner is not None:
-            check_requirements(self.preconditioner, operator)
-            state = self.preconditioner.prepare(operator, damping, generator)
-        return MinresState(ShiftedOperator(operator, damping) if damping else operator, state)
+    def prepare(self, operator: LinearOperator, damping: float, generator: torch.Generator) -> KrylovState:
+        return KrylovState.of(operator, damping, self.preconditioner, generator)
 
-    def apply(self, state: MinresState, rhs: Tensor, generator: torch.Generator) -> Applied:
+    def apply(self, state: KrylovState, rhs: Tensor, generator: torch.Generator) -> Applied:
         limit = self.max_iterations if self.max_iterations is not None else 10 * state.operator.size
         target = self.tolerance(rhs.dtype) * torch.linalg.vector_norm(rhs, dim=-2)
         status = torch.full((*rhs.shape[:-2], rhs.shape[-1]), int(Status.MAX_ITERATIONS), device=rhs.device)
         status[torch.linalg.vector_norm(rhs, dim=-2) <= target] = int(Status.CONVERGED)
-        run = _Recurrence(self, state, rhs)
+        run = _Recurrence(state, rhs)
         iterations = 0
         while iterations < limit:
             running = status == int(Status.MAX_ITERATIONS)
@@ -72,29 +59,18 @@ class Minres(Solver):
     def tolerance(self, dtype: torch.dtype) -> float:
         return max(self.rtol, 100 * torch.finfo(dtype).eps)
 
-    def preconditioned(self, state: MinresState, columns: Tensor) -> Tensor:
-        if self.preconditioner is None:
-            return columns
-        found = self.preconditioner.precondition(state.preconditioned, columns)
-        if bool(((columns * found).sum(dim=-2) < 0).any()):
-            raise SolverError("minres needs a positive definite preconditioner, and this one is not.")
-        return found
-
 
 class _Recurrence:
     """Lanczos, and Givens rotations of its tridiagonal matrix; Paige and Saunders' letters."""
 
-    # What one step hands to the next: vectors [*batch, n, k], then scalars [*batch, k].
-    VECTORS = ("r1", "r2", "y", "w", "w_old", "aw", "aw_old")
-    SCALARS = ("beta", "beta_old", "delta_bar", "epsilon", "phi_bar", "cosine", "sine")
-
-    def __init__(self, solver: Minres, state: MinresState, rhs: Tensor) -> None:
-        self._solver, self._state = solver, state
+    def __init__(self, state: KrylovState, rhs: Tensor) -> None:
+        self._state = state
         self.value = torch.zeros_like(rhs)
         self.residual = rhs.clone()
-        y = solver.preconditioned(state, rhs)
+        y = _positive(state, rhs)
         beta = (rhs * y).sum(dim=-2).sqrt()
         zeros, none = torch.zeros_like(rhs), torch.zeros_like(beta)
+        # What one step hands to the next: vectors [*batch, n, k], then scalars [*batch, k].
         self._kept = {"r1": rhs.clone(), "r2": rhs.clone(), "y": y.clone()}
         self._kept |= {name: zeros.clone() for name in ("w", "w_old", "aw", "aw_old")}
         self._kept |= {"beta": beta, "beta_old": none.clone(), "delta_bar": none.clone(), "epsilon": none.clone()}
@@ -111,7 +87,7 @@ class _Recurrence:
         alpha = (v * y).sum(dim=-2)
         y = y - (alpha / beta).unsqueeze(-2) * k["r2"]
         r1, r2 = k["r2"], y
-        y = self._solver.preconditioned(self._state, r2)
+        y = _positive(self._state, r2)
         beta_new = (r2 * y).sum(dim=-2).clamp(min=0).sqrt()
         # The previous rotation, then the one that annihilates beta_new.
         delta = k["cosine"] * k["delta_bar"] + k["sine"] * alpha
@@ -139,3 +115,11 @@ class _Recurrence:
         for name, value in new.items():
             self._kept[name][..., columns] = value
         return torch.linalg.vector_norm(rest, dim=-2)
+
+
+def _positive(state: KrylovState, columns: Tensor) -> Tensor:
+    """M⁻¹ columns; raises SolverError if it is seen not to be positive definite."""
+    found = state.precondition(columns)
+    if bool(((columns * found).sum(dim=-2) < 0).any()):
+        raise SolverError("minres needs a positive definite preconditioner, and this one is not.")
+    return found
