@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import metafluence as mf
-from metafluence.testing.solvers import failures, solver_suite
+from metafluence.testing import failures, solver_suite
 
 REGISTRY = mf.default_registry()
 SUBJECTS = {name: {"use": name} for name in REGISTRY.names("solver")} | {

@@ -15,7 +15,7 @@ from metafluence import (
     Solver,
     Status,
 )
-from metafluence.testing.solvers import failures
+from metafluence.testing import failures
 from metafluence_plugins.solvers.cg import CG
 from metafluence_plugins.solvers.exact import Exact
 

@@ -192,14 +192,14 @@ def solver_suite(solver: Solver | type[Solver], examples: int = 3) -> type:
     class SolverSuite:
         @each_dtype
         @pytest.mark.parametrize("name", CASES)
-        @settings(max_examples=examples)
+        @settings(max_examples=examples, deadline=None)
         @given(seed=seeds, columns=widths)
         def test_agreement(self, name: str, dtype: torch.dtype, seed: int, columns: int) -> None:
             check_agreement(Trial(subject, name, dtype, seed, columns))
 
         @each_dtype
         @pytest.mark.parametrize("check", CHECKS)
-        @settings(max_examples=2 * examples)
+        @settings(max_examples=2 * examples, deadline=None)
         @given(name=st.sampled_from(accepted), seed=seeds, columns=widths)
         def test_contract(self, check: str, name: str, dtype: torch.dtype, seed: int, columns: int) -> None:
             CHECKS[check](Trial(subject, name, dtype, seed, columns))
