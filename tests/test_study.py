@@ -340,7 +340,12 @@ def test_help_teaches():
     assert "goes on where it stopped" in " ".join(command(Path.cwd(), "run", "--help").stdout.split())
 
 
-def test_the_shipped_study_is_valid():
+@pytest.mark.parametrize("file", sorted((Path(__file__).parents[1] / "studies").glob("*.yaml")), ids=lambda f: f.stem)
+def test_every_shipped_study_is_valid(file, tmp_path):
+    assert mf.Study(mf.load_study(file), default_registry(), tmp_path).plans
+
+
+def test_the_demo_runs_every_method():
     config = mf.load_study(cli.resource("studies/digits.yaml"))
     plans = mf.Study(config, default_registry(), Path("unused")).plans
     assert {p.label.split()[0] for p in plans} == set(default_registry().names("method"))

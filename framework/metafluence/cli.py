@@ -221,7 +221,9 @@ def _table(result: metafluence.StudyResult) -> Table:
     columns = [column for column in metafluence.COLUMNS if column.brief]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column.brief, justify="left" if column.form == "s" else "right", no_wrap=True)
+        # Names may take two lines; numbers are never cut.
+        words = column.form == "s"
+        table.add_column(column.brief, justify="left" if words else "right", no_wrap=not words, overflow="fold")
     for row in result.rows:
         table.add_row(*[metafluence.cell(row, column) for column in columns])
     return table

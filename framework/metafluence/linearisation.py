@@ -19,7 +19,7 @@ from torch.autograd import grad
 from torch.func import jvp, vjp, vmap
 
 from metafluence.derivatives import batched_vjp, gradients
-from metafluence.errors import InputError
+from metafluence.errors import InputError, SolverError
 from metafluence.learners import ImplicitLearner
 from metafluence.solving import PreparedSolve, Solver
 from metafluence.tasks import Batch, Level
@@ -158,6 +158,12 @@ class Head:
             lagrangian = outer.sum()
             depends = [lagrangian]
             if jacobian == "total":
+                if not inner_solver.symmetric:
+                    raise SolverError(
+                        f"{type(inner_solver).__name__} cannot be the inner solver: what it gives is not symmetric, so "
+                        "products with the total Hessian would not be either, and no outer solver would arrive. Use "
+                        "neumann with a truncation, ek-fac, or cg."
+                    )
                 inner_batch = Batch(features[0], support.targets)
                 inner = learner.inner_loss(lam, theta, inner_batch, weigh_support).sum()
                 self._solve = PreparedSolve(

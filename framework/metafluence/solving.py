@@ -99,10 +99,12 @@ class Solver(ABC):
     operator alone is done once, in `prepare`; `apply` may then be called any number of times.
     Both take batches: operator [*batch, n, n], right-hand side [*batch, n, k]. All randomness comes from `generator`.
     approximate: the answer is an approximation however long it works, and its columns end as Status.APPROXIMATE.
+    symmetric: the answer is a symmetric function of the right-hand side, as the inverse is, up to the tolerance.
     """
 
     requires: ClassVar[frozenset[str]] = frozenset()
     approximate: ClassVar[bool] = False
+    symmetric: ClassVar[bool] = True
 
     @abstractmethod
     def prepare(self, operator: LinearOperator, damping: float, generator: torch.Generator) -> Any:

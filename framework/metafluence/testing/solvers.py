@@ -144,6 +144,16 @@ def check_residual(trial: Trial) -> None:
     assert torch.allclose(solution.residual.double(), measured, rtol=1e-3, atol=slack)
 
 
+def check_symmetry(trial: Trial) -> None:
+    """A solver that is `symmetric` gives aᵀ solve(b) = bᵀ solve(a)."""
+    pair = trial.rhs[..., :1], trial.rhs.flip(-2)[..., :1] + 1
+    a, b = (trial.solve(x).value for x in pair)
+    gap = (pair[1] * a).sum(dim=-2) - (pair[0] * b).sum(dim=-2)
+    size = torch.linalg.vector_norm(a, dim=-2) * torch.linalg.vector_norm(pair[1], dim=-2)
+    if trial.solver.symmetric:
+        assert bool((gap.abs() <= 4 * trial.bound * size).all()), "not symmetric, although it says so"
+
+
 def check_fresh(trial: Trial) -> None:
     """Preparing for one operator leaves nothing behind for the next."""
     other = Trial(trial.solver, trial.name, trial.dtype, trial.seed + 1, trial.rhs.shape[-1])
@@ -169,6 +179,7 @@ CHECKS: dict[str, Callable[[Trial], None]] = {
     "columns": check_columns,
     "work": check_work,
     "residual": check_residual,
+    "symmetry": check_symmetry,
     "fresh": check_fresh,
     "sweep": check_sweep,
 }

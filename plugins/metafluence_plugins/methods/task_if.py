@@ -22,7 +22,6 @@ from metafluence import (
     PreparedSolve,
     Removal,
     Scores,
-    Solution,
     Solver,
     SolveReport,
     Targets,
@@ -74,12 +73,13 @@ class TaskIF(AttributionMethod):
             report = SolveReport.of(solution, prepared.matvecs)
             report = replace(report, products=report.products * len(removals))
             return ParameterChange(solution.value.squeeze(-1).T, tuple(removals), report, state.notes)
-        solved = [
-            state.without(removal).solve(column.unsqueeze(1), state.context.generator, state.context.strict)
-            for removal, column in zip(removals, rhs.T, strict=True)
-        ]
-        values = torch.cat([s.value for s in solved], dim=1)
-        return ParameterChange(values, tuple(removals), _merge(solved), state.notes)
+        values, reports = [], []
+        for removal, column in zip(removals, rhs.T, strict=True):
+            prepared = state.without(removal)
+            solution = prepared.solve(column.unsqueeze(1), state.context.generator, state.context.strict)
+            values.append(solution.value)
+            reports.append(SolveReport.of(solution, prepared.matvecs))
+        return ParameterChange(torch.cat(values, dim=1), tuple(removals), _merge(reports), state.notes)
 
 
 class Influence:
@@ -140,8 +140,7 @@ class LeaveOneOut(LinearOperator):
         return self._full.dense() - own.movedim(1, 0)
 
 
-def _merge(solutions: list[Solution]) -> SolveReport:
-    reports = [SolveReport.of(s) for s in solutions]
+def _merge(reports: list[SolveReport]) -> SolveReport:
     return SolveReport(
         sum(r.products for r in reports),
         max(r.residual for r in reports),

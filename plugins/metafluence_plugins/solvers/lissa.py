@@ -50,6 +50,7 @@ class Lissa(Solver):
 
     requires: ClassVar[frozenset[str]] = frozenset({SYMMETRIC, SUM})
     approximate: ClassVar[bool] = True
+    symmetric: ClassVar[bool] = False  # sampled factors do not commute
 
     def __post_init__(self) -> None:
         if self.repeats < 2:
