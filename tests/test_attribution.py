@@ -25,7 +25,8 @@ from metafluence_plugins.methods.gradient_similarity import GradientSimilarity
 from metafluence_plugins.methods.loss import LossScore
 from metafluence_plugins.methods.random import RandomScore
 from metafluence_plugins.methods.retrain import Retrain
-from metafluence_plugins.methods.task_if import LeaveOneOut, TaskIF
+from metafluence_plugins.methods.influence import LeaveOneOut
+from metafluence_plugins.methods.task_if import TaskIF
 from metafluence_plugins.solvers.cg import CG
 from metafluence_plugins.trainers.adam import Adam
 from metafluence_plugins.trainers.newton import Newton

@@ -9,7 +9,9 @@ import metafluence as mf
 from metafluence import InputError
 from metafluence.testing.problems import problems, random_meta
 from metafluence_plugins.curvatures.fisher import FisherCurvature
+from metafluence_plugins.curvatures.gamma import GammaCurvature
 from metafluence_plugins.curvatures.gauss_newton import GaussNewtonCurvature
+from metafluence_plugins.curvatures.no_third_order import NoThirdOrderCurvature
 from metafluence_plugins.learners.imaml import IMAML
 from metafluence_plugins.methods.task_if import TaskIF
 from metafluence_plugins.solvers.exact import Exact
@@ -53,14 +55,58 @@ def test_gauss_newton_is_made_of_the_derivative_of_adapted_outputs(learner, data
     assert mf.PSD in operator.tags
 
 
+def plain(problem: mf.BilevelProblem, task: int, weights: mf.Weights):
+    """One task's outer loss as a function of λ and θ joined, by autograd alone."""
+    learner, query = problem.learner, problem.tasks.query[task : task + 1]
+
+    def loss(both: torch.Tensor) -> torch.Tensor:
+        meta, theta = both[: problem.size], both[problem.size :]
+        features = learner.encode(meta, query.inputs[0]).unsqueeze(0)
+        batch = mf.Batch(features, query.targets)
+        return learner.outer_loss(meta.unsqueeze(0), theta.unsqueeze(0), batch, weights.query[task : task + 1])[0]
+
+    return loss
+
+
+@each_learner
+@given(data=st.data())
+@settings(max_examples=6)
+def test_without_third_order_it_is_the_outer_losses_own_hessian_along_adaptation(learner, data):
+    problem, meta, weights = drawn(data, learner)
+    point = problem.at(meta, weights)
+    step, moved = 2e-4, []
+    for e in torch.eye(problem.size, dtype=torch.float64):
+        ahead, behind = (problem.at(meta + s * step * e, weights).adapted for s in (1, -1))
+        moved.append((ahead - behind) / (2 * step))
+    wanted = problem.l2 * torch.eye(problem.size, dtype=torch.float64)
+    gamma = 0.0
+    for i, weight in enumerate(weights.task.tolist()):
+        both = torch.cat([meta, point.adapted[i]])
+        loss = plain(problem, i, weights)
+        jacobian = torch.cat([torch.eye(problem.size, dtype=torch.float64), torch.stack(moved, dim=-1)[i]])
+        hessian = torch.autograd.functional.hessian(loss, both)
+        wanted += weight * jacobian.T @ hessian @ jacobian
+        gradient = torch.autograd.functional.jacobian(loss, both)[problem.size :]
+        assert torch.allclose(point.outer_gradients()[i], gradient, atol=1e-10)
+        gamma += weight * float(gradient.abs().sum())
+    found = NoThirdOrderCurvature().at(point).dense()
+    assert float((found - wanted).norm() / wanted.norm()) < 1e-6
+    shifted = GammaCurvature().at(point).dense()
+    eye = torch.eye(problem.size, dtype=torch.float64)
+    assert torch.allclose(shifted, found + gamma * eye, atol=1e-9)
+    # One point serves all forms, in any order.
+    fresh = problem.at(meta, weights)
+    assert torch.allclose(point.hessian().dense(), fresh.hessian().dense(), atol=1e-10)
+
+
 @each_learner
 @given(data=st.data())
 @settings(max_examples=5)
 def test_its_products_do_not_depend_on_chunks(learner, data):
     problem, meta, weights = drawn(data, learner)
-    whole = problem.at(meta, weights).gauss_newton().dense()
+    whole = problem.at(meta, weights).hessian(form="gauss-newton").dense()
     problem.memory_gib = 1e-9
-    assert torch.allclose(problem.at(meta, weights).gauss_newton().dense(), whole, atol=1e-10)
+    assert torch.allclose(problem.at(meta, weights).hessian(form="gauss-newton").dense(), whole, atol=1e-10)
 
 
 @pytest.mark.parametrize("curvature", [GaussNewtonCurvature(), FisherCurvature()], ids=["gauss-newton", "fisher"])
@@ -88,7 +134,7 @@ class NoOutputLoss(IMAML):
 def test_a_learner_without_an_output_loss_is_refused(data):
     problem = data.draw(problems(lambda: NoOutputLoss(LEARNERS["imaml"]().backbone), EXACT))
     with pytest.raises(InputError, match=r"output_loss.*exact"):
-        problem.at(random_meta(problem)).gauss_newton().matmat(torch.ones(problem.size, 1).double())
+        problem.at(random_meta(problem)).hessian(form="gauss-newton").matmat(torch.ones(problem.size, 1).double())
 
 
 @pytest.mark.parametrize("loss", [mf.SoftmaxLoss(), mf.SquaredLoss()], ids=lambda x: type(x).__name__)

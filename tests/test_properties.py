@@ -8,6 +8,7 @@ from hypothesis import assume, given, note, settings
 from hypothesis import strategies as st
 
 import metafluence as mf
+from metafluence import Jacobian
 from metafluence.testing.problems import problems, random_meta
 from parts import EXACT, LEARNERS, NEWTON, TIGHT
 
@@ -126,6 +127,56 @@ def test_an_instance_response_is_the_derivative_of_the_total_gradient_by_its_wei
     weights = mf.Weights.ones(problem.tasks)
     wanted = by_differences(lambda w: problem.at(meta, weights.set(level, item, float(w))).gradient, one, one, 1e-3)
     assert (found[:, item] - wanted).norm() < 1e-8 * (1 + wanted.norm())
+
+
+@each_learner
+@given(data=st.data())
+@settings(max_examples=6)
+def test_slopes_are_the_responses_along_columns(learner, data):
+    problem = data.draw(problems(learner, EXACT))
+    weights = mf.Weights.ones(problem.tasks).set("task", 0, 0.4).set("query", 1, 0.5).set("support", 0, 0.7)
+    point = problem.at(random_meta(problem), weights)
+    columns = torch.randn(problem.size, 7, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    direct: Jacobian = "identity" if problem.learner.shares_space else "held"
+    for level in mf.LEVELS:
+        for jacobian in ("total", direct):
+            wanted = point.responses(level, jacobian).T @ columns
+            for width in (1, 2, 7):
+                found = point.slopes(columns[:, :width], level, jacobian)
+                assert (found - wanted[:, :width]).norm() < 1e-10 * (1 + wanted.norm())
+    problem.memory_gib = 1e-9
+    small = problem.at(point.meta, weights)
+    assert relative(small.slopes(columns[:, :2], "support"), point.slopes(columns[:, :2], "support")) < 1e-10
+
+
+@each_learner
+@given(data=st.data())
+@settings(max_examples=6)
+def test_query_responses_with_theta_held_add_up_to_the_tasks(learner, data):
+    problem = data.draw(problems(learner, EXACT))
+    point = problem.at(random_meta(problem))
+    jacobian: Jacobian = "identity" if problem.learner.shares_space else "held"
+    by_task = point.responses("query", jacobian).unflatten(1, problem.tasks.query.targets.shape).sum(dim=2)
+    assert relative(by_task, point.task_gradients(jacobian)) < 1e-11
+    assert not point.responses("support", "held").any()
+
+
+@each_learner
+@given(data=st.data())
+@settings(max_examples=6)
+def test_losses_of_items(learner, data):
+    problem = data.draw(problems(learner, EXACT))
+    point = problem.at(random_meta(problem))
+    each = mf.cross_entropy(point.predictions, problem.tasks.query.targets)
+    assert torch.allclose(point.item_losses("query"), each.flatten())
+    assert torch.allclose(point.item_losses(), each.mean(dim=1))
+    swapped = mf.BilevelProblem(
+        problem.learner,
+        replace(problem.tasks, query=problem.tasks.support, corrupted_query=None),
+        problem.l2,
+        EXACT,
+    ).at(point.meta)
+    assert torch.allclose(point.item_losses("support"), swapped.item_losses("query"))
 
 
 @each_learner

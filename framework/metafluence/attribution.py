@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -17,8 +18,9 @@ from torch import Tensor
 from metafluence.linearisation import Jacobian
 from metafluence.problem import BilevelProblem, Point
 from metafluence.retraining import RetrainBank
-from metafluence.solving import Solution
+from metafluence.solving import Solution, Solver
 from metafluence.tasks import Level, Removal, TaskSet
+from metafluence.training import Checkpoint
 
 Units = Literal["loss_change", "rank_only"]
 
@@ -27,21 +29,30 @@ Units = Literal["loss_change", "rank_only"]
 class Context:
     """What a method may look at: λ* with all tasks adapted, randomness, and the retrain bank where there is one.
 
-    strict: a solve that fails raises; else its status travels with the result.
+    level: the kind of items to be judged; those of level `support` and `query` are numbered as `Weights` does.
+    checkpoints: of meta-training, the last one last. strict: a solve that fails raises; else its status travels with
+    the result.
     """
 
     point: Point
+    level: Level = "task"
     generator: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
     bank: RetrainBank | None = None
+    checkpoints: tuple[Checkpoint, ...] = ()
     strict: bool = True
 
     @property
     def problem(self) -> BilevelProblem:
         return self.point.problem
 
+    @property
+    def items(self) -> int:
+        """How many items the level has."""
+        return getattr(self.point.weights, self.level).numel()
+
     def singles(self) -> list[Removal]:
-        """Every task on its own."""
-        return [(i,) for i in range(len(self.problem.tasks))]
+        """Every item on its own."""
+        return [(i,) for i in range(self.items)]
 
 
 class Targets:
@@ -54,6 +65,13 @@ class Targets:
         self.problem = problem.over(tasks)
         self.mean = mean
         self.point = self.problem.at(meta)
+
+    def solving_with(self, inner_solver: Solver) -> Targets:
+        """The same targets, their inner Hessians solved by another solver."""
+        other = copy(self)
+        other.problem = self.problem.solving_with(inner_solver)
+        other.point = other.problem.at(self.point.meta, init=self.point.adapted)
+        return other
 
     def gradients(self, jacobian: Jacobian = "total") -> Tensor:
         if self.mean:
@@ -118,12 +136,14 @@ class ParameterChange:
 class AttributionMethod(ABC):
     """A frozen dataclass whose fields are its configuration.
 
-    levels: the kinds of items it can score. units: of its scores. edits: it also predicts parameters.
+    levels: the kinds of items it can score. units: of its scores. edits: it also predicts parameters. checkpoints: it
+    needs those of meta-training.
     """
 
     levels: ClassVar[frozenset[Level]] = frozenset({"task"})
     units: ClassVar[Units] = "loss_change"
     edits: ClassVar[bool] = False
+    checkpoints: ClassVar[bool] = False
 
     @abstractmethod
     def prepare(self, context: Context) -> Any:

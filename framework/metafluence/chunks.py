@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from metafluence.learners import ImplicitLearner
-from metafluence.linearisation import Encoder, Head, Jacobian
+from metafluence.linearisation import Encoder, Form, Head, Jacobian
 from metafluence.solving import Solver
 from metafluence.tasks import Batch, Level, TaskSet, Weights
 
@@ -37,7 +37,7 @@ class Chunk:
                 self.rows, self.support, self.weights.support, None if init is None else init[where]
             )
         self._heads: dict[Jacobian, Head] = {}
-        self._holding: Jacobian | None = None
+        self._holding: tuple[Jacobian, Form] | None = None
 
     @property
     def adapted(self) -> Tensor:
@@ -82,9 +82,9 @@ class Chunk:
         pulled = self._encoder.pull_each(features)
         return pulled if lam is None else pulled + lam
 
-    def instance_gradients(self, level: Level) -> Tensor:
+    def instance_gradients(self, level: Level, jacobian: Jacobian) -> Tensor:
         """w_i D_λ ∂L_O^i/∂ω for the weight of every instance, [n * instances, P]."""
-        head = self.linearise("total")
+        head = self.linearise(jacobian)
         lam, features = _split(head, head.instance_gradients(level))
         pulled = []
         for j in range(getattr(self.weights, level).shape[1]):
@@ -92,38 +92,59 @@ class Chunk:
             pulled.append(self._weigh(own if lam is None else own + lam[j]))
         return torch.stack(pulled, dim=1).flatten(0, 1)
 
-    def gauss_newton(self, columns: Tensor, jacobian: Jacobian) -> Tensor:
-        """Σ_i w_i Jᵀ (GGN of L_O^i) J v for each column, [k, P]."""
+    def slopes(self, columns: Tensor, level: Level, jacobian: Jacobian) -> Tensor:
+        """`gradients` or `instance_gradients` times columns [k, P], without forming them: [items, k]."""
         head = self.linearise(jacobian)
-        self._hold(head)
-        rows = [columns.unsqueeze(1).expand(-1, len(self.rows), -1)] if head.uses_rows else []
-        lam, features = _split(head, head.gauss_newton([*rows, *self._encoder.push(columns)], self.weights.task))
-        found = self._encoder.pull_columns(features) if features else torch.zeros_like(columns)
-        return found if lam is None else found + lam.sum(dim=1)
+        tangents = self._tangents(head, columns, "exact")
+        if level == "task":
+            return head.slopes(tangents).T
+        return (head.instance_slopes(tangents, level) * self.weights.task.unsqueeze(-1)).flatten(1).T
 
-    def product(self, columns: Tensor, jacobian: Jacobian) -> Tensor:
+    def instance_losses(self, level: Level) -> Tensor:
+        """The loss of every support or query instance after adaptation, [n, instances]: the ∂/∂ω of its task's loss.
+
+        A support instance counts as it would if the query held it.
+        """
+        half = self.support if level == "support" else self.query
+        ones = torch.ones_like(half.targets, dtype=self.adapted.dtype, requires_grad=True)
+        with torch.enable_grad():
+            loss = self._learner.outer_loss(self.rows, self.adapted, half, ones)
+            (each,) = torch.autograd.grad(loss.sum(), ones)
+        return each * ones.shape[1]
+
+    def outer_gradient(self) -> Tensor:
+        """∂_θ L_O of every task, [n, Q]."""
+        return self.linearise("total").outer_gradient
+
+    def product(self, columns: Tensor, jacobian: Jacobian, form: Form) -> Tensor:
         """Σ_i w_i H_i v for each column, [k, P]."""
         head = self.linearise(jacobian)
-        self._hold(head)
-        rows = [columns.unsqueeze(1).expand(-1, len(self.rows), -1)] if head.uses_rows else []
-        lam, features = _split(head, head.product([*rows, *self._encoder.push(columns)], self.weights.task))
-        found = self._encoder.product(columns, features)
+        tangents = self._tangents(head, columns, form)
+        lam, features = _split(head, head.product(tangents, self.weights.task, form))
+        if form == "gauss-newton":
+            found = self._encoder.pull_columns(features) if features else torch.zeros_like(columns)
+        else:
+            found = self._encoder.product(columns, features)
         return found if lam is None else found + lam.sum(dim=1)
 
     def product_each(self, rows: Tensor, jacobian: Jacobian) -> Tensor:
-        """w_i H_i v_i of every task with its own column, [n, P] to [n, P]."""
+        """w_i H_i v_i of every task with its own column, [n, P] to [n, P]; H_i exact."""
         head = self.linearise(jacobian)
         own = [rows.unsqueeze(0)] if head.uses_rows else []
-        parts = [p[0] for p in head.product([*own, *self._encoder.push_each(rows)], self.weights.task)]
-        lam, features = _split(head, parts)
+        parts = head.product([*own, *self._encoder.push_each(rows)], self.weights.task, "exact")
+        lam, features = _split(head, [p[0] for p in parts])
         held = [self._weigh(f) for f in _split(head, head.gradient())[1]]
         found = self._encoder.product_each(rows, held, features)
         return found if lam is None else found + lam
 
-    def _hold(self, head: Head) -> None:
-        if self._holding != head.jacobian:
-            self._encoder.hold([self._weigh(f) for f in _split(head, head.gradient())[1]])
-            self._holding = head.jacobian
+    def _tangents(self, head: Head, columns: Tensor, form: Form) -> list[Tensor]:
+        """The explicit parts' tangents along columns [k, P]: [k, n, ...] each."""
+        held = "exact" if form == "gauss-newton" else form  # which has no second derivatives of the encoder
+        if self._holding != (head.jacobian, held):
+            self._encoder.hold([self._weigh(f) for f in _split(head, head.held_gradient(held))[1]])
+            self._holding = (head.jacobian, held)
+        rows = [columns.unsqueeze(1).expand(-1, len(self.rows), -1)] if head.uses_rows else []
+        return [*rows, *self._encoder.push(columns)]
 
     def _weigh(self, part: Tensor) -> Tensor:
         return part * self.weights.task.reshape(-1, *([1] * (part.dim() - 1)))

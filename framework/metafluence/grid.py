@@ -79,7 +79,7 @@ def _score(bench: Bench, method: AttributionMethod, inner_solver: Solver) -> tup
     started = time.perf_counter()
     problem = bench.problem.solving_with(inner_solver)
     point = problem.at(bench.meta, init=bench.adapted)
-    context = Context(point, torch.Generator().manual_seed(bench.seed))
+    context = Context(point, generator=torch.Generator().manual_seed(bench.seed))
     targets = Targets(problem, bench.validation, bench.meta)
     scored = method.scores(method.prepare(context), targets)
     facts = {

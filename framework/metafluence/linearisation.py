@@ -6,11 +6,12 @@ of all tasks; `Head` holds the losses as functions of (meta-parameters, Z, adapt
     ℒ(λ, Z, θ; u) = outer(λ, Z, θ) − uᵀ ∂_θ inner(λ, Z, θ),     ∂²_θθ inner · u = ∂_θ outer,
 
 the total gradient is ℒ's explicit one and the total Hessian is Jᵀ ∇²ℒ J with J = [I; T], T = dθ/d(λ, Z).
-Third-order terms sit in uᵀ ∂_θ inner and cost one differentiation more; nothing third-order is ever formed.
+Third-order terms sit in uᵀ ∂_θ inner and cost one differentiation more; nothing third-order is ever formed. With ∇²outer in ℒ's place they are left out (`no-third-order`).
 """
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -26,6 +27,9 @@ from metafluence.tasks import Batch, Level
 
 Jacobian = Literal["total", "held", "identity"]
 """What dθ/dλ is taken to be: the true one; zero (θ held); or the identity (first-order, λ and θ in one space)."""
+
+Form = Literal["exact", "no-third-order", "gauss-newton"]
+"""What stands between Jᵀ and J in a task's Hessian: ∇²ℒ; ∇²outer; or ∇²outer with the outputs linearised."""
 
 
 class Encoder:
@@ -156,7 +160,7 @@ class Head:
             weigh_support, weigh_query = (w.detach().requires_grad_() for w in (support_weights, query_weights))
             outer = learner.outer_loss(lam, theta, Batch(features[1], query.targets), weigh_query)
             lagrangian = outer.sum()
-            depends = [lagrangian]
+            scalars, depends = [lagrangian], [lagrangian]
             if jacobian == "total":
                 if not inner_solver.symmetric:
                     raise SolverError(
@@ -171,12 +175,13 @@ class Head:
                     learner.inner_hessian(lam, theta.detach(), inner_batch, support_weights),
                 )
                 (self._inner_gradient,) = grad(inner, theta, create_graph=True)
-                (outer_theta,) = gradients(lagrangian, [theta])
-                self._adjoint = self._solve_inner(outer_theta.unsqueeze(0))[0].requires_grad_()
+                (self.outer_gradient,) = gradients(lagrangian, [theta])
+                self._adjoint = self._solve_inner(self.outer_gradient.unsqueeze(0))[0].requires_grad_()
                 lagrangian = lagrangian - (self._adjoint * self._inner_gradient).sum()
                 depends.append(inner)
-                self._weighed = {"support": weigh_support, "query": weigh_query}
-                self._scalars = (lagrangian, inner)
+                scalars = [lagrangian, inner]
+            self._weighed = {"support": weigh_support, "query": weigh_query}
+            self._scalars, self._outer = scalars, outer.sum()
             uses_rows = any(
                 grad(d, lam, retain_graph=True, allow_unused=True)[0] is not None for d in depends if d.requires_grad
             )
@@ -189,6 +194,14 @@ class Head:
             self._outputs: tuple[Tensor, Tensor, list[Tensor]] | None = None
             self._first = gradients(lagrangian, [*self.explicit, theta], create_graph=True)
 
+    @cached_property
+    def _plain(self) -> list[Tensor]:
+        """∇outer, where `_first` is ∇ℒ."""
+        if self.jacobian != "total":
+            return self._first
+        with torch.enable_grad():
+            return gradients(self._outer, [*self.explicit, self._theta], create_graph=True)
+
     def gradient(self) -> list[Tensor]:
         """Total gradient of each task's loss by each explicit part: [n, ...]."""
         parts = [part.detach() for part in self._first[:-1]]
@@ -196,8 +209,12 @@ class Head:
             parts[0] = parts[0] + self._first[-1].detach()
         return parts
 
+    def held_gradient(self, form: Form) -> list[Tensor]:
+        """What a product's second derivatives of the explicit parts are weighed with: ∇ℒ, or ∇outer; [n, ...]."""
+        return self.gradient() if form == "exact" else [part.detach() for part in self._plain[:-1]]
+
     def instance_gradients(self, level: Level) -> list[Tensor]:
-        """D_(λ,Z) ∂ℒ/∂ω for the weight ω of every support or query instance: [instances, n, ...]. True Jacobian only.
+        """D_(λ,Z) ∂ℒ/∂ω for the weight ω of every support or query instance: [instances, n, ...].
 
         Moving ω moves θ by θ_ω = −H_in⁻¹ ∂_θ∂_ω inner, so the total derivative is Jᵀ (ℒ_·ω + ∇²ℒ [0; θ_ω]).
         """
@@ -205,24 +222,45 @@ class Head:
         tasks, count = weight.shape
         each = torch.eye(count).to(weight).unsqueeze(1).expand(-1, tasks, -1)
         with torch.enable_grad():
-            by_weight, inner_by_weight = (gradients(s, [weight], create_graph=True)[0] for s in self._scalars)
+            by_weight, *inner_by_weight = (gradients(s, [weight], create_graph=True)[0] for s in self._scalars)
         variables = [*self.explicit, self._theta]
-        (moved,) = batched_vjp([inner_by_weight], [self._theta], [each])
-        bent = batched_vjp(self._first[-1:], variables, [-self._solve_inner(moved)])
-        *parts, theta_part = (a + b for a, b in zip(batched_vjp([by_weight], variables, [each]), bent, strict=True))
-        back = batched_vjp([self._inner_gradient], self.explicit, [-self._solve_inner(theta_part)])
-        return [p + b for p, b in zip(parts, back, strict=True)]
+        parts = batched_vjp([by_weight], variables, [each])
+        if inner_by_weight:
+            (moved,) = batched_vjp(inner_by_weight, [self._theta], [each])
+            bent = batched_vjp(self._first[-1:], variables, [-self._solve_inner(moved)])
+            parts = [a + b for a, b in zip(parts, bent, strict=True)]
+        return self._close(parts)
 
-    def product(self, tangents: list[Tensor], weights: Tensor) -> list[Tensor]:
+    def slopes(self, tangents: list[Tensor]) -> Tensor:
+        """The total derivative of every task's loss along tangents of the explicit parts, [k, n]."""
+        found = [(g * t).flatten(2).sum(dim=2) for g, t in zip(self.gradient(), tangents, strict=True)]
+        return torch.stack(found).sum(dim=0) if found else self._theta.new_zeros(1, 1)
+
+    def instance_slopes(self, tangents: list[Tensor], level: Level) -> Tensor:
+        """`instance_gradients` along tangents of the explicit parts, all instances at once: [k, n, instances].
+
+        The same derivative taken the other way round: by ω, of the total derivative along the tangents.
+        """
+        weight = self._weighed[level]
+        along = [*tangents, self._adapted_tangent(tangents)]
+        if self.jacobian != "total":
+            return batched_vjp(self._first, [weight], along)[0]
+        found, bent = batched_vjp(self._first, [weight, self._theta], along)
+        return found + batched_vjp([self._inner_gradient], [weight], [-self._solve_inner(bent)])[0]
+
+    def product(self, tangents: list[Tensor], weights: Tensor, form: Form) -> list[Tensor]:
         """The total Hessian times tangents of the explicit parts, [k, n, ...] each; weights [n]."""
         if not self.explicit:
             return []
+        if form == "gauss-newton":
+            return self._gauss_newton(tangents, weights)
+        first = self._first if form == "exact" else self._plain
         theta = self._adapted_tangent(tangents)
         weighted = [t * weights.reshape(1, -1, *([1] * (t.dim() - 2))) for t in [*tangents, theta]]
-        return self._close(batched_vjp(self._first, [*self.explicit, self._theta], weighted))
+        return self._close(batched_vjp(first, [*self.explicit, self._theta], weighted))
 
-    def gauss_newton(self, tangents: list[Tensor], weights: Tensor) -> list[Tensor]:
-        """Jᵀ (∂f)ᵀ ∂²loss (∂f) J times tangents, f the outputs for the query: `product` with f linearised."""
+    def _gauss_newton(self, tangents: list[Tensor], weights: Tensor) -> list[Tensor]:
+        """Jᵀ (∂f)ᵀ ∂²loss (∂f) J times tangents, f the outputs for the query."""
         if self._output_loss is None:
             raise InputError(
                 "gauss-newton needs an outer loss of the outputs; this learner declares no output_loss. Use exact."

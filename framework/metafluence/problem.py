@@ -6,8 +6,6 @@ import hashlib
 from collections.abc import Iterator
 from copy import copy
 from functools import cached_property
-from typing import Literal
-
 import torch
 from torch import Tensor
 
@@ -16,17 +14,13 @@ from metafluence.derivatives import graph_bytes
 from metafluence.errors import InputError
 from metafluence.fingerprints import component_fingerprint
 from metafluence.learners import Adaptation, ImplicitLearner
-from metafluence.linearisation import Jacobian
+from metafluence.linearisation import Form, Jacobian
 from metafluence.operators import PSD, SUM, SYMMETRIC, LinearOperator, random_groups
 from metafluence.solving import Solver
 from metafluence.tasks import Level, TaskSet, Weights
 
 # Past this much a batch of columns only falls out of the caches (measured: 64 columns cost half per column of 256).
 COLUMN_BYTES = 2**27
-
-Form = Literal["exact", "gauss-newton"]
-"""Whether a task's Hessian is taken whole, or with the outputs for its query linearised."""
-
 
 class BilevelProblem:
     """A learner, the tasks it is meta-trained on, and the strength δ of the objective's l2 term.
@@ -166,22 +160,43 @@ class Point:
         """r_i = D_λ L_O^i of every task, unweighted, [P, N]: the responses at task level."""
         return torch.cat([chunk.gradients(jacobian) for chunk in self._chunks()]).T
 
-    def responses(self, level: Level = "task") -> Tensor:
+    def responses(self, level: Level = "task", jacobian: Jacobian = "total") -> Tensor:
         """r_ω = D_λ ∂F/∂ω for the weight of every item of a level, [P, items], in the order that Weights numbers them.
 
         To first order, λ(after removing the item) − λ* = (δI + H_Total)⁻¹ r_ω.
         """
         if level == "task":
-            return self.task_gradients()
-        return torch.cat([chunk.instance_gradients(level) for chunk in self._chunks()]).T
+            return self.task_gradients(jacobian)
+        return torch.cat([chunk.instance_gradients(level, jacobian) for chunk in self._chunks()]).T
 
-    def hessian(self, jacobian: Jacobian = "total") -> Hessian:
-        """δI + Σ_i w_i H_i: the exact total Hessian for the true Jacobian, matrix-free."""
-        return Hessian(self, jacobian)
+    def slopes(self, columns: Tensor, level: Level = "task", jacobian: Jacobian = "total") -> Tensor:
+        """`responses(level)`ᵀ V for V [P, k], [items, k], without forming the responses.
 
-    def gauss_newton(self, jacobian: Jacobian = "total") -> Hessian:
-        """δI + Σ_i w_i Jᵀ (GGN of L_O^i) J: positive semi-definite everywhere."""
-        return Hessian(self, jacobian, "gauss-newton")
+        Costs about one Hessian product per column, however many items there are; responses are formed only where
+        there are more columns than a task has items.
+        """
+        per_task = getattr(self.weights, level).numel() // len(self.problem.tasks)
+        if columns.shape[1] > per_task:
+            return self.responses(level, jacobian).T @ columns
+        rows, found = columns.T.contiguous(), []
+        for chunk in self._chunks():
+            parts = [chunk.slopes(some, level, jacobian) for some in rows.split(self.columns)]
+            found.append(torch.cat(parts, dim=1))
+        return torch.cat(found)
+
+    def item_losses(self, level: Level = "task") -> Tensor:
+        """The loss of every item after adaptation, in nats, [items]: of tasks their outer loss, else the instance's."""
+        if level == "task":
+            return self.task_losses
+        return torch.cat([chunk.instance_losses(level) for chunk in self._chunks()]).flatten()
+
+    def outer_gradients(self) -> Tensor:
+        """∂_θ L_O of every task, [N, Q]."""
+        return torch.cat([chunk.outer_gradient() for chunk in self._chunks()])
+
+    def hessian(self, jacobian: Jacobian = "total", form: Form = "exact") -> Hessian:
+        """δI + Σ_i w_i H_i: for the true Jacobian and the exact form the exact total Hessian, matrix-free."""
+        return Hessian(self, jacobian, form)
 
     def product(self, columns: Tensor, jacobian: Jacobian, form: Form = "exact") -> Tensor:
         """(δI + Σ_i w_i H_i) V for V [P, k]."""
@@ -190,8 +205,7 @@ class Point:
         for chunk in self._chunks():
             for start in range(0, len(rows), self.columns):
                 batch = slice(start, start + self.columns)
-                multiply = chunk.product if form == "exact" else chunk.gauss_newton
-                total[batch] += multiply(rows[batch], jacobian)
+                total[batch] += chunk.product(rows[batch], jacobian, form)
         return total.T
 
     def product_each(self, columns: Tensor, jacobian: Jacobian = "total") -> Tensor:
@@ -226,13 +240,13 @@ class Point:
 
 
 class Hessian(LinearOperator):
-    """δI + Σ_i w_i H_i at a point, as an operator on columns [P, k]; H_i exact or its Gauss-Newton form."""
+    """δI + Σ_i w_i H_i at a point, as an operator on columns [P, k]; H_i = Jᵀ C J for the form's C."""
 
     def __init__(self, point: Point, jacobian: Jacobian, form: Form = "exact") -> None:
         self.point = point
         self.jacobian: Jacobian = jacobian
         self.form: Form = form
-        self.tags = frozenset({SYMMETRIC, SUM} if form == "exact" else {SYMMETRIC, SUM, PSD})
+        self.tags = frozenset({SYMMETRIC, SUM, PSD} if form == "gauss-newton" else {SYMMETRIC, SUM})
         self.size, self.dtype, self.device = point.meta.numel(), point.meta.dtype, point.meta.device
 
     def matmat(self, columns: Tensor) -> Tensor:

@@ -69,8 +69,8 @@ FIGURE_TEXT = {
     ),
     "inner-and-outer-solvers": (
         "Inner and outer solvers",
-        "One method's scores with each pair of solvers. Left: how well they rank tasks, and how far the solvers alone "
-        "move them from the same method's scores under tight solves. Right: what the pair costs. Hatched pairs "
+        "One method's scores with each pair of solvers. Above: how well they rank tasks, and how far the solvers alone "
+        "move them from the same method's scores under tight solves. Below: what the pair costs. Hatched pairs "
         "failed; the reasons stand below.",
     ),
     "against-truncation": (

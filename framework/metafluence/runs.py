@@ -130,7 +130,7 @@ def _execute(bench: Bench, method: AttributionMethod, label: str, solver: str) -
     started = time.perf_counter()
     point = bench.problem.at(bench.meta, init=bench.adapted)
     generator = torch.Generator().manual_seed(bench.seed)
-    context = Context(point, generator, bench.bank)
+    context = Context(point, generator=generator, bank=bench.bank)
     targets = Targets(bench.problem, bench.validation, bench.meta)
     state = method.prepare(context)
     scored = method.scores(state, targets)

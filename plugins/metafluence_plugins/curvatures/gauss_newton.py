@@ -15,4 +15,4 @@ class GaussNewtonCurvature(Curvature):
         return "total"
 
     def at(self, point: Point) -> LinearOperator:
-        return point.gauss_newton()
+        return point.hessian(form="gauss-newton")

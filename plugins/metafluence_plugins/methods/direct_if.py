@@ -6,19 +6,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from metafluence import AttributionMethod, Context, ParameterChange, Removal, Scores, Solver, Targets
+from metafluence import AttributionMethod, Context, Level, ParameterChange, Removal, Scores, Solver, Targets
 from metafluence_plugins.curvatures.direct import DirectCurvature
-from metafluence_plugins.methods.task_if import Influence, TaskIF
+from metafluence_plugins.methods.influence import Influence, InfluenceFunction
 from metafluence_plugins.solvers.cg import CG
 
 
 @dataclass(frozen=True)
 class DirectIF(AttributionMethod):
-    """(δI + ∂²_λλ L_O + damping I)⁻¹ ∂_λ L_O with θ held; see the curvature `direct` where λ is not explicit."""
+    """(δI + ∂²_λλ L_O + damping I)⁻¹ ∂_λ L_O with θ held; see the curvature `direct` where λ is not explicit.
+
+    Support instances act through adaptation alone, so it has nothing to say of them.
+    """
 
     solver: Solver = CG()
     damping: float = 0.0
 
+    levels: ClassVar[frozenset[Level]] = frozenset({"task", "query"})
     edits: ClassVar[bool] = True
 
     def prepare(self, context: Context) -> Influence:
@@ -31,5 +35,5 @@ class DirectIF(AttributionMethod):
         return self._influence.parameter_change(state, removals)
 
     @property
-    def _influence(self) -> TaskIF:
-        return TaskIF(DirectCurvature(), self.solver, self.damping)
+    def _influence(self) -> InfluenceFunction:
+        return InfluenceFunction(DirectCurvature(), self.solver, self.damping)

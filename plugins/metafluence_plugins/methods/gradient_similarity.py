@@ -1,4 +1,4 @@
-"""Similarity of a task's total gradient with the target's: influence with the identity for a Hessian."""
+"""Similarity of an item's total gradient with the target's: influence with the identity for a Hessian."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ from typing import ClassVar, Literal
 
 import torch
 
-from metafluence import AttributionMethod, Context, Scores, Targets, Units
+from metafluence import LEVELS, AttributionMethod, Context, Level, Scores, Targets, Units
 
 
 @dataclass(frozen=True)
 class GradientSimilarity(AttributionMethod):
-    """r_iᵀ g_j, or its cosine. A task whose gradient points the target's way helps it, so more is better."""
+    """r_iᵀ g_j, or its cosine. An item whose gradient points the target's way helps it, so more is better."""
 
     kind: Literal["dot", "cosine"] = "dot"
 
+    levels: ClassVar[frozenset[Level]] = frozenset(LEVELS)
     units: ClassVar[Units] = "rank_only"
 
     def prepare(self, context: Context) -> Context:
         return context
 
     def scores(self, state: Context, targets: Targets) -> Scores:
-        own, goals = state.point.task_gradients(), targets.gradients()
-        if self.kind == "cosine":
-            own = torch.nn.functional.normalize(own, dim=0)
-            goals = torch.nn.functional.normalize(goals, dim=0)
-        return Scores(own.T @ goals, "task", self.units)
+        goals = targets.gradients()
+        if self.kind == "dot":
+            return Scores(state.point.slopes(goals, state.level), state.level, self.units)
+        own = torch.nn.functional.normalize(state.point.responses(state.level), dim=0)
+        return Scores(own.T @ torch.nn.functional.normalize(goals, dim=0), state.level, self.units)

@@ -7,19 +7,19 @@ from typing import ClassVar
 
 import torch
 
-from metafluence import AttributionMethod, Context, Scores, Targets, Units
+from metafluence import LEVELS, AttributionMethod, Context, Level, Scores, Targets, Units
 
 
 @dataclass(frozen=True)
 class RandomScore(AttributionMethod):
     """Standard normal scores from the study's generator, the same for all targets."""
 
+    levels: ClassVar[frozenset[Level]] = frozenset(LEVELS)
     units: ClassVar[Units] = "rank_only"
 
     def prepare(self, context: Context) -> Context:
         return context
 
     def scores(self, state: Context, targets: Targets) -> Scores:
-        tasks = state.problem.tasks
-        values = torch.randn(len(tasks), 1, generator=state.generator, dtype=tasks.dtype)
-        return Scores(values.expand(-1, len(targets.losses())), "task", self.units)
+        values = torch.randn(state.items, 1, generator=state.generator, dtype=state.problem.tasks.dtype)
+        return Scores(values.expand(-1, len(targets.losses())), state.level, self.units)

@@ -9,9 +9,11 @@ from typing import ClassVar
 import torch
 
 from metafluence import (
+    LEVELS,
     AttributionMethod,
     Context,
     InputError,
+    Level,
     ParameterChange,
     Removal,
     RetrainBank,
@@ -25,6 +27,7 @@ from metafluence import (
 class Retrain(AttributionMethod):
     """Fit again without each removal, through the study's retrain bank, and look."""
 
+    levels: ClassVar[frozenset[Level]] = frozenset(LEVELS)
     edits: ClassVar[bool] = True
 
     def prepare(self, context: Context) -> tuple[Context, RetrainBank]:
@@ -34,12 +37,13 @@ class Retrain(AttributionMethod):
 
     def scores(self, state: tuple[Context, RetrainBank], targets: Targets) -> Scores:
         context, bank = state
-        found = bank.leave_out(context.singles())
+        found = bank.leave_out(context.singles(), context.level)
         before = targets.losses()
         values = torch.stack([targets.losses(m) - before for m in found.meta.T])
         report = SolveReport(products=int(found.products.sum()))
-        return Scores(values, "task", self.units, report, seconds=float(found.seconds.sum()))
+        return Scores(values, context.level, self.units, report, seconds=float(found.seconds.sum()))
 
     def parameter_change(self, state: tuple[Context, RetrainBank], removals: Sequence[Removal]) -> ParameterChange:
         context, bank = state
-        return ParameterChange(bank.leave_out(removals).meta - context.point.meta.unsqueeze(1), tuple(removals))
+        change = bank.leave_out(removals, context.level).meta - context.point.meta.unsqueeze(1)
+        return ParameterChange(change, tuple(removals))

@@ -1,0 +1,166 @@
+"""Influence functions at every level: one formula, as every item is a weight."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from metafluence import (
+    LEVELS,
+    AttributionMethod,
+    Context,
+    Curvature,
+    Hessian,
+    Jacobian,
+    Level,
+    LinearOperator,
+    ParameterChange,
+    Point,
+    PreparedSolve,
+    Removal,
+    Scores,
+    Solver,
+    SolveReport,
+    Targets,
+)
+from metafluence_plugins.curvatures.exact import ExactCurvature
+from metafluence_plugins.solvers.cg import CG
+
+
+@dataclass(frozen=True)
+class InfluenceFunction(AttributionMethod):
+    """λ(after removal) − λ* ≈ (C + damping I)⁻¹ Σ_removed r, r the items' responses D_λ ∂F/∂ω.
+
+    All items are scored with one solve per target, and one derivative along it that costs about a product. leave_out:
+    a Newton step from λ* on the objective without the removed items, whose own curvature is then not in C; it costs
+    one solve per removal. inner_solver: of the tasks' own Hessians; the problem's if not given.
+    """
+
+    curvature: Curvature = ExactCurvature()
+    solver: Solver = CG()
+    damping: float = 0.0
+    leave_out: bool = False
+    inner_solver: Solver | None = None
+
+    levels: ClassVar[frozenset[Level]] = frozenset(LEVELS)
+    edits: ClassVar[bool] = True
+
+    def prepare(self, context: Context) -> Influence:
+        if self.inner_solver is not None:
+            old = context.point
+            problem = old.problem.solving_with(self.inner_solver)
+            context = replace(context, point=problem.at(old.meta, old.weights, old.adapted))
+        return Influence(self, context)
+
+    def scores(self, state: Influence, targets: Targets) -> Scores:
+        if self.inner_solver is not None:
+            targets = targets.solving_with(self.inner_solver)
+        context, goals = state.context, targets.gradients(state.jacobian)
+        if self.leave_out:
+            change = self.parameter_change(state, context.singles())
+            return Scores(change.values.T @ goals, context.level, self.units, change.solve, change.notes)
+        solution = state.full.solve(goals, context.generator, context.strict)
+        values = context.point.slopes(solution.value, context.level, state.jacobian)
+        return Scores(values, context.level, self.units, SolveReport.of(solution, state.full.matvecs), state.notes)
+
+    def parameter_change(self, state: Influence, removals: Sequence[Removal]) -> ParameterChange:
+        context = state.context
+        if self.leave_out:
+            return self._newton_steps(state, removals)
+        rhs = torch.stack([state.responses[:, list(r)].sum(dim=1) for r in removals], dim=1)
+        solution = state.full.solve(rhs, context.generator, context.strict)
+        return ParameterChange(
+            solution.value, tuple(removals), SolveReport.of(solution, state.full.matvecs), state.notes
+        )
+
+    def _newton_steps(self, state: Influence, removals: Sequence[Removal]) -> ParameterChange:
+        context, values, reports = state.context, [], []
+        whole = isinstance(state.operator, Hessian) and state.operator.form == "exact"
+        if whole and context.level == "task" and list(removals) == context.singles():
+            operator = LeaveOneOut(context.point, state.operator, state.jacobian)
+            prepared = PreparedSolve(self.solver, operator, self.damping, context.generator)
+            solution = prepared.solve(state.responses.T.unsqueeze(-1), context.generator, context.strict)
+            # A product of this batch is one column for every task.
+            report = SolveReport.of(solution, prepared.matvecs)
+            report = replace(report, products=report.products * len(removals))
+            return ParameterChange(solution.value.squeeze(-1).T, tuple(removals), report, state.notes)
+        full = context.point.partial_gradient(state.jacobian)
+        for removal in removals:
+            reduced = state.without(removal)
+            rhs = (full - reduced.partial_gradient(state.jacobian)).unsqueeze(1)
+            prepared = PreparedSolve(self.solver, self.curvature.at(reduced), self.damping)
+            solution = prepared.solve(rhs, context.generator, context.strict)
+            values.append(solution.value)
+            reports.append(SolveReport.of(solution, prepared.matvecs))
+        return ParameterChange(torch.cat(values, dim=1), tuple(removals), _merge(reports), state.notes)
+
+
+class Influence:
+    """A prepared influence function: the operator, its factorisation and the responses of all items."""
+
+    def __init__(self, method: InfluenceFunction, context: Context) -> None:
+        self._method = method
+        self.context = context
+        self.jacobian: Jacobian = method.curvature.jacobian(context.point)
+        self.operator = method.curvature.at(context.point)
+        self.notes = (
+            ("dθ/dλ = I was assumed (first-order convention): the outer loss has no explicit λ.",)
+            if self.jacobian == "identity"
+            else ()
+        )
+
+    @cached_property
+    def full(self) -> PreparedSolve:
+        return PreparedSolve(self._method.solver, self.operator, self._method.damping, self.context.generator)
+
+    @cached_property
+    def responses(self) -> Tensor:
+        """r of every item, [P, items]."""
+        return self.context.point.responses(self.context.level, self.jacobian)
+
+    def without(self, removal: Removal) -> Point:
+        """The same λ* under the objective without the removed items."""
+        point = self.context.point
+        return point.problem.at(point.meta, point.weights.without(self.context.level, removal), point.adapted)
+
+
+class LeaveOneOut(LinearOperator):
+    """A batch of N operators [P, P]: the full one without the i-th task's own curvature."""
+
+    def __init__(self, point: Point, full: LinearOperator, jacobian: Jacobian) -> None:
+        self._point, self._full = point, full
+        self._jacobian: Jacobian = jacobian
+        self.size, self.dtype, self.device = full.size, full.dtype, full.device
+        self.batch_shape = (len(point.problem.tasks),)
+
+    def matmat(self, columns: Tensor) -> Tensor:
+        n, size, k = columns.shape
+        flat = columns.movedim(0, 1).reshape(size, n * k)
+        full = self._full.matmat(flat).reshape(size, n, k)
+        own = torch.stack(
+            [self._point.product_each(columns[:, :, j].T, self._jacobian) for j in range(k)],
+            dim=-1,
+        )
+        return (full - own).movedim(1, 0)
+
+    def dense(self) -> Tensor:
+        identity = torch.eye(self.size, dtype=self.dtype, device=self.device)
+        own = torch.stack(
+            [self._point.product_each(e.unsqueeze(1).expand(-1, *self.batch_shape), self._jacobian) for e in identity],
+            dim=-1,
+        )
+        return self._full.dense() - own.movedim(1, 0)
+
+
+def _merge(reports: list[SolveReport]) -> SolveReport:
+    return SolveReport(
+        sum(r.products for r in reports),
+        max(r.residual for r in reports),
+        all(r.converged for r in reports),
+        next((r.complaint for r in reports if r.complaint), ""),
+    )
