@@ -72,11 +72,12 @@ def test_shipped_components_read_as_they_are(entry):
     cls = import_class(entry.at, entry.name)
     fields = [f for f in dataclasses.fields(cls) if f.init]
     described = describe(entry.at).parameters
+    scope = {k: v for base in reversed(cls.__mro__) for k, v in vars(sys.modules[base.__module__]).items()}
     assert [p.name for p in described] == [f.name for f in fields]
     assert [p.type for p in described] == [f.type for f in fields]  # texts, as annotations are postponed
     for parameter, field in zip(described, fields, strict=True):
         if field.default is not dataclasses.MISSING and parameter.default is not None:
-            assert eval(parameter.default, vars(sys.modules[cls.__module__])) == field.default
+            assert eval(parameter.default, scope) == field.default
 
 
 def test_what_is_no_parameter_is_left_out(tmp_path):

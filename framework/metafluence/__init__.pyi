@@ -21,6 +21,12 @@ from .attribution import (
 from .attribution import (
     Units as Units,
 )
+from .attribution import (
+    attribute as attribute,
+)
+from .attribution import (
+    check_context as check_context,
+)
 from .backbones import (
     ACTIVATIONS as ACTIVATIONS,
 )

@@ -15,11 +15,12 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from metafluence.errors import InputError
 from metafluence.linearisation import Jacobian
 from metafluence.problem import BilevelProblem, Point
 from metafluence.retraining import RetrainBank
 from metafluence.solving import Solution, Solver
-from metafluence.tasks import Level, Removal, TaskSet
+from metafluence.tasks import LEVELS, Level, Removal, TaskSet
 from metafluence.training import Checkpoint
 
 Units = Literal["loss_change", "rank_only"]
@@ -66,12 +67,17 @@ class Targets:
         self.mean = mean
         self.point = self.problem.at(meta)
 
+    def at(self, meta: Tensor) -> Targets:
+        """The same targets at other meta-parameters [P]."""
+        other = copy(self)
+        other.point = self.problem.at(meta, init=self.point.adapted)
+        return other
+
     def solving_with(self, inner_solver: Solver) -> Targets:
         """The same targets, their inner Hessians solved by another solver."""
         other = copy(self)
         other.problem = self.problem.solving_with(inner_solver)
-        other.point = other.problem.at(self.point.meta, init=self.point.adapted)
-        return other
+        return other.at(self.point.meta)
 
     def gradients(self, jacobian: Jacobian = "total") -> Tensor:
         if self.mean:
@@ -136,14 +142,22 @@ class ParameterChange:
 class AttributionMethod(ABC):
     """A frozen dataclass whose fields are its configuration.
 
-    levels: the kinds of items it can score. units: of its scores. edits: it also predicts parameters. checkpoints: it
-    needs those of meta-training.
+    levels: the kinds of items it can score. units: of its scores. edits: it also predicts parameters.
     """
 
     levels: ClassVar[frozenset[Level]] = frozenset({"task"})
     units: ClassVar[Units] = "loss_change"
     edits: ClassVar[bool] = False
-    checkpoints: ClassVar[bool] = False
+
+    @property
+    def additive(self) -> bool:
+        """What it says of a group is the sum of what it says of the group's items (first-order methods)."""
+        return False
+
+    @property
+    def needs_checkpoints(self) -> bool:
+        """It works on checkpoints of meta-training."""
+        return False
 
     @abstractmethod
     def prepare(self, context: Context) -> Any:
@@ -156,3 +170,22 @@ class AttributionMethod(ABC):
     def parameter_change(self, state: Any, removals: Sequence[Removal]) -> ParameterChange | None:
         """Predicted λ(removed) − λ* for each removal; None for methods that only score."""
         return None
+
+
+def check_context(method: AttributionMethod, context: Context) -> None:
+    """Raises InputError where the method cannot judge items of the context's level, or lacks checkpoints."""
+    name = type(method).__name__
+    if context.level not in method.levels:
+        known = ", ".join(level for level in LEVELS if level in method.levels)
+        raise InputError(f"{name} has nothing to say of items of level {context.level!r}; its levels are {known}.")
+    if method.needs_checkpoints and not context.checkpoints:
+        raise InputError(
+            f"{name} works on checkpoints of meta-training and there are none. In a study, name a trainer that keeps "
+            "them under `checkpoints` (sgd or adam); in Python, pass Context(checkpoints=fit.checkpoints)."
+        )
+
+
+def attribute(method: AttributionMethod, context: Context, targets: Targets) -> Scores:
+    """Score every item of the context's level against every target, in one call."""
+    check_context(method, context)
+    return method.scores(method.prepare(context), targets)

@@ -54,6 +54,8 @@ class Chunk:
             return self._learner.predict(self.rows, self.adapted, self.query.inputs)
 
     def linearise(self, jacobian: Jacobian) -> Head:
+        if not self.adapted.shape[1]:
+            jacobian = "held"  # nothing adapts, so the two are one
         if jacobian not in self._heads:
             self._heads[jacobian] = Head(
                 self._learner,
@@ -114,7 +116,7 @@ class Chunk:
 
     def outer_gradient(self) -> Tensor:
         """∂_θ L_O of every task, [n, Q]."""
-        return self.linearise("total").outer_gradient
+        return self.linearise("total").outer_gradient if self.adapted.shape[1] else torch.zeros_like(self.adapted)
 
     def product(self, columns: Tensor, jacobian: Jacobian, form: Form) -> Tensor:
         """Σ_i w_i H_i v for each column, [k, P]."""

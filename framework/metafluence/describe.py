@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -26,7 +27,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Description:
-    """A class's docstring and parameters (the annotated fields of a dataclass, its bases in the same file included)."""
+    """A class's docstring and parameters (the annotated fields of a dataclass, its bases included)."""
 
     documentation: str
     parameters: tuple[Parameter, ...]
@@ -41,9 +42,9 @@ class _Source(NamedTuple):
 def describe(at: str) -> Description:
     """Describe `module:Class` or `file.py:Class`. Raises RegistryError where there is no such file or class."""
     place, _, name = at.rpartition(":")
-    source, name = _definition(place, name)
+    source, place, name = _definition(place, name)
     found: dict[str, Parameter] = {}
-    for cls in _lineage(source.classes, name):
+    for cls in _lineage(source, place, name):
         for statement in cls.body if _is_dataclass(cls) else []:
             if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
                 parameter = _parameter(statement.target.id, statement)
@@ -74,14 +75,14 @@ def source_of(place: str) -> Path:
     return Path(spec.origin)
 
 
-def _definition(place: str, name: str) -> tuple[_Source, str]:
-    """The source that defines a class, and its name there; a package that hands it on is followed."""
+def _definition(place: str, name: str) -> tuple[_Source, str, str]:
+    """The source that defines a class, where it is, and its name there; a package that hands it on is followed."""
     start = source_of(place)
     source = _read(start, start.stat().st_mtime_ns)
     asked, file = name, start
     for _ in range(HOPS):
         if name in source.classes:
-            return source, name
+            return source, place, name
         if name not in source.imported:
             break
         module, name = source.imported[name]
@@ -118,10 +119,17 @@ def _read(file: Path, changed: int) -> _Source:
     return _Source({node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}, imported)
 
 
-def _lineage(classes: dict[str, ast.ClassDef], name: str) -> list[ast.ClassDef]:
-    named = [b.value if isinstance(b, ast.Subscript) else b for b in classes[name].bases]  # Base[T] is Base
-    bases = [b.id for b in named if isinstance(b, ast.Name) and b.id in classes and b.id != name]
-    return [cls for base in reversed(bases) for cls in _lineage(classes, base)] + [classes[name]]
+def _lineage(source: _Source, place: str, name: str) -> list[ast.ClassDef]:
+    """A class after all its bases that can be read; what cannot be has no parameters to show."""
+    cls = source.classes[name]
+    named = [b.value if isinstance(b, ast.Subscript) else b for b in cls.bases]  # Base[T] is Base
+    bases = [b.id for b in named if isinstance(b, ast.Name) and b.id != name]
+    found: list[ast.ClassDef] = []
+    for base in reversed(bases):
+        if base in source.classes or base in source.imported:
+            with suppress(RegistryError):
+                found += _lineage(*_definition(place, base))
+    return [*found, cls]
 
 
 def _is_dataclass(cls: ast.ClassDef) -> bool:

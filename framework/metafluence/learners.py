@@ -20,8 +20,8 @@ from torch.autograd import grad
 from metafluence.backbones import Backbone, build_module
 from metafluence.derivatives import batched_vjp
 from metafluence.errors import InputError
-from metafluence.layers import LayeredLoss, LayerStack
-from metafluence.losses import OutputLoss
+from metafluence.layers import LayeredLoss, LayerStack, layered_loss
+from metafluence.losses import OutputLoss, Through
 from metafluence.modules import FlatModule
 from metafluence.operators import LAYERED, SUM, SYMMETRIC, LinearOperator, random_groups
 from metafluence.tasks import Batch, TaskSet
@@ -83,6 +83,13 @@ class MetaLearner(ABC):
     def predict(self, rows: Tensor, adapted: Tensor, inputs: Tensor) -> Tensor:
         """Outputs [n, m, ...] for features [n, m, ...]."""
 
+    def outer_layers(self, meta: Tensor, adapted: Tensor, query: Batch, weights: Tensor, shift: float) -> LayerStack:
+        """The layers behind Σ weights_ij ℓ_ij(λ) + shift/2 ‖λ‖² with θ held, over all query instances as one task.
+
+        meta [P], adapted [N, Q], query [N, n_q, ...], weights [N, n_q]. Raises InputError where they are not known.
+        """
+        raise InputError(f"{type(self).__name__} does not know its layers; use a solver that needs products only (cg).")
+
 
 class ImplicitLearner(MetaLearner):
     """The adapted parameters are the argmin of `inner_loss`; derivatives follow from the implicit function theorem.
@@ -95,6 +102,15 @@ class ImplicitLearner(MetaLearner):
     @abstractmethod
     def inner_loss(self, rows: Tensor, adapted: Tensor, support: Batch, weights: Tensor) -> Tensor:
         """[n]: per task, the weighted sum of support losses divided by their number, plus the regulariser."""
+
+    def unadapted(self) -> ImplicitLearner:
+        """The model as one that knows nothing of adaptation sees it: itself, where its loss depends on λ with θ held.
+
+        Raises InputError where it does not, and there is no such model.
+        """
+        if self.encodes:
+            return self
+        raise InputError(f"{type(self).__name__} has no model without adaptation; use a method that knows of it.")
 
     def inner_hessian(self, rows: Tensor, adapted: Tensor, support: Batch, weights: Tensor) -> LinearOperator:
         """∂²_θθ inner_loss at `adapted`: an operator with batch shape (n,) and size Q."""
@@ -185,3 +201,16 @@ class NetworkLearner(ImplicitLearner):
 
     def init_meta(self, generator: torch.Generator | None) -> Tensor:
         return self.network.initial(generator)
+
+    def outer_layers(self, meta: Tensor, adapted: Tensor, query: Batch, weights: Tensor, shift: float) -> LayerStack:
+        if not self.encodes or self.output_loss is None:
+            return super().outer_layers(meta, adapted, query, weights, shift)
+        lead, rows = weights.shape, meta.expand(len(adapted), -1)
+
+        def outputs(features: Tensor) -> Tensor:
+            return self.predict(rows, adapted, features.unflatten(1, lead)[0]).flatten(0, 1).unsqueeze(0)
+
+        loss = Through(self.output_loss, outputs)
+        inputs, targets, weigh = (p.flatten(0, 1).unsqueeze(0) for p in (query.inputs, query.targets, weights))
+        flat = meta.unsqueeze(0)
+        return LayerStack(1, lambda _: layered_loss(self.network, flat, inputs, targets, weigh, loss, shift))

@@ -6,7 +6,8 @@ of all tasks; `Head` holds the losses as functions of (meta-parameters, Z, adapt
     ℒ(λ, Z, θ; u) = outer(λ, Z, θ) − uᵀ ∂_θ inner(λ, Z, θ),     ∂²_θθ inner · u = ∂_θ outer,
 
 the total gradient is ℒ's explicit one and the total Hessian is Jᵀ ∇²ℒ J with J = [I; T], T = dθ/d(λ, Z).
-Third-order terms sit in uᵀ ∂_θ inner and cost one differentiation more; nothing third-order is ever formed. With ∇²outer in ℒ's place they are left out (`no-third-order`).
+Third-order terms sit in uᵀ ∂_θ inner and cost one differentiation more; nothing third-order is ever formed.
+With ∇²outer in ∇²ℒ's place they are left out.
 """
 
 from __future__ import annotations

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.func import jvp, vjp
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -89,3 +92,30 @@ class SquaredLoss(OutputLoss):
 
     def observed(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return outputs - targets
+
+
+@dataclass(frozen=True, eq=False)
+class Through(OutputLoss):
+    """A loss of what `outputs` makes of a network's features: features [..., d] to outputs [..., C], each alone."""
+
+    loss: OutputLoss
+    outputs: Callable[[Tensor], Tensor]
+
+    def roots(self, outputs: Tensor) -> Tensor:
+        return self._pull(outputs, self.loss.roots)
+
+    def curvature(self, outputs: Tensor, tangents: Tensor) -> Tensor:
+        made, pull, *_ = vjp(self.outputs, outputs)
+        moved = [jvp(self.outputs, (outputs,), (tangent,))[1] for tangent in tangents]
+        return torch.stack([pull(c)[0] for c in self.loss.curvature(made, torch.stack(moved))])
+
+    def sampled(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
+        return self._pull(outputs, lambda made: self.loss.sampled(made, generator).unsqueeze(0))[0]
+
+    def observed(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return self._pull(outputs, lambda made: self.loss.observed(made, targets).unsqueeze(0))[0]
+
+    def _pull(self, features: Tensor, vectors: Callable[[Tensor], Tensor]) -> Tensor:
+        """Vectors at the outputs, [k, ..., C], as vectors at the features."""
+        made, pull, *_ = vjp(self.outputs, features)
+        return torch.stack([pull(v)[0] for v in vectors(made)])

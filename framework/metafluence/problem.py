@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import copy
 from functools import cached_property
+
 import torch
 from torch import Tensor
 
@@ -13,14 +14,19 @@ from metafluence.chunks import Chunk
 from metafluence.derivatives import graph_bytes
 from metafluence.errors import InputError
 from metafluence.fingerprints import component_fingerprint
+from metafluence.layers import LayerStack
 from metafluence.learners import Adaptation, ImplicitLearner
 from metafluence.linearisation import Form, Jacobian
-from metafluence.operators import PSD, SUM, SYMMETRIC, LinearOperator, random_groups
+from metafluence.operators import LAYERED, PSD, SUM, SYMMETRIC, LinearOperator, random_groups
 from metafluence.solving import Solver
 from metafluence.tasks import Level, TaskSet, Weights
 
 # Past this much a batch of columns only falls out of the caches (measured: 64 columns cost half per column of 256).
 COLUMN_BYTES = 2**27
+
+Projector = Callable[[Tensor], Tensor]
+"""A linear map of rows [m, P] to [m, k]."""
+
 
 class BilevelProblem:
     """A learner, the tasks it is meta-trained on, and the strength δ of the objective's l2 term.
@@ -158,16 +164,22 @@ class Point:
 
     def task_gradients(self, jacobian: Jacobian = "total") -> Tensor:
         """r_i = D_λ L_O^i of every task, unweighted, [P, N]: the responses at task level."""
-        return torch.cat([chunk.gradients(jacobian) for chunk in self._chunks()]).T
+        return self.responses("task", jacobian)
 
     def responses(self, level: Level = "task", jacobian: Jacobian = "total") -> Tensor:
         """r_ω = D_λ ∂F/∂ω for the weight of every item of a level, [P, items], in the order that Weights numbers them.
 
         To first order, λ(after removing the item) − λ* = (δI + H_Total)⁻¹ r_ω.
         """
-        if level == "task":
-            return self.task_gradients(jacobian)
-        return torch.cat([chunk.instance_gradients(level, jacobian) for chunk in self._chunks()]).T
+        return self.projected(lambda rows: rows, level, jacobian).T
+
+    def projected(self, project: Projector, level: Level = "task", jacobian: Jacobian = "total") -> Tensor:
+        """`project` [m, P] -> [m, k] of the responses, a few items at a time: [items, k]."""
+        found = []
+        for chunk in self._chunks():
+            rows = chunk.gradients(jacobian) if level == "task" else chunk.instance_gradients(level, jacobian)
+            found.append(project(rows))
+        return torch.cat(found)
 
     def slopes(self, columns: Tensor, level: Level = "task", jacobian: Jacobian = "total") -> Tensor:
         """`responses(level)`ᵀ V for V [P, k], [items, k], without forming the responses.
@@ -240,14 +252,32 @@ class Point:
 
 
 class Hessian(LinearOperator):
-    """δI + Σ_i w_i H_i at a point, as an operator on columns [P, k]; H_i = Jᵀ C J for the form's C."""
+    """δI + Σ_i w_i H_i at a point, as an operator on columns [P, k]; H_i = Jᵀ C J for the form's C.
+
+    With θ held, its Gauss-Newton form is that of one network over all query instances, whose layers are known.
+    """
 
     def __init__(self, point: Point, jacobian: Jacobian, form: Form = "exact") -> None:
         self.point = point
         self.jacobian: Jacobian = jacobian
         self.form: Form = form
-        self.tags = frozenset({SYMMETRIC, SUM, PSD} if form == "gauss-newton" else {SYMMETRIC, SUM})
+        learner = point.problem.learner
+        tags = {SYMMETRIC, SUM}
+        if form == "gauss-newton":
+            held = jacobian == "held" or not learner.adapted_size
+            tags |= {PSD, LAYERED} if held and learner.encodes else {PSD}
+        self.tags = frozenset(tags)
         self.size, self.dtype, self.device = point.meta.numel(), point.meta.dtype, point.meta.device
+
+    @property
+    def structure(self) -> LayerStack | None:
+        if LAYERED not in self.tags:
+            return None
+        weights = self.point.weights
+        scaled = weights.task.unsqueeze(1) * weights.query / weights.query.shape[1]
+        problem = self.point.problem
+        parts = (self.point.meta, self.point.adapted, problem.tasks.query, scaled, problem.l2)
+        return problem.learner.outer_layers(*parts)
 
     def matmat(self, columns: Tensor) -> Tensor:
         return self.point.product(columns, self.jacobian, self.form)

@@ -133,7 +133,7 @@ class TaskSet:
     @property
     def ways(self) -> int:
         """Number of classes: one more than the largest target."""
-        return int(max(self.support.targets.max(), self.query.targets.max())) + 1
+        return int(max(half.targets.max() for half in (self.support, self.query) if half.targets.numel())) + 1
 
     @property
     def corrupted(self) -> Tensor:

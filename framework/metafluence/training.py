@@ -18,7 +18,7 @@ Progress = Callable[[int, int, float], None]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Meta-parameters [P] after `step` steps, and the learning rate in force there."""
+    """Meta-parameters [P] after `step` steps, and the learning rate in force there, for steps along the sum F."""
 
     step: int
     learning_rate: float

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from metafluence import Curvature, InputError, Jacobian, LinearOperator, Point
 
 
 @dataclass(frozen=True)
 class DirectCurvature(Curvature):
-    """δI + Σ_i w_i ∂²_λλ L_O with θ held.
+    """δI + Σ_i w_i ∂²_λλ L_O with θ held, exact or in its Gauss-Newton form.
 
     Where L_O has no explicit λ this is zero; if λ and θ live in one space, the first-order convention dθ/dλ = I is
     used instead (and `jacobian` says so), else it is refused.
     """
+
+    form: Literal["exact", "gauss-newton"] = "exact"
 
     def jacobian(self, point: Point) -> Jacobian:
         if point.is_explicit:
@@ -26,4 +29,4 @@ class DirectCurvature(Curvature):
         )
 
     def at(self, point: Point) -> LinearOperator:
-        return point.hessian(self.jacobian(point))
+        return point.hessian(self.jacobian(point), self.form)

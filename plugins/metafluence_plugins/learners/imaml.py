@@ -25,6 +25,7 @@ from metafluence import (
     minimise_newton,
     weighted_mean,
 )
+from metafluence_plugins.learners.joint import Joint
 
 # Above this many parameters a dense Hessian per task costs more than it saves.
 NEWTON_LIMIT = 400
@@ -72,6 +73,10 @@ class IMAML(NetworkLearner):
 
     def outer_loss(self, rows: Tensor, adapted: Tensor, query: Batch, weights: Tensor) -> Tensor:
         return weighted_mean(cross_entropy(self.predict(rows, adapted, query.inputs), query.targets), weights)
+
+    def unadapted(self) -> Joint:
+        """The network at the meta-parameters themselves."""
+        return Joint(self.backbone, self.ways)
 
     def adapt(self, rows: Tensor, support: Batch, weights: Tensor, init: Tensor | None) -> Adaptation:
         start = rows.clone() if init is None else init

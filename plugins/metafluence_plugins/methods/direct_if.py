@@ -25,6 +25,10 @@ class DirectIF(AttributionMethod):
     levels: ClassVar[frozenset[Level]] = frozenset({"task", "query"})
     edits: ClassVar[bool] = True
 
+    @property
+    def additive(self) -> bool:
+        return True
+
     def prepare(self, context: Context) -> Influence:
         return self._influence.prepare(context)
 

@@ -19,6 +19,10 @@ class GradientSimilarity(AttributionMethod):
     levels: ClassVar[frozenset[Level]] = frozenset(LEVELS)
     units: ClassVar[Units] = "rank_only"
 
+    @property
+    def additive(self) -> bool:
+        return self.kind == "dot"
+
     def prepare(self, context: Context) -> Context:
         return context
 

@@ -50,6 +50,10 @@ class InfluenceFunction(AttributionMethod):
     levels: ClassVar[frozenset[Level]] = frozenset(LEVELS)
     edits: ClassVar[bool] = True
 
+    @property
+    def additive(self) -> bool:
+        return not self.leave_out
+
     def prepare(self, context: Context) -> Influence:
         if self.inner_solver is not None:
             old = context.point

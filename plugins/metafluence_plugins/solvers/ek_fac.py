@@ -113,6 +113,8 @@ class EKFAC(Solver, Preconditioner):
         return Applied(self.precondition(state, rhs), status)
 
     def precondition(self, state: EKFACState, columns: Tensor) -> Tensor:
+        if columns.dim() == 2:  # one operator, not a stack of them
+            return self.precondition(state, columns.unsqueeze(0))[0]
         rows = columns.mT  # [n, k, Q]
         value = rows / state.shift  # what no eigenvector reaches
         for factors in state.layers:

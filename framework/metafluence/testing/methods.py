@@ -1,0 +1,199 @@
+"""The conformance suite of attribution methods: `TestMine = method_suite(MyMethod)` in a test file of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from functools import cached_property, lru_cache
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from metafluence import LEVELS, AttributionMethod, Context, InputError, Level, attribute, check_context
+from metafluence.testing.worlds import SILENT, TWIN_INSTANCES, TWINS, World, world
+
+SEEDS = 3
+
+
+class Trial:
+    """One method at one level in one small world."""
+
+    def __init__(self, method: AttributionMethod, level: Level, seed: int) -> None:
+        self.method = method
+        self.level: Level = level
+        self.world: World = world(seed)
+
+    @cached_property
+    def usual(self) -> Tensor:
+        """Scores [items, T] in the world as it is."""
+        return self.scores()
+
+    def scores(self, context: Context | None = None, mean: bool = False) -> Tensor:
+        return attribute(self.method, context or self.world.context(self.level), self.world.targets(mean)).values
+
+    def changes(self, removals: list[tuple[int, ...]]) -> Tensor:
+        context = self.world.context(self.level)
+        found = self.method.parameter_change(self.method.prepare(context), removals)
+        assert found is not None, "says that it edits, and predicts no parameters"
+        assert found.removals == tuple(removals)
+        return found.values
+
+    def near(self, found: Tensor, wanted: Tensor, what: str) -> None:
+        scale = float(wanted.abs().max())
+        gap = float((found - wanted).abs().max())
+        assert gap <= 1e-6 * scale + 1e-12, f"{what}: {gap:.1e} apart, where scores are up to {scale:.1e}"
+
+
+def check_contract(trial: Trial) -> None:
+    """Scores are [items, T], finite and of the level and unit that the method names; edits are [P, removals]."""
+    context, targets = trial.world.context(trial.level), trial.world.targets()
+    found = attribute(trial.method, context, targets)
+    assert tuple(found.values.shape) == (context.items, len(trial.world.validation))
+    assert bool(found.values.isfinite().all())
+    assert found.level == trial.level
+    assert found.units == trial.method.units
+    if trial.method.edits:
+        assert tuple(trial.changes([(0,), (1, 2)]).shape) == (trial.world.problem.size, 2)
+
+
+def check_sign(trial: Trial) -> None:
+    """It points the way that exact retraining goes: on average over all worlds, as estimators may err in one."""
+    scored, edited = [], []
+    for seed in range(SEEDS):
+        other = Trial(trial.method, trial.level, seed)
+        change, loss = other.world.truth[trial.level]
+        scores = other.scores(mean=True)[:, 0]
+        if trial.method.units == "rank_only":
+            scores, loss = (x.argsort().argsort().double() for x in (scores, loss))
+            scores, loss = scores - scores.mean(), loss - loss.mean()
+        scored.append(float(torch.cosine_similarity(scores, loss, dim=0)))
+        if trial.method.edits:
+            found = other.changes(other.world.context(trial.level).singles())
+            edited.append(float(torch.cosine_similarity(found.flatten(), change.flatten(), dim=0)))
+    assert sum(scored) > 0, f"scores go opposite to retraining: {scored}"
+    assert not edited or sum(edited) > 0, f"predicted parameters go opposite to retraining: {edited}"
+
+
+def check_additivity(trial: Trial) -> None:
+    """A method that is additive says of a group, a task and a mean target the sum (or mean) of their parts."""
+    if not trial.method.additive:
+        return
+    scores = trial.usual
+    trial.near(trial.scores(mean=True)[:, 0], scores.mean(dim=1), "mean target against mean of targets")
+    if trial.method.edits:
+        group = (0, 2, 3)
+        singles = trial.changes([(i,) for i in group])
+        trial.near(trial.changes([group])[:, 0], singles.sum(dim=1), "a group against its items")
+    if trial.level == "query" and "task" in trial.method.levels:
+        whole = trial.scores(trial.world.context("task"))
+        parts = scores.unflatten(0, (len(whole), -1)).sum(dim=1)
+        trial.near(parts, whole, "query instances against their task")
+
+
+def check_order(trial: Trial) -> None:
+    """Tasks in another order have the same scores."""
+    count = len(trial.world.problem.tasks)
+    order = torch.arange(count).roll(3)
+    shuffled = trial.world.over(trial.world.problem.tasks[order])
+    found = trial.scores(trial.world.context(trial.level, shuffled))
+    wanted = trial.usual.unflatten(0, (count, -1))[order].flatten(0, 1)
+    trial.near(found, wanted, "another order of tasks")
+
+
+def check_twins(trial: Trial) -> None:
+    """Items that are the same have the same score."""
+    by_task = trial.usual.unflatten(0, (len(trial.world.problem.tasks), -1))
+    trial.near(by_task[TWINS[1]], by_task[TWINS[0]], "twin tasks")
+    if trial.level != "task":
+        task, (one, other) = TWIN_INSTANCES
+        trial.near(by_task[task, other], by_task[task, one], "twin instances")
+
+
+def check_silent(trial: Trial) -> None:
+    """A loss change of zero is predicted for items that have no effect.
+
+    That of support instances is zero to first order only, so it binds additive methods alone.
+    """
+    if trial.method.units != "loss_change" or (trial.level == "support" and not trial.method.additive):
+        return
+    scores = trial.usual
+    silent = scores.unflatten(0, (len(trial.world.problem.tasks), -1))[SILENT]
+    assert float(silent.abs().max()) <= 1e-8 * float(scores.abs().max()), "items without effect have scores"
+
+
+def check_chunks(trial: Trial) -> None:
+    """How tasks are cut into chunks, and targets into batches, changes nothing."""
+    problem = trial.world.over(trial.world.problem.tasks)
+    problem.memory_gib = 1e-9
+    trial.near(trial.scores(trial.world.context(trial.level, problem)), trial.usual, "tasks one at a time")
+
+
+def check_seed(trial: Trial) -> None:
+    """The same seed gives the same bits, and nothing that was given is written to."""
+    meta, tasks = trial.world.fit.meta.clone(), trial.world.problem.tasks.fingerprint()
+    assert torch.equal(trial.scores(), trial.usual), "the same seed gives other scores"
+    assert torch.equal(trial.world.fit.meta, meta), "λ* was changed"
+    assert trial.world.problem.tasks.fingerprint() == tasks, "the tasks were changed"
+
+
+CHECKS: dict[str, Callable[[Trial], None]] = {
+    "contract": check_contract,
+    "sign": check_sign,
+    "additivity": check_additivity,
+    "order": check_order,
+    "twins": check_twins,
+    "silent": check_silent,
+    "chunks": check_chunks,
+    "seed": check_seed,
+}
+
+
+def method_suite(
+    method: AttributionMethod | type[AttributionMethod], skip: Collection[str] = (), examples: int = 2
+) -> type:
+    """A class of tests for pytest: `method` (an instance, or a class with defaults) at every level that it claims.
+
+    skip: names of CHECKS that cannot hold, as the order of tasks where scores are random.
+    """
+    subject = method() if isinstance(method, type) else method
+    levels = [level for level in LEVELS if level in subject.levels]
+
+    @lru_cache
+    def trial(level: Level, seed: int) -> Trial:
+        return Trial(subject, level, seed)
+
+    class MethodSuite:
+        @pytest.mark.parametrize("level", levels)
+        @pytest.mark.parametrize("check", [name for name in CHECKS if name not in ("sign", *skip)])
+        @settings(max_examples=examples, deadline=None)
+        @given(seed=st.integers(0, SEEDS - 1))
+        def test_contract(self, check: str, level: Level, seed: int) -> None:
+            CHECKS[check](trial(level, seed))
+
+        @pytest.mark.skipif("sign" in skip, reason="the method does not claim to follow retraining")
+        @pytest.mark.parametrize("level", levels)
+        def test_sign(self, level: Level) -> None:
+            check_sign(trial(level, 0))
+
+        @pytest.mark.parametrize("level", [level for level in LEVELS if level not in subject.levels])
+        def test_other_levels_are_refused(self, level: Level) -> None:
+            with pytest.raises(InputError, match="its levels are"):
+                check_context(subject, world(0).context(level))
+
+    MethodSuite.__name__ = MethodSuite.__qualname__ = f"Test{type(subject).__name__}"
+    return MethodSuite
+
+
+def method_failures(method: AttributionMethod, seed: int = 0, skip: Collection[str] = ()) -> list[str]:
+    """What the suite finds wrong with a method, tried once: one line each, empty where all is well."""
+    found = []
+    for level in LEVELS:
+        for what, check in CHECKS.items() if level in method.levels else ():
+            try:
+                if what not in skip:
+                    check(Trial(method, level, seed))
+            except Exception as error:
+                found.append(f"{what}, {level}: {type(error).__name__}: {error}".strip())
+    return found

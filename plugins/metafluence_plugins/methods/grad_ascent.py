@@ -1,0 +1,64 @@
+"""Gradient ascent on what is removed: the plainest way to unlearn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from metafluence import (
+    LEVELS,
+    AttributionMethod,
+    Context,
+    Level,
+    ParameterChange,
+    Point,
+    Removal,
+    Scores,
+    Targets,
+    Units,
+    Weights,
+)
+
+
+@dataclass(frozen=True)
+class GradAscent(AttributionMethod):
+    """λ ← λ + learning_rate · D_λ (the removed items' part of the objective), a few times, from λ*.
+
+    A score is the change of the target's loss to first order along the item's own edit, as for any other edit.
+    """
+
+    steps: int = 3
+    learning_rate: float = 0.05
+
+    levels: ClassVar[frozenset[Level]] = frozenset(LEVELS)
+    units: ClassVar[Units] = "rank_only"
+    edits: ClassVar[bool] = True
+
+    def prepare(self, context: Context) -> Context:
+        return context
+
+    def scores(self, state: Context, targets: Targets) -> Scores:
+        change = self.parameter_change(state, state.singles())
+        return Scores(change.values.T @ targets.gradients(), state.level, self.units)
+
+    def parameter_change(self, state: Context, removals: Sequence[Removal]) -> ParameterChange:
+        start = state.point
+        first = start.responses(state.level)  # the first step's gradients, for all removals at once
+        moved = [self._ascend(state, removal, first[:, list(removal)].sum(dim=1)) for removal in removals]
+        return ParameterChange(torch.stack(moved, dim=1) - start.meta.unsqueeze(1), tuple(removals))
+
+    def _ascend(self, context: Context, removal: Removal, first: Tensor) -> Tensor:
+        per_task = context.items // len(context.problem.tasks)
+        tasks = sorted({item // per_task for item in removal})
+        own = [tasks.index(item // per_task) * per_task + item % per_task for item in removal]
+        part: Point = context.point.part(torch.tensor(tasks), 1.0)
+        weights: Weights = part.weights
+        meta = context.point.meta + self.learning_rate * first
+        for _ in range(self.steps - 1):
+            part = part.problem.at(meta, weights, part.adapted)
+            meta = meta + self.learning_rate * part.responses(context.level)[:, own].sum(dim=1)
+        return meta

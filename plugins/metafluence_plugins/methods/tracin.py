@@ -1,0 +1,95 @@
+"""TracIn: what an item's own steps of meta-training did to the targets (Pruthi et al. 2020)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from metafluence import (
+    LEVELS,
+    AttributionMethod,
+    Context,
+    InputError,
+    Jacobian,
+    Level,
+    ParameterChange,
+    Point,
+    Removal,
+    Scores,
+    Targets,
+    Units,
+)
+from metafluence_plugins.curvatures.direct import DirectCurvature
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The items' level, and every checkpoint with its rate: the learning rate times the steps it stands for."""
+
+    level: Level
+    points: tuple[Point, ...]
+    rates: tuple[float, ...]
+    jacobian: Jacobian
+
+
+@dataclass(frozen=True)
+class TracIn(AttributionMethod):
+    """Σ_c rate_c r_i(λ_c)ᵀ g_j(λ_c) over checkpoints c, r and g total gradients (or partial ones, with θ held).
+
+    As an edit the item's own steps are undone: Σ_c rate_c r_i(λ_c), which is their sum where every step of plain
+    gradient descent has its checkpoint. With other optimisers the size means nothing.
+    """
+
+    gradients: Literal["total", "partial"] = "total"
+
+    levels: ClassVar[frozenset[Level]] = frozenset(LEVELS)
+    units: ClassVar[Units] = "rank_only"
+    edits: ClassVar[bool] = True
+
+    @property
+    def additive(self) -> bool:
+        return True
+
+    @property
+    def needs_checkpoints(self) -> bool:
+        return True
+
+    def prepare(self, context: Context) -> Trace:
+        jacobian: Jacobian = "total"
+        if self.gradients == "partial":
+            if context.level == "support":
+                raise InputError("Partial gradients do not see support instances. Use tracin with gradients: total.")
+            jacobian = DirectCurvature().jacobian(context.point)
+        problem, weights = context.problem, context.point.weights
+        points = tuple(problem.at(c.meta, weights, context.point.adapted) for c in context.checkpoints)
+        steps = [0, *(c.step for c in context.checkpoints)]
+        rates = tuple(
+            c.learning_rate * (now - before)
+            for c, before, now in zip(context.checkpoints, steps, steps[1:], strict=False)
+        )
+        return Trace(context.level, points, rates, jacobian)
+
+    def scores(self, state: Trace, targets: Targets) -> Scores:
+        total: Tensor | float = 0.0
+        for point, rate in zip(state.points, state.rates, strict=True):
+            goals = targets.at(point.meta).gradients(state.jacobian)
+            total = total + rate * point.slopes(goals, state.level, state.jacobian)
+        assert isinstance(total, Tensor)
+        return Scores(total, state.level, self.units)
+
+    def parameter_change(self, state: Trace, removals: Sequence[Removal]) -> ParameterChange:
+        total = torch.stack(
+            [
+                rate * _summed(point.responses(state.level, state.jacobian), removals)
+                for point, rate in zip(state.points, state.rates, strict=True)
+            ]
+        ).sum(dim=0)
+        return ParameterChange(total, tuple(removals))
+
+
+def _summed(responses: Tensor, removals: Sequence[Removal]) -> Tensor:
+    return torch.stack([responses[:, list(r)].sum(dim=1) for r in removals], dim=1)

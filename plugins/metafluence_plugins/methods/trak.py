@@ -1,0 +1,109 @@
+"""TRAK: influence in a random projection of the outputs' gradients (Park et al. 2023)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from metafluence import (
+    LEVELS,
+    AttributionMethod,
+    Context,
+    InputError,
+    Level,
+    Point,
+    Scores,
+    Targets,
+    Units,
+)
+from metafluence_plugins.methods.projection import Projection
+
+
+@dataclass(frozen=True)
+class Projected:
+    """One model of the ensemble: where it is, its items' projected responses [items, k], and its kernel's factor."""
+
+    point: Point
+    items: Tensor
+    kernel: Tensor
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    level: Level
+    projection: Projection
+    models: tuple[Projected, ...]
+
+
+@dataclass(frozen=True)
+class TRAK(AttributionMethod):
+    """Rᵀr_i · (ΦᵀΦ + ridge)⁻¹ · Rᵀg_j, averaged over models; R a random [P, dim], all gradients total ones.
+
+    Φ holds the projected gradients of the margin log p/(1 − p) of every query instance. The paper's Q = 1 − p turns
+    a margin's gradient into the loss's, so it is in the responses r at every level. ridge: relative to the kernel's
+    mean eigenvalue. models: `fit` is λ* alone; `checkpoints` those of meta-training. Needs a softmax outer loss.
+    """
+
+    dim: int = 512
+    projection: Literal["rademacher", "gaussian"] = "rademacher"
+    ridge: float = 1e-3
+    models: Literal["fit", "checkpoints"] = "fit"
+    seed: int = 0
+
+    levels: ClassVar[frozenset[Level]] = frozenset(LEVELS)
+    units: ClassVar[Units] = "rank_only"
+
+    def __post_init__(self) -> None:
+        if self.dim < 1 or not self.ridge >= 0:
+            raise InputError(f"trak needs dim of 1 or more and ridge of 0 or more; got {self.dim} and {self.ridge}.")
+
+    @property
+    def additive(self) -> bool:
+        return True
+
+    @property
+    def needs_checkpoints(self) -> bool:
+        return self.models == "checkpoints"
+
+    def prepare(self, context: Context) -> Ensemble:
+        points = [context.point]
+        if self.models == "checkpoints":
+            start, weights = context.point.adapted, context.point.weights
+            points = [context.problem.at(c.meta, weights, start) for c in context.checkpoints]
+        projection = Projection(context.problem.size, self.dim, self.projection, self.seed)
+        models = tuple(self._model(point, projection, context.level) for point in points)
+        return Ensemble(context.level, projection, models)
+
+    def _model(self, point: Point, projection: Projection, level: Level) -> Projected:
+        query = point.projected(projection.apply, "query")
+        items = query if level == "query" else point.projected(projection.apply, level)
+        # A query instance's loss is −log p, so dloss/dmargin is −(1 − p).
+        rest = -torch.expm1(-point.item_losses("query"))
+        weight = point.weights.task.unsqueeze(1).expand_as(point.weights.query).flatten()
+        scale = point.weights.query.shape[1] / (weight * rest.clamp_min(torch.finfo(rest.dtype).eps))
+        margins = torch.where(weight > 0, scale, 0).unsqueeze(1) * query
+        kernel = margins.mT @ margins
+        kernel.diagonal().add_(self.ridge * kernel.trace() / self.dim)
+        factor, failed = torch.linalg.cholesky_ex(kernel)
+        if int(failed):
+            raise InputError(
+                f"trak's kernel of {self.dim} dimensions from {len(query)} query instances is singular. Give ridge "
+                "(1e-3, say), or fewer dimensions."
+            )
+        return Projected(point, items, factor)
+
+    def scores(self, state: Ensemble, targets: Targets) -> Scores:
+        values = torch.stack(
+            [
+                model.items @ torch.cholesky_solve(self._goals(state.projection, targets, model.point), model.kernel)
+                for model in state.models
+            ]
+        )
+        return Scores(values.mean(dim=0), state.level, self.units)
+
+    def _goals(self, projection: Projection, targets: Targets, point: Point) -> Tensor:
+        """The targets' projected gradients, [dim, T]."""
+        return projection.apply(targets.at(point.meta).gradients().mT).mT
