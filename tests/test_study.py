@@ -90,7 +90,7 @@ def test_a_study_compares_every_method_and_solver_with_retraining(done):
         assert 0 <= row.auroc <= 1
         assert 0 <= row.accuracy_retrained <= 1
         assert row.seconds > 0
-    assert result.removed == 2
+    assert result.benches["task"].remove == (2,)
     assert result.split.train.corrupted.sum() == 2
 
 
@@ -162,7 +162,7 @@ def test_retrainings_that_do_not_converge_are_said_and_left_out(tmp_path):
     trainer = {"use": "newton", "max_steps": 0, "warmup": 60, "tolerance": 1e-5}
     result = run(tmp_path, trainer=trainer, methods=["loss"])
     assert result.truth is None
-    assert any("6 of 6 retrainings did not converge" in w for w in result.warnings)
+    assert any("6 of 6 retrainings without tasks did not converge" in w for w in result.warnings)
 
 
 def test_a_study_without_ground_truth_and_without_corruption(tmp_path):
@@ -170,12 +170,12 @@ def test_a_study_without_ground_truth_and_without_corruption(tmp_path):
     assert result.truth is None
     assert np.isnan(result.rows[0].spearman)
     assert np.isnan(result.rows[0].auroc)
-    assert result.removed == 1
+    assert result.benches["task"].remove == (1,)
     assert mf.write_report(result, tmp_path).exists()
 
 
 def test_some_tasks_may_stand_for_all_in_the_ground_truth(tmp_path):
-    result = run(tmp_path, truth={"tasks": 3}, methods=["task-if"], solvers=["cg"])
+    result = run(tmp_path, truth={"items": 3}, methods=["task-if"], solvers=["cg"])
     assert len(result.truth.removals) == 3
     assert np.isfinite(result.rows[0].spearman)
 
@@ -217,8 +217,8 @@ def test_the_report_holds_its_figures_its_table_and_its_configuration(done):
     result, folder = done
     page = mf.write_report(result, folder).read_text()
     assert page.count("data:image/png;base64,") == 3
-    for name in ("predicted-against-true", "tasks-found", "fidelity-against-runtime"):
-        picture = matplotlib.image.imread(folder / "figures" / f"{name}.png")
+    for name in ("predicted-against-true", "items-found", "fidelity-against-runtime"):
+        picture = matplotlib.image.imread(folder / "figures" / f"{name}-task.png")
         assert picture[..., :3].std() > 0.02  # not an empty canvas
     for sentence in mf.verdict(result):
         assert sentence.split("(")[0] in page
@@ -250,7 +250,7 @@ def test_cells_say_what_there_is_and_no_more():
         ({"episodes": {"wey": 3}}, "no field 'episodes.wey'. Did you mean 'way'"),
         ({"corruption": {"kind": "flip"}}, "corruption.kind is 'flip'.*'query-labels'"),
         ({"corruption": {"strength": 2}}, "corruption.strength is 2"),
-        ({"truth": {"tasks": 1}}, "truth.tasks.* is 1. Input should be greater than or equal to 2"),
+        ({"truth": {"items": 1}}, "truth.items.* is 1. Input should be greater than or equal to 2"),
         ({"truth": {"start": "hot"}}, "truth.start is 'hot'.*'warm' or 'cold'"),
         ({"methods": []}, "methods is"),
         ({"name": "a/b"}, "name is 'a/b'"),
@@ -398,7 +398,7 @@ def test_a_study_on_omniglot(shared_data, tmp_path):
         learner={"use": "logistic-head", "backbone": {"use": "small-conv", "channels": [2, 2]}, "penalty": 0.5},
         methods=["task-if", "direct-if"],
         solvers=["exact"],
-        truth={"tasks": 3},
+        truth={"items": 3},
         l2=0.05,
     )
     assert not result.failed, [r.reason for r in result.failed]

@@ -169,6 +169,9 @@ from .metrics import (
     Detection as Detection,
 )
 from .metrics import (
+    Interval as Interval,
+)
+from .metrics import (
     ScoreAgreement as ScoreAgreement,
 )
 from .metrics import (
@@ -176,6 +179,12 @@ from .metrics import (
 )
 from .metrics import (
     detection as detection,
+)
+from .metrics import (
+    linear_datamodeling_score as linear_datamodeling_score,
+)
+from .metrics import (
+    rank_agreement as rank_agreement,
 )
 from .metrics import (
     score_agreement as score_agreement,
@@ -235,6 +244,9 @@ from .report import (
     cell as cell,
 )
 from .report import (
+    table as table,
+)
+from .report import (
     verdict as verdict,
 )
 from .report import (
@@ -247,13 +259,13 @@ from .retraining import (
     Retrained as Retrained,
 )
 from .runs import (
+    Bench as Bench,
+)
+from .runs import (
     Row as Row,
 )
 from .runs import (
     Run as Run,
-)
-from .runs import (
-    Truth as Truth,
 )
 from .solving import (
     Applied as Applied,
@@ -314,6 +326,12 @@ from .training import (
 )
 from .training import (
     Trainer as Trainer,
+)
+from .truth import (
+    Ceiling as Ceiling,
+)
+from .truth import (
+    Truth as Truth,
 )
 
 __version__: str

@@ -103,11 +103,9 @@ def sweep_damping(
     with _kept(folder), Bars(console) as bars:
         bench = work(bars).prepare().bench
         bars.stage("sweeping the damping")
-        point = bench.problem.at(bench.meta, init=bench.adapted)
-        targets = metafluence.Targets(bench.problem, bench.validation, bench.meta)
         ratio = (high / low) ** (1 / (points - 1))
         dampings = [0.0, *(low * ratio**i for i in range(points))]
-        found = metafluence.sweep_damping(point, targets, *parts, dampings, bench.truth)
+        found = metafluence.sweep_damping(bench.context().point, bench.targets(), *parts, dampings, bench.truth)
         bars.done(f"{found.products} products")
     page = metafluence.write_sweep(found, folder / "sweeps", f"damping-{curvature}-{solver}")
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -197,8 +195,9 @@ def _run(study: Path, out: Path | None, overlay: Path | None) -> None:
         result = work.run()
     page = metafluence.write_report(result, folder)
     registry.hooks.hook.metafluence_report(study=work, result=result, path=page)
-    console.print()
-    console.print(_table(result))
+    for level in result.benches:
+        console.print()
+        console.print(_table(result, level))
     for row in result.failed:
         errors.print(Text(f"failed: {row.method} {row.solver}: {row.reason}", style="red"))
     for warning in result.warnings:
@@ -217,15 +216,16 @@ def _run(study: Path, out: Path | None, overlay: Path | None) -> None:
         raise typer.Exit(1)
 
 
-def _table(result: metafluence.StudyResult) -> Table:
+def _table(result: metafluence.StudyResult, level: metafluence.Level) -> Table:
     columns = [column for column in metafluence.COLUMNS if column.brief]
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    title = f"{level} level" if len(result.benches) > 1 else None
+    table = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left", title_style="bold")
     for column in columns:
         # Names may take two lines; numbers are never cut.
         words = column.form == "s"
         table.add_column(column.brief, justify="left" if words else "right", no_wrap=not words, overflow="fold")
-    for row in result.rows:
-        table.add_row(*[metafluence.cell(row, column) for column in columns])
+    for line in metafluence.table(result, level, columns):
+        table.add_row(*line)
     return table
 
 

@@ -7,14 +7,23 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from metafluence.corruption import Corruption
 from metafluence.episodes import Episodes
 from metafluence.errors import ConfigError, nearest
+from metafluence.tasks import Level
 
 Spec = str | dict[str, Any]
 """A component: its name, or a mapping with `use: name` and its parameters."""
+
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+def _listed(value: Any) -> Any:
+    """One is a list of one."""
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 class _Strict(BaseModel):
@@ -22,12 +31,18 @@ class _Strict(BaseModel):
 
 
 class TruthConfig(_Strict):
-    """The exact retraining that methods are compared with.
+    """The exact retraining that methods are compared with, at every level of the study.
 
-    tasks: how many tasks are left out one at a time, or all. start: warm from λ*, or cold.
+    items: how many items, drawn at random where there are more, are left out one at a time; or all. subsets: how many
+    random subsets are left out, each of a share `subset_share` of the items (for the linear datamodeling score).
+    seeds: with how many other seeds all of this is done again from a fit of their own, to see how well retraining
+    agrees with itself. start: warm from λ*, or cold.
     """
 
-    tasks: Annotated[int, Field(ge=2)] | Literal["all"] = "all"
+    items: Annotated[int, Field(ge=2)] | Literal["all"] = 64
+    subsets: int = Field(default=0, ge=0)
+    subset_share: float = Field(default=0.5, gt=0, lt=1)
+    seeds: int = Field(default=0, ge=0)
     start: Literal["warm", "cold"] = "warm"
 
 
@@ -42,9 +57,12 @@ class GridConfig(_Strict):
 class StudyConfig(_Strict):
     """Everything that a study is.
 
-    remove: share of the tasks that each method has removed for the accuracy columns; the corrupted share if not given.
-    solvers: every method that takes a solver and names none is run with each. grid: one method's scores with inner and
-    outer solvers swapped against each other.
+    levels: the kinds of items that are judged. methods: each runs at every level that it claims, or at those that its
+    own key `levels` names. solvers: every method that takes a solver and names none is run with each. corruption: one,
+    or several in turn. remove: share of the items that each method has removed for the accuracy columns, or several of
+    them for removal curves, the first for the columns; the corrupted share if not given. checkpoints: a trainer whose
+    checkpoints serve the methods that need some; the study's own trainer's if not given. grid: one method's scores
+    with inner and outer solvers swapped against each other, at the first level.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -53,18 +71,23 @@ class StudyConfig(_Strict):
     dtype: Literal["float64", "float32"] = "float64"
     dataset: Spec
     episodes: Episodes = Episodes()
-    corruption: Corruption | None = None
+    corruption: Annotated[list[Corruption], BeforeValidator(_listed)] = []
     learner: Spec
     l2: float = Field(gt=0)
     inner_solver: Spec = "exact"
     trainer: Spec = "newton"
+    checkpoints: Spec | None = None
+    levels: list[Level] = Field(default=["task"], min_length=1)
     methods: list[Spec] = Field(min_length=1)
     solvers: list[Spec] = Field(default=["cg"], min_length=1)
     grid: GridConfig | None = None
     truth: TruthConfig | None = TruthConfig()
-    remove: float | None = Field(None, gt=0, lt=1)
+    remove: Annotated[list[Share], BeforeValidator(_listed)] = []
     executor: Spec = "processes"
     memory_gib: float = Field(2.0, gt=0)
+
+
+LISTED = ("corruption", "remove")
 
 
 def load_study(path: Path) -> StudyConfig:
@@ -91,7 +114,8 @@ def parse_study(raw: dict[str, Any], where: str = "The study") -> StudyConfig:
 
 
 def _sentence(where: str, error: dict[str, Any]) -> str:
-    path = ".".join(str(part) for part in error["loc"])
+    # What may be one or several is named as if it were one, while it can be.
+    path = ".".join(str(p) for i, p in enumerate(error["loc"]) if (i, p) != (1, 0) or error["loc"][0] not in LISTED)
     if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         known = sorted(_fields_at(error["loc"][:-1]))
         close = nearest(str(error["loc"][-1]), known)

@@ -53,7 +53,8 @@ def corrupt(tasks: TaskSet, corruption: Corruption, generator: torch.Generator) 
     half = corruption.kind.removesuffix("-labels")
     batch: Batch = getattr(tasks, half)
     targets, touched = _relabel(batch.targets, tasks.ways, chosen, strengths, generator)
-    return replace(tasks, **{half: Batch(batch.inputs, targets), f"corrupted_{half}": touched})
+    marks = touched | getattr(tasks, f"corrupted_{half}")
+    return replace(tasks, **{half: Batch(batch.inputs, targets), f"corrupted_{half}": marks})
 
 
 def _spoil(tasks: TaskSet, chosen: Tensor, strengths: Tensor, generator: torch.Generator) -> TaskSet:
@@ -63,7 +64,8 @@ def _spoil(tasks: TaskSet, chosen: Tensor, strengths: Tensor, generator: torch.G
         noise = torch.randn(inputs[chosen].shape, generator=generator, dtype=inputs.dtype)
         inputs[chosen] += strengths.to(inputs).reshape(-1, *([1] * (inputs.dim() - 1))) * noise
         touched[chosen] = (strengths > 0).unsqueeze(1)
-        tasks = replace(tasks, **{half: Batch(inputs, batch.targets), f"corrupted_{half}": touched})
+        marks = touched | getattr(tasks, f"corrupted_{half}")
+        tasks = replace(tasks, **{half: Batch(inputs, batch.targets), f"corrupted_{half}": marks})
     return tasks
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -11,28 +13,40 @@ from metafluence.metrics import detection
 from metafluence.runs import Run
 from metafluence.solver_figures import against_truncation, heat_maps
 from metafluence.study import StudyResult
+from metafluence.tasks import Level
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999"]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
 
 
-def draw(result: StudyResult) -> dict[str, Figure]:
-    """All figures that this result has the data for, by name."""
+NOUNS: dict[Level, str] = {"task": "task", "support": "support instance", "query": "query instance"}
+
+
+def draw(result: StudyResult, level: Level) -> dict[str, Figure]:
+    """All figures of one level that this result has the data for, by name."""
     made = {
-        "predicted-against-true": predicted_against_true(result),
-        "tasks-found": tasks_found(result),
-        "fidelity-against-runtime": fidelity_against_runtime(result),
+        "predicted-against-true": predicted_against_true(result, level),
+        "items-found": items_found(result, level),
+        "removal-curves": removal_curves(result, level),
+        "fidelity-against-runtime": fidelity_against_runtime(result, level),
+    }
+    return {name: figure for name, figure in made.items() if figure is not None}
+
+
+def draw_solvers(result: StudyResult) -> dict[str, Figure]:
+    """The figures of the grid of solvers, by name."""
+    made = {
         "inner-and-outer-solvers": heat_maps(result.grid),
         "against-truncation": against_truncation(result.grid),
     }
     return {name: figure for name, figure in made.items() if figure is not None}
 
 
-def predicted_against_true(result: StudyResult) -> Figure | None:
+def predicted_against_true(result: StudyResult, level: Level) -> Figure | None:
     """Scores against exactly retrained changes of the validation loss, one panel per method that predicts changes."""
-    truth = result.truth
-    runs = [r for r in _distinct(result) if r.row.units == "loss_change" and r.row.method != "retrain"]
+    truth = result.benches[level].truth
+    runs = [r for r in _distinct(result, level) if r.row.units == "loss_change" and r.row.method != "retrain"]
     if truth is None or not runs:
         return None
     columns = min(3, len(runs))
@@ -44,7 +58,7 @@ def predicted_against_true(result: StudyResult) -> Figure | None:
     power = int(np.floor(np.log10(max(np.abs(true).max(), 1e-300))))
     unit = f"($10^{{{power}}}$ nats)" if power else "(nats)"
     true = true / 10.0**power
-    harmful = result.split.train.corrupted.numpy()[picked]
+    harmful = result.split.train.corrupted_items(level).numpy()[picked]
     for axis, run in zip(axes, runs, strict=False):
         predicted = run.scores.numpy()[picked] / 10.0**power
         low, high = min(true.min(), predicted.min()), max(true.max(), predicted.max())
@@ -52,11 +66,11 @@ def predicted_against_true(result: StudyResult) -> Figure | None:
         axis.plot(limits, limits, color="#bbbbbb", lw=1, zorder=0)
         axis.axhline(0, color="#e4e4e4", lw=1, zorder=-1)
         axis.axvline(0, color="#e4e4e4", lw=1, zorder=-1)
-        axis.scatter(true[~harmful], predicted[~harmful], s=22, color=COLOURS[0], alpha=0.8, lw=0, label="clean task")
+        axis.scatter(true[~harmful], predicted[~harmful], s=22, color=COLOURS[0], alpha=0.8, lw=0, label="clean")
         if harmful.any():
             axis.scatter(
                 true[harmful], predicted[harmful], s=26, marker="s", color=COLOURS[1], alpha=0.85, lw=0,
-                label="corrupted task",
+                label="corrupted",
             )  # fmt: skip
         axis.set(xlim=limits, ylim=limits, aspect="equal", title=run.row.method)
         axis.set_xlabel(f"true change of validation loss {unit}")
@@ -72,9 +86,9 @@ def predicted_against_true(result: StudyResult) -> Figure | None:
     return figure
 
 
-def tasks_found(result: StudyResult) -> Figure | None:
-    """Share of the corrupted tasks found against share of tasks inspected, worst score first."""
-    harmful = result.split.train.corrupted.numpy()
+def items_found(result: StudyResult, level: Level) -> Figure | None:
+    """Share of the corrupted items found against share of items inspected, worst score first."""
+    harmful = result.split.train.corrupted_items(level).numpy()
     if harmful.all() or not harmful.any():
         return None
     figure, axis = _single()
@@ -83,40 +97,64 @@ def tasks_found(result: StudyResult) -> Figure | None:
     ideal = np.minimum(np.arange(count + 1) / harmful.sum(), 1)
     axis.plot(share, ideal, color="#bbbbbb", lw=1, ls=":", label="perfect")
     axis.plot(share, share, color="#bbbbbb", lw=1, ls="--", label="chance")
-    for i, run in enumerate(_distinct(result)):
+    for i, run in enumerate(_distinct(result, level)):
         found = detection(run.scores.numpy(), harmful)
         assert found is not None
-        axis.plot(share, found.found, color=COLOURS[i % 8], lw=1.7, label=f"{run.row.method} ({found.auroc:.2f})")
-    axis.set(
-        xlabel="tasks inspected, lowest score first",
-        ylabel="corrupted tasks found",
-        xlim=(0, 1),
-        ylim=(0, 1.02),
-    )
+        axis.plot(share, found.found, label=f"{run.row.method} ({found.auroc:.2f})", **_line(i))
+    axis.set(xlabel=f"share of {NOUNS[level]}s inspected, lowest score first", ylabel="share of the corrupted found")
     axis.xaxis.set_major_formatter(PercentFormatter(1))
     axis.yaxis.set_major_formatter(PercentFormatter(1))
-    axis.legend(title="method (AUROC)", fontsize=8, title_fontsize=8, frameon=False, loc="lower right")
+    figure.legend(loc="outside right upper", fontsize=8, frameon=False, title="method (AUROC)", title_fontsize=8)
     return figure
 
 
-def fidelity_against_runtime(result: StudyResult) -> Figure | None:
-    """Rank agreement with retraining against the time to score all tasks."""
-    runs = [r for r in result.runs if r.row.status == "ok" and np.isfinite(r.row.spearman)]
-    if not runs:
+def removal_curves(result: StudyResult, level: Level) -> Figure | None:
+    """Test loss after retraining without ever more items of lowest score, for studies that remove several shares."""
+    bench = result.benches[level]
+    runs = [r for r in _distinct(result, level) if np.isfinite(r.curve[:, 3].numpy()).any()]
+    if len(bench.remove) < 2 or not runs:
+        return None
+    figure, axis = _single()
+    order = np.argsort(bench.remove)
+    counts = np.concatenate([[0], np.array(bench.remove)[order]])
+    for i, run in enumerate(runs):
+        losses = np.concatenate([[result.full.loss], run.curve[:, 3].numpy()[order]])
+        axis.plot(counts, losses, marker=MARKERS[i % 8], ms=4, label=run.row.method, **_line(i))
+    clean, corrupted = result.clean[level].loss, int(result.split.train.corrupted_items(level).sum())
+    if np.isfinite(clean):
+        axis.plot([corrupted], [clean], marker="*", ms=11, color="#777777", ls="", label="exactly the corrupted")
+    axis.set(xlabel=f"{NOUNS[level]}s removed, lowest score first", ylabel="test loss after retraining (nats)")
+    figure.legend(loc="outside right upper", fontsize=8, frameon=False)
+    return figure
+
+
+def fidelity_against_runtime(result: StudyResult, level: Level) -> Figure | None:
+    """Rank agreement with retraining against the time to score all items."""
+    runs = [r for r in result.at(level) if r.row.status == "ok" and np.isfinite(r.row.spearman)]
+    truth = result.benches[level].truth
+    if not runs or truth is None:
         return None
     figure, axis = _single()
     for i, run in enumerate(runs):
         row = run.row
         name = f"{row.method} ({row.solver})" if row.solver else row.method
         axis.scatter(
-            max(row.seconds, 1e-4), row.spearman, color=COLOURS[i % 8], marker=MARKERS[i // 8 % 8 if i > 7 else i % 8],
-            s=55, label=name, zorder=3,
+            max(row.seconds, 1e-4), row.spearman, color=COLOURS[i % 8], marker=MARKERS[(i + i // 8) % 8], s=55,
+            label=name, zorder=3,
         )  # fmt: skip
+    if np.isfinite(truth.ceiling.spearman):
+        label = "retraining from other seeds"
+        axis.axhline(truth.ceiling.spearman, color="#777777", lw=1, ls="--", label=label, zorder=1)
     axis.set_xscale("log")
-    axis.set(xlabel="seconds to score all tasks", ylabel="Spearman with exact retraining")
+    axis.set(xlabel=f"seconds to score all {NOUNS[level]}s", ylabel="Spearman with exact retraining")
     axis.grid(color="#eeeeee", zorder=0)
     figure.legend(loc="outside right upper", fontsize=8, frameon=False)
     return figure
+
+
+def _line(i: int) -> dict[str, Any]:
+    """The look of the i-th line: colours, then dashes, tell them apart."""
+    return {"color": COLOURS[i % 8], "lw": 1.7, "ls": ["-", "--", ":"][i // 8 % 3]}
 
 
 def _single() -> tuple[Figure, Axes]:
@@ -126,10 +164,10 @@ def _single() -> tuple[Figure, Axes]:
     return figure, axis
 
 
-def _distinct(result: StudyResult) -> list[Run]:
+def _distinct(result: StudyResult, level: Level) -> list[Run]:
     """One finished run per method: a second solver of the same method would lie on top of the first."""
     chosen: dict[str, Run] = {}
-    for run in result.runs:
+    for run in result.at(level):
         if run.row.status == "ok":
             chosen.setdefault(run.row.method, run)
     return list(chosen.values())

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metafluence.attribution import AttributionMethod, Context, Targets
+from metafluence.attribution import AttributionMethod, attribute
 from metafluence.errors import MetafluenceError
 from metafluence.metrics import score_agreement
 from metafluence.plans import GridPlan
@@ -78,15 +78,13 @@ def run_cell(bench: Bench, plan: GridPlan, reference: Tensor) -> tuple[Cell, Ten
 def _score(bench: Bench, method: AttributionMethod, inner_solver: Solver) -> tuple[Tensor, dict[str, Any]]:
     started = time.perf_counter()
     problem = bench.problem.solving_with(inner_solver)
-    point = problem.at(bench.meta, init=bench.adapted)
-    context = Context(point, generator=torch.Generator().manual_seed(bench.seed))
-    targets = Targets(problem, bench.validation, bench.meta)
-    scored = method.scores(method.prepare(context), targets)
+    context = bench.context(problem)
+    scored = attribute(method, context, bench.targets(problem))
     facts = {
         "seconds": time.perf_counter() - started,
         "products": scored.solve.products,
         "residual": scored.solve.residual,
-        "inner_residual": point.inner_residual(),
+        "inner_residual": context.point.inner_residual(),
         "standard_error": scored.solve.standard_error,
     }
     return scored.values[:, 0], facts

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import pearsonr, spearmanr
+from scipy.stats import pearsonr, rankdata, spearmanr
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 Array = NDArray[np.float64]
@@ -53,6 +54,36 @@ def score_agreement(predicted: Array, true: Array) -> ScoreAgreement:
     slope = float(centred @ (predicted - predicted.mean()) / (centred @ centred))
     pearson, spearman = (np.asarray(f(predicted, true))[0] for f in (pearsonr, spearmanr))
     return ScoreAgreement(float(pearson), float(spearman), slope)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure with its 95 % bootstrap interval."""
+
+    value: float = float("nan")
+    low: float = float("nan")
+    high: float = float("nan")
+
+
+def rank_agreement(predicted: Array, true: Array, resamples: int = 1000) -> Interval:
+    """Spearman correlation of two [n] arrays; the interval is of n pairs drawn anew, always with the same draws."""
+    if len(true) < 3 or np.ptp(predicted) == 0 or np.ptp(true) == 0:
+        return Interval()
+    drawn = np.random.default_rng(0).integers(len(true), size=(resamples, len(true)))
+    first, second = (rankdata(x[drawn], axis=1) for x in (predicted, true))
+    first, second = (x - x.mean(axis=1, keepdims=True) for x in (first, second))
+    size = np.sqrt((first**2).sum(axis=1) * (second**2).sum(axis=1))
+    found = (first * second).sum(axis=1)[size > 0] / size[size > 0]  # draws of one pair alone have no order
+    low, high = np.quantile(found, [0.025, 0.975])
+    return Interval(float(np.asarray(spearmanr(predicted, true))[0]), float(low), float(high))
+
+
+def linear_datamodeling_score(scores: Array, subsets: Sequence[Sequence[int]], true: Array) -> Interval:
+    """Rank agreement of Σ scores over each removed subset with its true loss change [m] (Park et al. 2023).
+
+    scores [n]: the predicted loss change on removing each item; any method's are summed, first-order or not.
+    """
+    return rank_agreement(np.array([scores[list(subset)].sum() for subset in subsets]), true)
 
 
 @dataclass(frozen=True)

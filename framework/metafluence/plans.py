@@ -12,19 +12,21 @@ from metafluence.errors import InputError
 from metafluence.fingerprints import component_fingerprint
 from metafluence.registry import Registry
 from metafluence.solving import Solver
+from metafluence.tasks import LEVELS, Level
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One run to be made: its label, its solver's label and the method itself."""
+    """One run to be made: its label, its solver's label, the method itself, and the level of its items."""
 
     label: str
     solver: str
     method: AttributionMethod
+    level: Level
 
     @property
     def id(self) -> str:
-        return _file_name(f"{self.label}-{self.solver}", component_fingerprint(self.method))
+        return _file_name(f"{self.level}-{self.label}-{self.solver}", component_fingerprint(self.method))
 
 
 @dataclass(frozen=True)
@@ -43,22 +45,48 @@ class GridPlan:
 
 
 def make_plans(config: StudyConfig, registry: Registry) -> list[Plan]:
-    """Every method, with each solver where it takes one and names none. Raises InputError for a run asked for twice."""
+    """By level: every method that claims it, with each solver where it takes one and names none.
+
+    Raises InputError for a run asked for twice, and for a method that has nothing to say at any level of the study.
+    """
     plans = []
     for spec in config.methods:
         name, params = parts(spec)
+        asked = _levels(params.pop("levels", None), name, config)
         swaps = _takes_solver(registry, name) and "solver" not in params
         swaps = swaps and "solver" not in registry.entry("method", name).params
         for solver in config.solvers if swaps else [params.get("solver")]:
             full = {**params, "solver": solver} if solver is not None else params
             method = registry.build("method", {"use": name, **full}, "methods")
-            plans.append(Plan(label(name, params), spec_label(solver) if solver else "", method))
+            label_of_solver = spec_label(solver) if solver else ""
+            levels: list[Level] = [level for level in asked if level in method.levels]
+            if not levels:
+                raise InputError(
+                    f"{name} has nothing to say of items of level {' or '.join(asked)}; its levels are "
+                    f"{', '.join(level for level in LEVELS if level in method.levels)}. Add one of them to the "
+                    "study's levels, or remove the method."
+                )
+            plans += [Plan(label(name, params), label_of_solver, method, level) for level in levels]
     seen: set[str] = set()
     for plan in plans:
         if plan.id in seen:
             raise InputError(f"The study asks for {plan.label} {plan.solver} twice. Remove one of the two.")
         seen.add(plan.id)
-    return plans
+    return sorted(plans, key=lambda plan: config.levels.index(plan.level))
+
+
+def _levels(asked: Any, name: str, config: StudyConfig) -> list[Level]:
+    """The levels at which a method is to run."""
+    if asked is None:
+        return config.levels
+    wanted = [asked] if isinstance(asked, str) else asked
+    for level in wanted:
+        if level not in config.levels:
+            raise InputError(
+                f"The method {name} is to run at level {level!r}, which the study does not have; its levels are "
+                f"{', '.join(config.levels)}."
+            )
+    return [level for level in config.levels if level in wanted]
 
 
 def make_grid(grid: GridConfig, registry: Registry) -> list[GridPlan]:

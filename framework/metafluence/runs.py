@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -11,13 +10,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metafluence.attribution import AttributionMethod, Context, Targets
-from metafluence.errors import ConvergenceError, MetafluenceError
+from metafluence.attribution import AttributionMethod, Context, Targets, check_context
+from metafluence.errors import MetafluenceError
 from metafluence.losses import accuracy
-from metafluence.metrics import change_agreement, detection, score_agreement
+from metafluence.metrics import (
+    Array,
+    change_agreement,
+    detection,
+    linear_datamodeling_score,
+    rank_agreement,
+    score_agreement,
+)
 from metafluence.problem import BilevelProblem
 from metafluence.retraining import RetrainBank
-from metafluence.tasks import Removal, TaskSet
+from metafluence.tasks import Level, Removal, TaskSet
+from metafluence.training import Checkpoint
+from metafluence.truth import Truth
 
 NAN = float("nan")
 
@@ -26,15 +34,17 @@ NAN = float("nan")
 class Row:
     """A line of the table. A failed run has a reason and NaN elsewhere.
 
-    change_*: predicted against true parameter change, medians over left-out tasks. pearson, spearman, slope: scores
-    against true changes of the validation loss. auroc, average_precision, found: of the corrupted tasks; `found` is
-    the share of them among the removed ones. accuracy_*, loss_*: on the test tasks, after removing the tasks of lowest
-    score, by editing λ* and by retraining. seconds: to score all tasks; change_seconds: to predict all parameter
-    changes. products: Hessian products for the scores. residual: the largest of the method's solves.
+    change_*: predicted against true parameter change, medians over left-out items. pearson, spearman, slope: scores
+    against true changes of the validation loss; lds: of random subsets, by the sum of their items' scores; *_low and
+    *_high: 95 % bootstrap intervals. auroc, average_precision, found: of the corrupted items; `found` is the share of
+    them among the removed ones. accuracy_*, loss_*: on the test tasks, after removing the items of lowest score, by
+    editing λ* and by retraining. seconds: to score all items; change_seconds: to predict all parameter changes.
+    products: Hessian products for the scores. residual: the largest of the method's solves.
     """
 
     method: str
     solver: str
+    level: Level = "task"
     status: str = "ok"
     reason: str = ""
     units: str = ""
@@ -43,7 +53,12 @@ class Row:
     change_norm_ratio: float = NAN
     pearson: float = NAN
     spearman: float = NAN
+    spearman_low: float = NAN
+    spearman_high: float = NAN
     slope: float = NAN
+    lds: float = NAN
+    lds_low: float = NAN
+    lds_high: float = NAN
     auroc: float = NAN
     average_precision: float = NAN
     found: float = NAN
@@ -58,6 +73,14 @@ class Row:
     converged: bool = True
     notes: tuple[str, ...] = ()
 
+    @property
+    def spearman_interval(self) -> str:
+        return _interval(self.spearman_low, self.spearman_high)
+
+    @property
+    def lds_interval(self) -> str:
+        return _interval(self.lds_low, self.lds_high)
+
     @classmethod
     def from_facts(cls, facts: dict[str, Any]) -> Row:
         known = {f.name for f in fields(cls)}
@@ -71,21 +94,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Run:
-    """A row and the arrays behind it: scores [N]; per left-out task, the relative error of its parameter change."""
+    """A row and the arrays behind it: scores [items]; per left-out item, the relative error of its parameter change.
+
+    curve [k, 4]: test accuracy and loss after removing ever more items of lowest score, by editing and by retraining.
+    """
 
     row: Row
     scores: Tensor = field(default_factory=lambda: torch.empty(0))
     change_errors: Tensor = field(default_factory=lambda: torch.empty(0))
-
-
-@dataclass(frozen=True)
-class Truth:
-    """Exact leave-one-out retraining: the removals, Δλ [P, s], and the change of the target's loss [s]."""
-
-    removals: tuple[Removal, ...]
-    change: Tensor
-    loss_change: Tensor
-    seconds: float
+    curve: Tensor = field(default_factory=lambda: torch.empty(0, 4))
 
 
 @dataclass(frozen=True)
@@ -98,7 +115,7 @@ class TestQuality:
 
 @dataclass(frozen=True)
 class Bench:
-    """What every run of a study shares."""
+    """What every run at one level shares. remove: the numbers of items that each method has removed."""
 
     problem: BilevelProblem
     meta: Tensor
@@ -106,9 +123,21 @@ class Bench:
     validation: TaskSet
     test_tasks: TaskSet
     bank: RetrainBank | None
-    truth: Truth | None
-    remove: int
+    checkpoints: tuple[Checkpoint, ...]
     seed: int
+    level: Level = "task"
+    truth: Truth | None = None
+    remove: tuple[int, ...] = (1,)
+
+    def context(self, problem: BilevelProblem | None = None) -> Context:
+        """A fresh point, so that no method finds the graphs of the one before it ready made."""
+        point = (problem or self.problem).at(self.meta, init=self.adapted)
+        generator = torch.Generator().manual_seed(self.seed)
+        return Context(point, self.level, generator, self.bank, self.checkpoints)
+
+    def targets(self, problem: BilevelProblem | None = None) -> Targets:
+        """The mean loss of the validation tasks."""
+        return Targets(problem or self.problem, self.validation, self.meta)
 
     def test(self, meta: Tensor) -> TestQuality:
         """How the model does on the test tasks, after adapting to their supports at `meta`."""
@@ -122,16 +151,14 @@ def execute(bench: Bench, method: AttributionMethod, label: str, solver: str) ->
     try:
         return _execute(bench, method, label, solver)
     except MetafluenceError as error:
-        return Run(Row(label, solver, status="failed", reason=str(error)))
+        return Run(Row(label, solver, bench.level, status="failed", reason=str(error)))
 
 
 def _execute(bench: Bench, method: AttributionMethod, label: str, solver: str) -> Run:
-    # A fresh point, so that no method finds the graphs of the one before it ready made.
     started = time.perf_counter()
-    point = bench.problem.at(bench.meta, init=bench.adapted)
-    generator = torch.Generator().manual_seed(bench.seed)
-    context = Context(point, generator=generator, bank=bench.bank)
-    targets = Targets(bench.problem, bench.validation, bench.meta)
+    context = bench.context()
+    check_context(method, context)
+    targets = bench.targets()
     state = method.prepare(context)
     scored = method.scores(state, targets)
     seconds = scored.seconds if scored.seconds is not None else time.perf_counter() - started
@@ -146,9 +173,9 @@ def _execute(bench: Bench, method: AttributionMethod, label: str, solver: str) -
     notes = [*scored.notes, *([scored.solve.complaint] if scored.solve.complaint else [])]
     errors = torch.empty(0)
     if bench.truth is not None:
-        agreement = score_agreement(_picked(scores, bench.truth.removals).numpy(), bench.truth.loss_change.numpy())
-        facts |= {"pearson": agreement.pearson, "spearman": agreement.spearman}
-        facts["slope"] = agreement.slope if scored.units == "loss_change" else NAN
+        facts |= _fidelity(scores.numpy(), bench.truth)
+        if scored.units == "rank_only":
+            facts["slope"] = NAN
         started = time.perf_counter()
         change = method.parameter_change(state, bench.truth.removals)
         if change is not None:
@@ -161,27 +188,51 @@ def _execute(bench: Bench, method: AttributionMethod, label: str, solver: str) -
                 "change_norm_ratio": float(np.median(found.norm_ratio)),
                 "residual": _larger(facts["residual"], change.solve.residual),
             }
-    harmful = bench.problem.tasks.corrupted.numpy()
-    spotted = detection(scores.numpy(), harmful)
+    spotted = detection(scores.numpy(), bench.problem.tasks.corrupted_items(bench.level).numpy())
     if spotted is not None:
         facts |= {"auroc": spotted.auroc, "average_precision": spotted.average_precision}
-        facts["found"] = spotted.found_at(bench.remove / len(scores))
-    worst: Removal = tuple(sorted(torch.argsort(scores, stable=True)[: bench.remove].tolist()))
-    edit = method.parameter_change(state, [worst])
+        facts["found"] = spotted.found_at(bench.remove[0] / len(scores))
+    curve, unfinished = _removal_curve(bench, method, state, scores)
+    if unfinished:
+        notes.append(f"{unfinished} of {len(curve)} retrainings without the items of lowest score did not converge.")
+    names = ("accuracy_edited", "loss_edited", "accuracy_retrained", "loss_retrained")
+    facts |= dict(zip(names, curve[0].tolist(), strict=True))
+    return Run(Row(label, solver, bench.level, notes=tuple(notes), **facts), scores.clone(), errors, curve)
+
+
+def _fidelity(scores: Array, truth: Truth) -> dict[str, float]:
+    picked = scores[[removal[0] for removal in truth.removals]]
+    true = truth.loss_change.numpy()
+    agreement, ranks = score_agreement(picked, true), rank_agreement(picked, true)
+    lds = linear_datamodeling_score(scores, truth.subsets, truth.subset_loss_change.numpy())
+    facts = {"pearson": agreement.pearson, "spearman": agreement.spearman, "slope": agreement.slope}
+    facts |= {"spearman_low": ranks.low, "spearman_high": ranks.high}
+    return facts | {"lds": lds.value, "lds_low": lds.low, "lds_high": lds.high}
+
+
+def _removal_curve(bench: Bench, method: AttributionMethod, state: Any, scores: Tensor) -> tuple[Tensor, int]:
+    """The curve, and how many of its retrainings did not converge."""
+    order = torch.argsort(scores, stable=True)
+    worst: list[Removal] = [tuple(sorted(order[:count].tolist())) for count in bench.remove]
+    curve = torch.full((len(worst), 4), NAN, dtype=torch.float64)
+    edit = method.parameter_change(state, worst)
     if edit is not None:
-        quality = bench.test(bench.meta + edit.values[:, 0])
-        facts |= {"accuracy_edited": quality.accuracy, "loss_edited": quality.loss}
+        for line, change in zip(curve, edit.values.T, strict=True):
+            quality = bench.test(bench.meta + change)
+            line[:2] = torch.tensor([quality.accuracy, quality.loss])
+    unfinished = 0
     if bench.bank is not None:
-        try:
-            quality = bench.test(bench.bank.leave_out([worst]).meta[:, 0])
-            facts |= {"accuracy_retrained": quality.accuracy, "loss_retrained": quality.loss}
-        except ConvergenceError as error:
-            notes.append(str(error))
-    return Run(Row(label, solver, notes=tuple(notes), **facts), scores.clone(), errors)
+        found = bench.bank.leave_out(worst, bench.level, strict=False)
+        unfinished = int((~found.converged).sum())
+        for line, meta, converged in zip(curve, found.meta.T, found.converged, strict=True):
+            if converged:
+                quality = bench.test(meta)
+                line[2:] = torch.tensor([quality.accuracy, quality.loss])
+    return curve, unfinished
 
 
-def _picked(scores: Tensor, removals: Sequence[Removal]) -> Tensor:
-    return scores[[removal[0] for removal in removals]]
+def _interval(low: float, high: float) -> str:
+    return "" if np.isnan(low) else f"{low:.2f} to {high:.2f}"
 
 
 def _larger(a: float, b: float) -> float:

@@ -140,6 +140,10 @@ class TaskSet:
         """[N] bool: tasks in which any instance was corrupted."""
         return self.corrupted_support.any(dim=1) | self.corrupted_query.any(dim=1)
 
+    def corrupted_items(self, level: Level) -> Tensor:
+        """[items] bool, numbered as `Weights` does."""
+        return self.corrupted if level == "task" else getattr(self, f"corrupted_{level}").flatten()
+
     def fingerprint(self) -> str:
         """A hash of everything a result can depend on: ids, values, shapes and types."""
         digest = hashlib.sha256("\0".join(self.ids).encode())

@@ -1,0 +1,183 @@
+"""Everything that a study's runs have in common: tasks, fits, diagnostics and ground truth, each kept when finished."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from metafluence.attribution import Targets
+from metafluence.config import StudyConfig
+from metafluence.corruption import corrupt
+from metafluence.diagnostics import Diagnostics, diagnose
+from metafluence.episodes import Dataset, Split, sample
+from metafluence.executors import Executor
+from metafluence.fingerprints import component_fingerprint
+from metafluence.fits import stored_fit
+from metafluence.learners import ImplicitLearner
+from metafluence.observer import Observer
+from metafluence.problem import BilevelProblem
+from metafluence.registry import Registry
+from metafluence.retraining import RetrainBank
+from metafluence.runs import Bench
+from metafluence.solving import Solver
+from metafluence.store import claim, write_atomically
+from metafluence.tasks import Level
+from metafluence.training import Fit, Trainer
+from metafluence.truth import Truth, draw_removals, retrain
+
+DTYPES = {"float64": torch.float64, "float32": torch.float32}
+NAMES: dict[Level, str] = {"task": "tasks", "support": "support instances", "query": "query instances"}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a study has before its runs; a bench for each of its levels."""
+
+    split: Split
+    fit: Fit
+    diagnostics: Diagnostics
+    benches: dict[Level, Bench]
+    warnings: tuple[str, ...]
+
+    @property
+    def bench(self) -> Bench:
+        """That of the first level."""
+        return next(iter(self.benches.values()))
+
+
+class Preparation:
+    """Builds a study's components, and makes from them what its runs share. folder: where all of it is kept."""
+
+    def __init__(self, config: StudyConfig, registry: Registry, folder: Path, observer: Observer) -> None:
+        self.config, self.folder = config, folder
+        self._observer = observer
+        self._dataset: Dataset = registry.build("dataset", config.dataset)
+        self._learner: ImplicitLearner = registry.build("learner", config.learner)
+        self._inner_solver: Solver = registry.build("solver", config.inner_solver, "inner_solver")
+        self._trainer: Trainer = registry.build("trainer", config.trainer)
+        self._descent: Trainer | None = None
+        if config.checkpoints is not None:
+            self._descent = registry.build("trainer", config.checkpoints, "checkpoints")
+        self._executor: Executor = registry.build("executor", config.executor)
+
+    def run(self) -> Prepared:
+        """Do what is not done yet."""
+        split = self._tasks()
+        problem = BilevelProblem(self._learner, split.train, self.config.l2, self._inner_solver, self.config.memory_gib)
+        self._claim(problem, split)
+        fit = self._fit("meta-training", "fit", self._trainer, problem, "fit")
+        point = problem.at(fit.meta)
+        self._observer.stage("checking the fit")
+        diagnostics = diagnose(point, self._generator("diagnostics"))
+        self._observer.done()
+        warnings = list(diagnostics.warnings)
+        if not fit.converged:
+            warnings.insert(0, f"Meta-training stopped before its tolerance (‖∇F‖ = {fit.gradient_norm:.1e}).")
+        checkpoints = fit.checkpoints
+        if self._descent is not None:
+            name = f"checkpoints-{component_fingerprint(self._descent)}"
+            checkpoints = self._fit("meta-training for checkpoints", name, self._descent, problem, "fit").checkpoints
+        bank = self._bank(problem, fit, "fit", self.folder / "bank") if self.config.truth is not None else None
+        shared = (problem, fit.meta, point.adapted, split.validation, split.test, bank, checkpoints, self.config.seed)
+        benches: dict[Level, Bench] = {}
+        others = self._other_seeds(problem, split)
+        for level in self.config.levels:
+            corrupted = split.train.corrupted_items(level)
+            remove = self._removed(len(corrupted), float(corrupted.double().mean()))
+            bench = Bench(*shared, level, None, remove)
+            benches[level] = replace(bench, truth=self._truth(bench, others, warnings))
+        return Prepared(split, fit, diagnostics, benches, tuple(warnings))
+
+    def _tasks(self) -> Split:
+        self._observer.stage("sampling tasks")
+        dtype = DTYPES[self.config.dtype]
+        split = sample(self._dataset.load(), self.config.episodes, self._generator("tasks"), dtype)
+        train, generator = split.train, self._generator("corruption")
+        for corruption in self.config.corruption:
+            train = corrupt(train, corruption, generator)
+        self._observer.done()
+        return replace(split, train=train)
+
+    def _generator(self, purpose: str) -> torch.Generator:
+        """Randomness for one purpose; what one purpose draws does not shift what another does."""
+        digest = hashlib.sha256(f"{self.config.seed} {purpose}".encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:6], "big"))
+
+    def _claim(self, problem: BilevelProblem, split: Split) -> None:
+        identity = {
+            "problem": problem.fingerprint(),
+            "validation": split.validation.fingerprint(),
+            "test": split.test.fingerprint(),
+            "trainer": component_fingerprint(self._trainer),
+            "seed": str(self.config.seed),
+        }
+        claim(self.folder, identity)
+        config = self.config.model_dump_json(indent=1).encode()
+        write_atomically(self.folder / "study.json", config)
+
+    def _fit(self, stage: str, name: str, trainer: Trainer, problem: BilevelProblem, purpose: str) -> Fit:
+        def make() -> Fit:
+            self._observer.stage(stage)
+            fit = trainer.fit(
+                problem,
+                generator=self._generator(purpose),
+                progress=lambda step, total, norm: self._observer.step(step, total, f"{norm:.1e}"),
+            )
+            self._observer.done(f"‖∇F‖ = {fit.gradient_norm:.1e} after {fit.steps} steps")
+            return fit
+
+        return stored_fit(self.folder / f"{name}.safetensors", make)
+
+    def _bank(self, problem: BilevelProblem, fit: Fit, purpose: str, store: Path) -> RetrainBank:
+        assert self.config.truth is not None
+        return RetrainBank(
+            problem,
+            fit,
+            self._trainer,
+            self._executor,
+            store,
+            self.config.truth.start,
+            self._generator(purpose).initial_seed(),
+            lambda done, total: self._observer.step(done, total) if total > 1 else None,
+        )
+
+    def _other_seeds(self, problem: BilevelProblem, split: Split) -> list[tuple[RetrainBank, Targets]]:
+        """Banks about fits from other seeds, and the same targets there."""
+        found = []
+        for seed in range(1, self.config.truth.seeds + 1) if self.config.truth is not None else ():
+            purpose = f"fit {seed}"
+            fit = self._fit(f"meta-training with other seed {seed}", f"fit-{seed}", self._trainer, problem, purpose)
+            bank = self._bank(problem, fit, purpose, self.folder / f"bank-{seed}")
+            found.append((bank, Targets(problem, split.validation, fit.meta)))
+        return found
+
+    def _truth(self, bench: Bench, others: list[tuple[RetrainBank, Targets]], warnings: list[str]) -> Truth | None:
+        asked = self.config.truth
+        if asked is None or bench.bank is None:
+            return None
+        items = len(bench.problem.tasks.corrupted_items(bench.level))
+        singles, subsets = draw_removals(asked, items, self._generator(f"truth {bench.level}"))
+        count = (len(singles) + len(subsets)) * (1 + len(others))
+        self._observer.stage(f"retraining without {NAMES[bench.level]}", len(singles) + len(subsets))
+        truth, bad = retrain(singles, subsets, bench.level, bench.bank, bench.targets(), others)
+        self._observer.done(f"{count} exact fits")
+        if bad:
+            warnings.append(
+                f"{bad} of {len(singles) + len(subsets)} retrainings without {NAMES[bench.level]} did not converge "
+                "and are left out of the ground truth."
+            )
+        return truth
+
+    def _removed(self, items: int, corrupted: float) -> tuple[int, ...]:
+        """How many items each method has removed."""
+        shares = self.config.remove or [corrupted or 0.1]
+        return tuple(min(max(1, round(share * items)), items - 1) for share in shares)
+
+    def question(self, bench: Bench) -> str:
+        """A hash of what a stored run depends on besides the study's identity and the run's own plan."""
+        descent = component_fingerprint(self._descent) if self._descent is not None else ""
+        asked = f"{bench.level} {bench.remove} {self.config.truth!r} {descent}"
+        return hashlib.sha256(asked.encode()).hexdigest()[:8]

@@ -1,0 +1,114 @@
+"""The ground truth of a study at one level: exact retraining without items, and how well it agrees with itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metafluence.attribution import Targets
+from metafluence.config import TruthConfig
+from metafluence.metrics import rank_agreement, score_agreement
+from metafluence.retraining import RetrainBank
+from metafluence.tasks import Level, Removal
+
+NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """How well the same retrainings from other seeds agree with the study's: no estimator can be held to more.
+
+    pearson, spearman: of the loss changes without single items; lds: Spearman of those without random subsets; each
+    the mean over `seeds` other seeds.
+    """
+
+    seeds: int = 0
+    pearson: float = NAN
+    spearman: float = NAN
+    lds: float = NAN
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Retraining without single items: the removals, Δλ [P, s], and the change of the target's loss [s].
+
+    subsets: random removals, and subset_loss_change [m] of the target after them. seconds: of all the work but that
+    of other seeds.
+    """
+
+    removals: tuple[Removal, ...]
+    change: Tensor
+    loss_change: Tensor
+    seconds: float
+    subsets: tuple[Removal, ...] = ()
+    subset_loss_change: Tensor = torch.empty(0)
+    ceiling: Ceiling = Ceiling()
+
+
+def draw_removals(asked: TruthConfig, items: int, generator: torch.Generator) -> tuple[list[Removal], list[Removal]]:
+    """The single items and the random subsets that are left out."""
+    count = items if asked.items == "all" else min(asked.items, items)
+    singles = sorted(torch.randperm(items, generator=generator)[:count].tolist())
+    size = min(max(1, round(asked.subset_share * items)), items - 1)
+    subsets = [torch.randperm(items, generator=generator)[:size] for _ in range(asked.subsets)]
+    return [(i,) for i in singles], [tuple(sorted(s.tolist())) for s in subsets]
+
+
+def retrain(
+    singles: Sequence[Removal],
+    subsets: Sequence[Removal],
+    level: Level,
+    bank: RetrainBank,
+    targets: Targets,
+    others: Sequence[tuple[RetrainBank, Targets]] = (),
+) -> tuple[Truth | None, int]:
+    """Retrain without each, and again from other seeds. Returns also how many of them did not converge.
+
+    Those are left out; fewer than two single items are no ground truth.
+    """
+    removals = [*singles, *subsets]
+    found = bank.leave_out(removals, level, strict=False)
+    again = [(other.leave_out(removals, level, strict=False), theirs) for other, theirs in others]
+    good = found.converged.clone()
+    for other, _ in again:
+        good &= other.converged
+    kept = good.nonzero().squeeze(1)
+    alone = kept[kept < len(singles)]
+    together = kept[kept >= len(singles)]
+    if len(alone) < 2:
+        return None, int((~good).sum())
+    changes = loss_changes(targets, found.meta)
+    theirs = [loss_changes(t, other.meta) for other, t in again]
+    truth = Truth(
+        tuple(removals[i] for i in alone),
+        found.meta[:, alone] - targets.point.meta.unsqueeze(1),
+        changes[alone],
+        float(found.seconds[kept].sum()),
+        tuple(removals[i] for i in together),
+        changes[together],
+        _ceiling(changes, theirs, alone, together),
+    )
+    return truth, int((~good).sum())
+
+
+def loss_changes(targets: Targets, metas: Tensor) -> Tensor:
+    """The change [s] of the targets' mean loss from λ* to each column of [P, s]."""
+    before = targets.losses().mean()
+    return torch.stack([targets.losses(meta).mean() - before for meta in metas.T])
+
+
+def _ceiling(ours: Tensor, theirs: list[Tensor], alone: Tensor, together: Tensor) -> Ceiling:
+    if not theirs:
+        return Ceiling()
+    single = [score_agreement(other[alone].numpy(), ours[alone].numpy()) for other in theirs]
+    subsets = [rank_agreement(other[together].numpy(), ours[together].numpy(), 1) for other in theirs]
+    return Ceiling(
+        len(theirs),
+        float(np.mean([s.pearson for s in single])),
+        float(np.mean([s.spearman for s in single])),
+        float(np.mean([s.value for s in subsets])),
+    )
