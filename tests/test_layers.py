@@ -39,7 +39,7 @@ LAYERS = [
     {"attribution"},
     {"truth"},
     {"runs", "plans"},
-    {"grid", "sweeps", "preparation"},
+    {"grid", "sweeps", "preparation", "budget", "certificate"},
     {"study"},
     {"solver_figures"},
     {"figures"},

@@ -335,6 +335,21 @@ from .truth import (
 )
 
 __version__: str
+from .budget import (
+    Budget as Budget,
+)
+from .budget import (
+    Exactly as Exactly,
+)
+from .budget import (
+    error_budget as error_budget,
+)
+from .certificate import (
+    Certificate as Certificate,
+)
+from .certificate import (
+    certify as certify,
+)
 from .config import (
     GridConfig as GridConfig,
 )

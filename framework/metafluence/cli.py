@@ -205,6 +205,8 @@ def _run(study: Path, out: Path | None, overlay: Path | None) -> None:
     console.print()
     for sentence in metafluence.verdict(result):
         console.print(Text(f"• {sentence}"))
+    for certificate in result.certificates:
+        console.print(Text(f"• {certificate.level} level: {certificate.verdict}"))
     if result.grid:
         failed = sum(cell.status != "ok" for cell in result.grid)
         of = f"; {failed} of them failed, the report says why" if failed else ""

@@ -54,6 +54,14 @@ class GridConfig(_Strict):
     outer: list[Spec] = Field(min_length=1)
 
 
+class BudgetConfig(_Strict):
+    """Methods whose error is split by source, and the solvers that count as exact for it."""
+
+    methods: list[Spec] = Field(min_length=1)
+    inner: Spec = "exact"
+    outer: Spec = "exact"
+
+
 class StudyConfig(_Strict):
     """Everything that a study is.
 
@@ -62,7 +70,8 @@ class StudyConfig(_Strict):
     or several in turn. remove: share of the items that each method has removed for the accuracy columns, or several of
     them for removal curves, the first for the columns; the corrupted share if not given. checkpoints: a trainer whose
     checkpoints serve the methods that need some; the study's own trainer's if not given. grid: one method's scores
-    with inner and outer solvers swapped against each other, at the first level.
+    with inner and outer solvers swapped against each other, at the first level. budget: methods whose error is split
+    by where it comes from. certificate: whether influence can be trusted here is checked, where there is ground truth.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -81,6 +90,8 @@ class StudyConfig(_Strict):
     methods: list[Spec] = Field(min_length=1)
     solvers: list[Spec] = Field(default=["cg"], min_length=1)
     grid: GridConfig | None = None
+    budget: BudgetConfig | None = None
+    certificate: bool = True
     truth: TruthConfig | None = TruthConfig()
     remove: Annotated[list[Share], BeforeValidator(_listed)] = []
     executor: Spec = "processes"
@@ -130,5 +141,5 @@ def _fields_at(path: tuple[Any, ...]) -> list[str]:
     parts = {"episodes": Episodes, "corruption": Corruption}
     if path and path[0] in parts:
         return [f.name for f in fields(parts[path[0]])]
-    models = {"truth": TruthConfig, "grid": GridConfig}
+    models = {"truth": TruthConfig, "grid": GridConfig, "budget": BudgetConfig}
     return list((models.get(str(path[0]), StudyConfig) if path else StudyConfig).model_fields)

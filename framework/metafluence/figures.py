@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from metafluence.budget import SOURCES, Budget
 from metafluence.metrics import detection
 from metafluence.runs import Run
 from metafluence.solver_figures import against_truncation, heat_maps
@@ -34,9 +36,10 @@ def draw(result: StudyResult, level: Level) -> dict[str, Figure]:
     return {name: figure for name, figure in made.items() if figure is not None}
 
 
-def draw_solvers(result: StudyResult) -> dict[str, Figure]:
-    """The figures of the grid of solvers, by name."""
+def draw_overall(result: StudyResult) -> dict[str, Figure]:
+    """The figures of the error budget and of the grid of solvers, by name."""
     made = {
+        "error-budget": error_budget(result.budgets),
         "inner-and-outer-solvers": heat_maps(result.grid),
         "against-truncation": against_truncation(result.grid),
     }
@@ -149,6 +152,35 @@ def fidelity_against_runtime(result: StudyResult, level: Level) -> Figure | None
     axis.set(xlabel=f"seconds to score all {NOUNS[level]}s", ylabel="Spearman with exact retraining")
     axis.grid(color="#eeeeee", zorder=0)
     figure.legend(loc="outside right upper", fontsize=8, frameon=False)
+    return figure
+
+
+def error_budget(budgets: Sequence[Budget]) -> Figure | None:
+    """Errors of Δλ by source, stacked, one panel per level; a diamond marks the whole error."""
+    done = [b for b in budgets if b.status == "ok"]
+    levels = list(dict.fromkeys(b.level for b in done))
+    if not done:
+        return None
+    rows = [[b for b in done if b.level == level] for level in levels]
+    heights = [len(r) + 0.6 for r in rows]
+    figure = Figure(figsize=(8.2, 1.3 + 0.36 * sum(heights)), layout="constrained")
+    axes = figure.subplots(len(levels), 1, squeeze=False, height_ratios=heights, sharex=True)[:, 0]
+    for axis, level, some in zip(axes, levels, rows, strict=True):
+        names = [f"{b.method} ({b.solver})" if b.solver else b.method for b in some]
+        start = np.zeros(len(some))
+        for colour, source in zip(COLOURS, SOURCES, strict=False):
+            widths = np.array([getattr(b, source) for b in some])
+            axis.barh(names, widths, left=start, color=colour, height=0.62, label=source.replace("_", " "))
+            start += widths
+        axis.plot([b.total for b in some], names, "D", color="black", ms=5, label="whole error")
+        axis.invert_yaxis()
+        axis.xaxis.set_major_formatter(PercentFormatter(1))
+        axis.set_title(f"{level} level", loc="left", fontsize=10)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(axis="x", color="#eeeeee")
+        axis.set_axisbelow(True)
+    axes[-1].set_xlabel("error of Δλ / length of the true Δλ, medians")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8, frameon=False)
     return figure
 
 

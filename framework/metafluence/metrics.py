@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,6 +77,13 @@ def rank_agreement(predicted: Array, true: Array, resamples: int = 1000) -> Inte
     found = (first * second).sum(axis=1)[size > 0] / size[size > 0]  # draws of one pair alone have no order
     low, high = np.quantile(found, [0.025, 0.975])
     return Interval(float(np.asarray(spearmanr(predicted, true))[0]), float(low), float(high))
+
+
+def bootstrap(values: Array, statistic: Callable[..., Any], resamples: int = 1000) -> Interval:
+    """A statistic of [n] values, which takes `axis`; the interval is of n values drawn anew, always the same draws."""
+    drawn = np.random.default_rng(0).integers(len(values), size=(resamples, len(values)))
+    low, high = np.quantile(statistic(values[drawn], axis=1), [0.025, 0.975])
+    return Interval(float(statistic(values, axis=0)), float(low), float(high))
 
 
 def linear_datamodeling_score(scores: Array, subsets: Sequence[Sequence[int]], true: Array) -> Interval:

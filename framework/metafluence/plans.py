@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -44,13 +45,13 @@ class GridPlan:
         return _file_name(f"{self.inner}-{self.outer}", prints, 16)
 
 
-def make_plans(config: StudyConfig, registry: Registry) -> list[Plan]:
-    """By level: every method that claims it, with each solver where it takes one and names none.
+def make_plans(methods: Sequence[Spec], config: StudyConfig, registry: Registry) -> list[Plan]:
+    """By level: every method that claims it, with each of the study's solvers where it takes one and names none.
 
     Raises InputError for a run asked for twice, and for a method that has nothing to say at any level of the study.
     """
     plans = []
-    for spec in config.methods:
+    for spec in methods:
         name, params = parts(spec)
         asked = _levels(params.pop("levels", None), name, config)
         swaps = _takes_solver(registry, name) and "solver" not in params

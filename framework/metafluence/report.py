@@ -18,7 +18,7 @@ import yaml
 from matplotlib.figure import Figure
 
 import metafluence
-from metafluence.figures import NOUNS, draw, draw_solvers
+from metafluence.figures import NOUNS, draw, draw_overall
 from metafluence.runs import Bench, Row
 from metafluence.solver_figures import damping_figure
 from metafluence.store import write_atomically
@@ -73,6 +73,12 @@ FIGURE_TEXT = {
     "removal-curves": (
         "Removing what scores lowest",
         "The model is retrained exactly without ever more of the items that a method scores lowest. Lower is better.",
+    ),
+    "error-budget": (
+        "Where the error comes from",
+        "The error of the predicted parameter change, split by source: what first order misses, what the curvature "
+        "adds, what the inner solves and the outer solve add. The parts are lengths of vectors, so they may add up to "
+        "more than the whole error (the diamond), in which they partly cancel.",
     ),
     "fidelity-against-runtime": (
         "Fidelity against runtime",
@@ -179,12 +185,21 @@ def refusals(result: StudyResult) -> list[tuple[str, str]]:
     return [(", ".join(pairs), reason) for reason, pairs in by_reason.items()]
 
 
+def budget_refusals(result: StudyResult) -> list[tuple[str, str]]:
+    """Error budgets that failed and why."""
+    return [(f"{b.method} {b.solver}, {b.level}", b.reason) for b in result.budgets if b.status != "ok"]
+
+
 def write_report(result: StudyResult, folder: Path) -> Path:
-    """Write report.html, results.csv, figures/*.png, and grid.csv if there is a grid. Returns the page's path."""
+    """Write report.html, results.csv, figures/*.png, and where there are such, grid.csv and budget.csv.
+
+    Returns the page's path.
+    """
     write_atomically(folder / "results.csv", frame(result).to_csv(index=False).encode())
-    if result.grid:
-        cells = pd.DataFrame([c.facts() for c in result.grid])
-        write_atomically(folder / "grid.csv", cells.to_csv(index=False).encode())
+    for name, parts in {"grid": result.grid, "budget": result.budgets}.items():
+        if parts:
+            lines = pd.DataFrame([part.facts() for part in parts])
+            write_atomically(folder / f"{name}.csv", lines.to_csv(index=False).encode())
     sections = [
         {
             "title": f"{NOUNS[level].capitalize()}s",
@@ -196,9 +211,10 @@ def write_report(result: StudyResult, folder: Path) -> Path:
         }
         for level in result.benches
     ]
-    pictures = _pictures(draw_solvers(result), folder)
+    pictures = _pictures(draw_overall(result), folder)
     for picture in pictures:
-        picture["reasons"] = refusals(result) if picture["name"] == "inner-and-outer-solvers" else []
+        reasons = {"inner-and-outer-solvers": refusals(result), "error-budget": budget_refusals(result)}
+        picture["reasons"] = reasons.get(picture["name"], [])
     environment = jinja2.Environment(loader=jinja2.PackageLoader("metafluence"), autoescape=True)
     config = result.config.model_dump(mode="json", exclude_defaults=True)
     page = environment.get_template("report.html.j2").render(
@@ -206,6 +222,7 @@ def write_report(result: StudyResult, folder: Path) -> Path:
         verdict=verdict(result),
         facts=facts(result),
         columns=COLUMNS,
+        nouns=NOUNS,
         sections=sections,
         pictures=pictures,
         config=yaml.safe_dump(config, sort_keys=False, allow_unicode=True),

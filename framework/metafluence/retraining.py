@@ -72,15 +72,17 @@ class RetrainBank:
                 },
             )
 
-    def leave_out(self, removals: Sequence[Removal], level: Level = "task", strict: bool = True) -> Retrained:
-        """λ without each removal.
+    def leave_out(
+        self, removals: Sequence[Removal], level: Level = "task", strict: bool = True, weight: float = 0.0
+    ) -> Retrained:
+        """λ without each removal, or with its items at another weight than zero.
 
         A fit that does not converge raises ConvergenceError, after all are kept; if not `strict` it is marked.
         """
-        keys = [_key(level, removal) for removal in removals]
+        keys = [_key(level, removal, weight) for removal in removals]
         self._load(keys)
         missing = {k: r for k, r in zip(keys, removals, strict=True) if k not in self._kept}
-        work = _Refit(self._problem, self._trainer, self._init, self._seed, level)
+        work = _Refit(self._problem, self._trainer, self._init, self._seed, level, weight)
         names = list(missing)
         for done, (index, fit) in enumerate(self._executor.map(work, list(missing.values())), start=1):
             self._keep(names[index], missing[names[index]], level, fit)
@@ -140,13 +142,15 @@ class _Refit:
     init: Tensor | None
     seed: int
     level: Level
+    weight: float
 
     def __call__(self, removal: Removal) -> Fit:
-        weights = Weights.ones(self.problem.tasks).without(self.level, removal)
+        weights = Weights.ones(self.problem.tasks).set(self.level, removal, self.weight)
         generator = torch.Generator().manual_seed(self.seed)
         return self.trainer.fit(self.problem, weights, self.init, generator)
 
 
-def _key(level: Level, removal: Removal) -> str:
+def _key(level: Level, removal: Removal, weight: float) -> str:
+    part = f"-at-{weight}" if weight else ""
     items = "-".join(str(i) for i in sorted(removal))
-    return f"{level}-{items if len(items) < 40 else hashlib.sha256(items.encode()).hexdigest()[:24]}"
+    return f"{level}-{items if len(items) < 40 else hashlib.sha256(items.encode()).hexdigest()[:24]}{part}"

@@ -43,6 +43,19 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise StoreError(f"{path} is damaged ({error}). Delete it; it will be computed again.") from error
 
 
+def save_facts(path: Path, facts: Mapping[str, Any]) -> None:
+    """Store JSON facts."""
+    write_atomically(path, json.dumps(facts, indent=1).encode())
+
+
+def load_facts(path: Path) -> dict[str, Any]:
+    """What `save_facts` stored. Raises StoreError for a damaged file."""
+    try:
+        return json.loads(path.read_text())
+    except (ValueError, OSError) as error:
+        raise StoreError(f"{path} is damaged ({error}). Delete it; it will be computed again.") from error
+
+
 def claim(folder: Path, identity: Mapping[str, str]) -> None:
     """Mark `folder` as holding work of this identity, or check that it does.
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from metafluence.attribution import AttributionMethod
+from metafluence.budget import Budget, Exactly, error_budget
+from metafluence.certificate import Certificate, certify
 from metafluence.config import StudyConfig
 from metafluence.diagnostics import Diagnostics
 from metafluence.episodes import Split
-from metafluence.errors import ConvergenceError
+from metafluence.errors import ConvergenceError, InputError
+from metafluence.fingerprints import component_fingerprint
 from metafluence.grid import Cell, reference_scores, run_cell
 from metafluence.observer import Observer
-from metafluence.plans import make_grid, make_plans, parts
+from metafluence.plans import Plan, make_grid, make_plans, parts
 from metafluence.preparation import Preparation, Prepared
 from metafluence.registry import Registry
 from metafluence.runs import Bench, Row, Run, TestQuality, execute
-from metafluence.store import load_tensors, save_tensors
+from metafluence.store import load_facts, load_tensors, save_facts, save_tensors
 from metafluence.tasks import Level
 from metafluence.training import Fit
 from metafluence.truth import Truth
@@ -27,8 +30,9 @@ class StudyResult:
     """What a study found.
 
     benches: by level, what its runs shared, with the ground truth. grid: pairs of inner and outer solvers. full: test
-    quality at λ*. clean: by level, retrained without exactly the corrupted items (NaN where none is). warnings:
-    sentences. reused: how many runs came from the store.
+    quality at λ*. clean: by level, retrained without exactly the corrupted items (NaN where none is). budgets: errors
+    by source. certificates: by level, whether influence can be trusted. warnings: sentences. reused: how many runs
+    came from the store.
     """
 
     config: StudyConfig
@@ -40,6 +44,8 @@ class StudyResult:
     benches: dict[Level, Bench]
     full: TestQuality
     clean: dict[Level, TestQuality]
+    budgets: tuple[Budget, ...]
+    certificates: tuple[Certificate, ...]
     warnings: tuple[str, ...]
     reused: int
 
@@ -80,8 +86,9 @@ class Study:
         self._hook = registry.hooks.hook
         self._registry = registry
         self._preparation = Preparation(config, registry, folder, self._observer)
-        self.plans = make_plans(config, registry)
+        self.plans = make_plans(config.methods, config, registry)
         self.grid_plans = make_grid(config.grid, registry) if config.grid is not None else []
+        self.budget_plans = self._plan_budget() if config.budget is not None else []
 
     def run(self) -> StudyResult:
         """Do what is not done yet. Returns the results; a failed run is a row with its reason."""
@@ -103,6 +110,8 @@ class Study:
             ready.benches,
             ready.bench.test(ready.fit.meta),
             clean,
+            tuple(self._budgets(ready.benches)),
+            tuple(self._certificates(ready)),
             tuple(warnings),
             reused,
         )
@@ -170,3 +179,57 @@ class Study:
         assert self.config.grid is not None
         name, params = parts(self.config.grid.method)
         return self._registry.build("method", {"use": name, **params, "solver": {"use": "cg", "rtol": 1e-10}}, "grid")
+
+    def _plan_budget(self) -> list[Plan]:
+        asked = self.config.budget
+        assert asked is not None
+        plans = make_plans(asked.methods, self.config, self._registry)
+        without = [plan.label for plan in plans if not plan.method.edits]
+        if without or self.config.truth is None:
+            lacks = f"{without[0]} predicts none" if without else "the study has no `truth`"
+            raise InputError(f"budget compares predicted parameters with retrained ones, and {lacks}.")
+        inner, outer = (self._registry.build("solver", s, "budget") for s in (asked.inner, asked.outer))
+        curvature = self._registry.build("curvature", "exact")
+        method = self._registry.build(
+            "method", {"use": "influence", "solver": asked.outer, "inner_solver": asked.inner}
+        )
+        self._exactly = Exactly(method, curvature, inner, outer)
+        return plans
+
+    def _budgets(self, benches: dict[Level, Bench]) -> list[Budget]:
+        plans = [plan for plan in self.budget_plans if benches[plan.level].truth is not None]
+        if not plans:
+            return []
+        self._observer.stage("splitting errors by source", len(plans))
+        found = []
+        for number, plan in enumerate(plans, start=1):
+            bench = benches[plan.level]
+            exact = component_fingerprint(self._exactly.inner)[:4] + component_fingerprint(self._exactly.outer)[:4]
+            file = self.folder / "budget" / f"{plan.id}-{self._preparation.question(bench)}-{exact}.json"
+            if file.exists():
+                budget = Budget.from_facts(load_facts(file))
+            else:
+                budget = error_budget(bench, plan.method, plan.label, plan.solver, self._exactly)
+                if budget.status == "ok":
+                    save_facts(file, budget.facts())
+            found.append(budget)
+            self._observer.step(number, len(plans), plan.label)
+        self._observer.done()
+        return found
+
+    def _certificates(self, ready: Prepared) -> list[Certificate]:
+        benches = [bench for bench in ready.benches.values() if bench.truth is not None]
+        if not self.config.certificate or not benches:
+            return []
+        self._observer.stage("certifying", len(benches))
+        found, method = [], self._registry.build("method", "influence")
+        for number, bench in enumerate(benches, start=1):
+            file = self.folder / "certificates" / f"{bench.level}-{self._preparation.question(bench)}.json"
+            if file.exists():
+                found.append(Certificate.from_facts(load_facts(file)))
+            else:
+                found.append(certify(method, bench.context(), bench.targets(), ready.diagnostics, bench.truth))
+                save_facts(file, asdict(found[-1]))
+            self._observer.step(number, len(benches), bench.level)
+        self._observer.done()
+        return found

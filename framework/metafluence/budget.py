@@ -1,0 +1,115 @@
+"""The error budget: where the error of a predicted parameter change comes from.
+
+    retrained change <- exact curvature, exact solves <- chosen curvature, exact solves
+                     <- chosen curvature, chosen inner solver <- chosen outer solver
+
+Each arrow is one source of error: first order, curvature, inner solve, outer solve.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metafluence.attribution import AttributionMethod, check_context
+from metafluence.curvature import Curvature
+from metafluence.errors import InputError, MetafluenceError
+from metafluence.runs import Bench
+from metafluence.solving import Solver
+from metafluence.tasks import Level
+
+NAN = float("nan")
+SOURCES = ("first_order", "curvature", "inner_solve", "outer_solve")
+
+
+@dataclass(frozen=True)
+class Exactly:
+    """What is called exact: the influence method that others are measured from, its curvature, and tight solvers."""
+
+    method: AttributionMethod
+    curvature: Curvature
+    inner: Solver
+    outer: Solver
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Errors of one method's Δλ by source, at one level, each ‖difference of two stages‖ / ‖true Δλ‖, medians.
+
+    total: ‖predicted − true Δλ‖ / ‖true Δλ‖. The parts are lengths of vectors that add up to the whole error, so they
+    add up to at least its length. A budget that failed has a reason and NaN elsewhere.
+    """
+
+    method: str
+    solver: str
+    level: Level = "task"
+    status: str = "ok"
+    reason: str = ""
+    first_order: float = NAN
+    curvature: float = NAN
+    inner_solve: float = NAN
+    outer_solve: float = NAN
+    total: float = NAN
+
+    @classmethod
+    def from_facts(cls, stored: dict[str, Any]) -> Budget:
+        kept: dict[str, Any] = {k: (NAN if v is None else v) for k, v in stored.items()}
+        return cls(**kept)
+
+    def facts(self) -> dict[str, Any]:
+        """As JSON, in which NaN is null."""
+        return {k: (None if isinstance(v, float) and np.isnan(v) else v) for k, v in asdict(self).items()}
+
+
+def stages(method: AttributionMethod, exactly: Exactly) -> list[AttributionMethod]:
+    """The method with ever less of it exact: all; all but its curvature; all but that and its inner solver; itself.
+
+    What a method has no choice of stays as it is. Damping counts as curvature: it changes what is inverted.
+    """
+    names = {f.name for f in fields(method)}  # type: ignore[arg-type]
+
+    def with_(base: AttributionMethod, **parts: Any) -> AttributionMethod:
+        return replace(base, **{k: v for k, v in parts.items() if k in names})  # type: ignore[type-var]
+
+    best = exactly.method
+    if "curvature" in names:  # of its own kind, so that what else it is stays out of the difference
+        best = with_(method, curvature=exactly.curvature, damping=0.0, solver=exactly.outer, inner_solver=exactly.inner)
+    curved = with_(method, solver=exactly.outer, inner_solver=exactly.inner)
+    inside = with_(method, solver=exactly.outer)
+    return [best, curved, inside, method]
+
+
+def error_budget(bench: Bench, method: AttributionMethod, label: str, solver: str, exactly: Exactly) -> Budget:
+    """Predict the changes of the ground truth at every stage. Errors of our own become a budget with the reason."""
+    if bench.truth is None or not method.edits:
+        lacks = "there is no ground truth" if bench.truth is None else f"{label} predicts no parameters"
+        raise InputError(f"An error budget compares predicted parameters with retrained ones, and {lacks}.")
+    changes, before = [bench.truth.change], None
+    for stage in stages(method, exactly):
+        try:
+            changes.append(changes[-1] if stage == before else _predict(bench, stage))
+        except MetafluenceError as error:
+            return Budget(label, solver, bench.level, "failed", str(error))
+        before = stage
+    size = torch.linalg.vector_norm(changes[0], dim=0)
+    parts = [_median(one - other, size) for other, one in pairwise(changes)]
+    named = dict(zip(SOURCES, parts, strict=True))
+    return Budget(label, solver, bench.level, **named, total=_median(changes[-1] - changes[0], size))
+
+
+def _predict(bench: Bench, method: AttributionMethod) -> Tensor:
+    assert bench.truth is not None
+    context = bench.context()
+    check_context(method, context)
+    found = method.parameter_change(method.prepare(context), bench.truth.removals)
+    assert found is not None
+    return found.values
+
+
+def _median(error: Tensor, size: Tensor) -> float:
+    return float(np.median((torch.linalg.vector_norm(error, dim=0) / size).numpy()))
