@@ -21,6 +21,7 @@ LAYERS = [
         "importing",
         "validation",
         "corruption",
+        "groups",
         "episodes",
         "modules",
         "solving",

@@ -356,6 +356,15 @@ from .config import (
 from .grid import (
     Cell as Cell,
 )
+from .groups import (
+    by_class as by_class,
+)
+from .groups import (
+    by_task as by_task,
+)
+from .groups import (
+    group_scores as group_scores,
+)
 from .lanczos import (
     KrylovSpace as KrylovSpace,
 )

@@ -19,6 +19,7 @@ from torch import Tensor
 from metafluence.attribution import AttributionMethod, check_context
 from metafluence.curvature import Curvature
 from metafluence.errors import InputError, MetafluenceError
+from metafluence.metrics import moved
 from metafluence.runs import Bench
 from metafluence.solving import Solver
 from metafluence.tasks import Level
@@ -96,7 +97,9 @@ def error_budget(bench: Bench, method: AttributionMethod, label: str, solver: st
         except MetafluenceError as error:
             return Budget(label, solver, bench.level, "failed", str(error))
         before = stage
-    size = torch.linalg.vector_norm(changes[0], dim=0)
+    some = torch.from_numpy(moved(changes[0].numpy()))
+    size = torch.linalg.vector_norm(changes[0], dim=0)[some]
+    changes = [change[:, some] for change in changes]
     parts = [_median(one - other, size) for other, one in pairwise(changes)]
     named = dict(zip(SOURCES, parts, strict=True))
     return Budget(label, solver, bench.level, **named, total=_median(changes[-1] - changes[0], size))

@@ -35,6 +35,15 @@ def change_agreement(predicted: Array, true: Array) -> ChangeAgreement:
         return ChangeAgreement(error, cosine, length / size)
 
 
+def moved(true: Array) -> NDArray[np.bool_]:
+    """Which removals [s] move the parameters at all, by the columns of true changes [P, s].
+
+    Where none is left of a change but what the fit's tolerance leaves, a relative error says nothing.
+    """
+    size = np.linalg.norm(true, axis=0)
+    return size > 1e-7 * size.max()
+
+
 @dataclass(frozen=True)
 class ScoreAgreement:
     """Scores against true changes of a target's loss: Pearson, Spearman, and the slope of scores on true changes.

@@ -14,7 +14,7 @@ from metafluence.attribution import Targets
 from metafluence.curvature import Curvature
 from metafluence.errors import InputError
 from metafluence.lanczos import extreme_eigenvalues
-from metafluence.metrics import change_agreement, score_agreement
+from metafluence.metrics import change_agreement, moved, score_agreement
 from metafluence.operators import LinearOperator
 from metafluence.problem import Point
 from metafluence.runs import Truth
@@ -120,7 +120,7 @@ def _change_errors(
         for kept, solution in zip(found, solved, strict=True):
             kept.append(solution.value)
     errors = [change_agreement(torch.cat(kept, dim=1).numpy(), true.numpy()).relative_error for kept in found]
-    return [float(np.median(e)) for e in errors], products
+    return [float(np.median(e[moved(true.numpy())])) for e in errors], products
 
 
 def _words(solution: Solution) -> str:

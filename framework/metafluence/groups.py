@@ -1,0 +1,46 @@
+"""Groups of items: index sets that are removed together, such as all of a task's instances or all of one class's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from metafluence.errors import InputError
+from metafluence.tasks import Level, Removal, TaskSet
+
+
+def by_task(tasks: TaskSet, level: Level) -> list[Removal]:
+    """For each task in turn, its items of the level."""
+    return [tuple(items.tolist()) for items in _numbers(tasks, level)]
+
+
+def by_class(tasks: TaskSet, level: Level) -> dict[tuple[str, int], Removal]:
+    """For each task's id and each class that occurs there, the instances of that class.
+
+    A class is one of its task's: label 0 of two tasks is not the same thing. Raises InputError for level `task`.
+    """
+    if level == "task":
+        raise InputError("A task has no class of its own. Group items of level support or query.")
+    targets = getattr(tasks, level).targets
+    found: dict[tuple[str, int], Removal] = {}
+    for name, numbers, labels in zip(tasks.ids, _numbers(tasks, level), targets, strict=True):
+        for label in labels.unique().tolist():
+            found[name, label] = tuple(numbers[labels == label].tolist())
+    return found
+
+
+def group_scores(scores: Tensor, groups: Sequence[Removal]) -> Tensor:
+    """Scores [groups, T] from those of items [n, T], by additivity: what first order says of removing a group.
+
+    The joint solve of a group is a method's `parameter_change(state, groups)`; the two agree where the method is
+    `additive`, and differ for those that leave the removed items' own curvature out.
+    """
+    return torch.stack([scores[list(group)].sum(dim=0) for group in groups])
+
+
+def _numbers(tasks: TaskSet, level: Level) -> Tensor:
+    """The items' numbers, [N, per task]."""
+    per_task = 1 if level == "task" else getattr(tasks, level).targets.shape[1]
+    return torch.arange(len(tasks) * per_task).reshape(len(tasks), per_task)

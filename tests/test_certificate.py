@@ -1,0 +1,97 @@
+"""The certificate says yes where influence holds, and names what fails where it does not."""
+
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+
+import metafluence as mf
+from metafluence.certificate import RANKS, SIZES
+from metafluence.testing.worlds import World, world
+from metafluence_plugins.methods.influence import InfluenceFunction
+from metafluence_plugins.methods.loss import LossScore
+from metafluence_plugins.solvers.exact import Exact
+
+METHOD = InfluenceFunction(solver=Exact())
+
+
+def certificate(here: World, level: mf.Level, point: mf.Point | None = None, items: int = 14, **changes):
+    context = here.context(level)
+    context = replace(context, point=point or context.point, **changes)
+    diagnostics = mf.diagnose(context.point, torch.Generator().manual_seed(0))
+    targets = mf.Targets(here.problem, here.validation, context.point.meta)
+    return mf.certify(METHOD, context, targets, diagnostics, items=items)
+
+
+def checks(found: mf.Certificate) -> dict[str, bool]:
+    return {check.name: check.ok for check in found.checks}
+
+
+def test_influence_is_certified_where_removals_are_small():
+    """Query instances of a strongly regularised problem hardly move it."""
+    here = world(0)
+    found = certificate(here, "query", items=28)
+    ok = checks(found)
+    assert all(ok[name] for name in ("outer stationarity", "inner stationarity", "definiteness", "conditioning"))
+    assert ok["order"]
+    assert found.grade in ("sizes and order", "order")
+    assert mf.Certificate.from_facts(asdict(found)) == found
+
+
+def test_the_largest_step_is_measured_by_halving_its_weight():
+    here = world(1)
+    found = next(c for c in certificate(here, "query").checks if c.name == "largest step")
+    point = here.context("query").point
+    item = int(point.responses("query").norm(dim=0).argmax())
+    predicted = torch.linalg.solve(point.hessian().dense(), point.responses("query")[:, item])
+    bank = here.context("query").bank
+    errors = [
+        float((bank.leave_out([(item,)], "query", weight=w).meta[:, 0] - here.fit.meta - (1 - w) * predicted).norm())
+        for w in (0.0, 0.5)
+    ]
+    assert f"item {item}:" in found.found
+    assert f"lengths is {errors[0] / errors[1]:.1f}" in found.found
+
+
+def test_a_point_that_is_no_minimum_is_not_certified():
+    here = world(0)
+    away = here.problem.at(here.fit.meta + 0.3)
+    found = certificate(here, "task", away)
+    assert not checks(found)["outer stationarity"]
+    assert found.grade != "sizes and order"
+    assert "An assumption fails: outer stationarity" in found.verdict
+
+
+def test_ranks_that_are_wrong_are_not_certified():
+    """The same truth with its losses in another order."""
+    here = world(0)
+    change, loss = here.truth["query"]
+    removals = tuple((i,) for i in range(len(loss)))
+    shuffled = mf.Truth(removals, change, loss.flip(0), 0.0)
+    context = here.context("query")
+    diagnostics = mf.diagnose(context.point, torch.Generator().manual_seed(0))
+    found = mf.certify(METHOD, context, here.targets(mean=True), diagnostics, shuffled)
+    assert found.grade == "neither"
+    assert "retrain what matters" in found.verdict
+    good = mf.certify(METHOD, context, here.targets(mean=True), diagnostics, mf.Truth(removals, change, loss, 0.0))
+    assert checks(good)["order"]
+    wrong = mf.Truth(removals, 3 * change, loss, 0.0)
+    sizes = mf.certify(METHOD, context, here.targets(mean=True), diagnostics, wrong)
+    assert not checks(sizes)["sizes"]
+    assert sizes.grade == "order"
+
+
+def test_thresholds_stand_in_the_checks():
+    asked = {check.name: check.asked for check in certificate(world(0), "query").checks}
+    assert f"{100 * SIZES:.0f} %" in asked["sizes"]
+    assert str(RANKS) in asked["order"]
+
+
+def test_what_cannot_be_certified_is_refused():
+    here = world(0)
+    with pytest.raises(mf.InputError, match="needs a retrain bank"):
+        certificate(here, "task", bank=None)
+    context = here.context("task")
+    diagnostics = mf.diagnose(context.point, torch.Generator().manual_seed(0))
+    with pytest.raises(mf.InputError, match="a method that predicts parameters"):
+        mf.certify(LossScore(), context, here.targets(), diagnostics)

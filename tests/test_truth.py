@@ -1,0 +1,130 @@
+"""Ground truth at every level: removals that are drawn, subsets, intervals, other seeds, and kept fits."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+import metafluence as mf
+from metafluence.config import TruthConfig
+from metafluence.fits import stored_fit
+from metafluence.metrics import bootstrap
+from metafluence.testing.worlds import world
+from metafluence.truth import draw_removals, retrain
+
+
+@given(items=st.integers(2, 300), count=st.integers(2, 80), share=st.floats(0.01, 0.99), seed=st.integers(0, 99))
+def test_removals_are_drawn_as_asked(items, count, share, seed):
+    asked = TruthConfig(items=count, subsets=3, subset_share=share)
+    singles, subsets = draw_removals(asked, items, torch.Generator().manual_seed(seed))
+    assert len(set(singles)) == min(count, items)
+    assert all(0 <= r[0] < items and len(r) == 1 for r in singles)
+    assert [len(set(s)) for s in subsets] == 3 * [min(max(1, round(share * items)), items - 1)]
+    assert draw_removals(asked, items, torch.Generator().manual_seed(seed)) == (singles, subsets)
+
+
+def test_all_items_are_all():
+    singles, _ = draw_removals(TruthConfig(items="all"), 100, torch.Generator())
+    assert singles == [(i,) for i in range(100)]
+
+
+@pytest.mark.parametrize("level", mf.LEVELS)
+def test_the_truth_is_what_retraining_gives(level):
+    here = world(0)
+    context, targets = here.context(level), here.targets(mean=True)
+    singles, subsets = [(0,), (3,), (5,)], [(0, 3), (1, 2, 5), (4, 6), (2, 3)]
+    truth, bad = retrain(singles, subsets, level, context.bank, targets)
+    assert bad == 0
+    assert truth.removals == tuple(singles)
+    assert truth.subsets == tuple(subsets)
+    change, loss = here.truth[level]
+    assert torch.allclose(truth.change, change[:, [0, 3, 5]], atol=1e-8)
+    assert torch.allclose(truth.loss_change, loss[[0, 3, 5]], atol=1e-8)
+    wanted = context.bank.leave_out([(1, 2, 5)], level).meta[:, 0]
+    assert float(truth.subset_loss_change[1]) == pytest.approx(float(targets.losses(wanted) - targets.losses()))
+    assert truth.ceiling.seeds == 0
+    assert np.isnan(truth.ceiling.spearman)
+
+
+def test_the_same_retraining_agrees_with_itself_wholly():
+    here = world(0)
+    context, targets = here.context("task"), here.targets(mean=True)
+    removals = [(i,) for i in range(5)], [(0, 3), (1, 2, 5), (4, 6), (2, 3)]
+    truth, _ = retrain(*removals, "task", context.bank, targets, [(context.bank, targets)])
+    assert truth.ceiling.seeds == 1
+    assert truth.ceiling.spearman == pytest.approx(1)
+    assert truth.ceiling.lds == pytest.approx(1)
+    other = world(1)  # other data altogether: no more than chance
+    theirs = other.context("task").bank, other.targets(mean=True)
+    two, _ = retrain(*removals, "task", context.bank, targets, [(context.bank, targets), theirs])
+    assert two.ceiling.seeds == 2
+    assert two.ceiling.spearman < 1
+
+
+def test_items_may_keep_a_part_of_their_weight():
+    """Retraining at weight ½ is another fit than at 0, kept under a name of its own, and between the two."""
+    here = world(0)
+    bank = here.context("query").bank
+    whole = bank.leave_out([(3,)], "query").meta[:, 0] - here.fit.meta
+    half = bank.leave_out([(3,)], "query", weight=0.5).meta[:, 0] - here.fit.meta
+    weights = mf.Weights.ones(here.problem.tasks).set("query", 3, 0.5)
+    assert float(here.problem.at(here.fit.meta + half, weights).gradient.norm()) < 1e-8
+    assert 0.3 < float(half.norm() / whole.norm()) < 0.7
+    assert torch.equal(bank.leave_out([(3,)], "query").meta[:, 0] - here.fit.meta, whole)
+
+
+@given(seed=st.integers(0, 1000), n=st.integers(5, 30))
+@settings(max_examples=10)
+def test_rank_agreement_is_scipys_with_its_bootstrap_interval(seed, n):
+    generator = np.random.default_rng(seed)
+    a = generator.normal(size=n)
+    b = a + generator.normal(size=n)
+    found = mf.rank_agreement(a, b, 400)
+    assert found.value == pytest.approx(stats.spearmanr(a, b)[0])
+    drawn = np.random.default_rng(0).integers(n, size=(400, n))
+    wanted = [stats.spearmanr(a[d], b[d])[0] for d in drawn if len(set(d)) > 1]
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(wanted, [0.025, 0.975])))
+    assert found == mf.rank_agreement(a, b, 400)
+
+
+def test_nothing_is_said_where_nothing_varies():
+    assert np.isnan(mf.rank_agreement(np.ones(5), np.arange(5.0)).value)
+    assert np.isnan(mf.rank_agreement(np.arange(2.0), np.arange(2.0)).value)
+
+
+def test_lds_is_the_rank_agreement_of_summed_scores():
+    generator = np.random.default_rng(0)
+    scores = generator.normal(size=20)
+    subsets = [tuple(generator.permutation(20)[:6]) for _ in range(12)]
+    true = np.array([scores[list(s)].sum() for s in subsets])
+    assert mf.linear_datamodeling_score(scores, subsets, true).value == pytest.approx(1)
+    assert mf.linear_datamodeling_score(-scores, subsets, true).value == pytest.approx(-1)
+    noisy = true + generator.normal(size=12)
+    wanted = stats.spearmanr(true, noisy)[0]
+    assert mf.linear_datamodeling_score(scores, subsets, noisy).value == pytest.approx(wanted)
+
+
+def test_the_bootstrap_of_a_mean_is_as_wide_as_theory_says():
+    values = np.random.default_rng(0).normal(size=400)
+    found = bootstrap(values, np.mean, 4000)
+    assert found.value == pytest.approx(values.mean())
+    assert found.high - found.low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.05)
+
+
+def test_a_fit_is_kept_with_its_checkpoints(tmp_path):
+    file = tmp_path / "fit.safetensors"
+    descent = mf.build("trainer", "sgd", steps=6, checkpoints=3)
+    problem = world(0).problem
+    fit = stored_fit(file, lambda: descent.fit(problem, generator=torch.Generator().manual_seed(0)))
+    again = stored_fit(file, lambda: pytest.fail("fitted again"))
+    assert len(fit.checkpoints) == 3
+    for one, other in zip(fit.checkpoints, again.checkpoints, strict=True):
+        assert (one.step, one.learning_rate) == (other.step, other.learning_rate)
+        assert torch.equal(one.meta, other.meta)
+    assert torch.equal(fit.meta, again.meta)
+    assert again.seconds == fit.seconds
+    plain = tmp_path / "newton.safetensors"
+    assert stored_fit(plain, lambda: world(0).fit).checkpoints == ()
+    assert stored_fit(plain, lambda: pytest.fail("fitted again")).checkpoints == ()
