@@ -19,6 +19,7 @@ from torch import Tensor
 from metafluence.attribution import AttributionMethod, check_context
 from metafluence.curvature import Curvature
 from metafluence.errors import InputError, MetafluenceError
+from metafluence.fingerprints import component_fingerprint
 from metafluence.metrics import moved
 from metafluence.runs import Bench
 from metafluence.solving import Solver
@@ -85,18 +86,31 @@ def stages(method: AttributionMethod, exactly: Exactly) -> list[AttributionMetho
     return [best, curved, inside, method]
 
 
-def error_budget(bench: Bench, method: AttributionMethod, label: str, solver: str, exactly: Exactly) -> Budget:
-    """Predict the changes of the ground truth at every stage. Errors of our own become a budget with the reason."""
+def error_budget(
+    bench: Bench,
+    method: AttributionMethod,
+    label: str,
+    solver: str,
+    exactly: Exactly,
+    known: dict[str, Tensor] | None = None,
+) -> Budget:
+    """Predict the changes of the ground truth at every stage. Errors of our own become a budget with the reason.
+
+    known: predictions at this bench by the method's fingerprint, which budgets of several methods share; added to.
+    """
     if bench.truth is None or not method.edits:
         lacks = "there is no ground truth" if bench.truth is None else f"{label} predicts no parameters"
         raise InputError(f"An error budget compares predicted parameters with retrained ones, and {lacks}.")
-    changes, before = [bench.truth.change], None
+    known = {} if known is None else known
+    changes = [bench.truth.change]
     for stage in stages(method, exactly):
+        key = component_fingerprint(stage)
         try:
-            changes.append(changes[-1] if stage == before else _predict(bench, stage))
+            if key not in known:
+                known[key] = _predict(bench, stage)
         except MetafluenceError as error:
             return Budget(label, solver, bench.level, "failed", str(error))
-        before = stage
+        changes.append(known[key])
     some = torch.from_numpy(moved(changes[0].numpy()))
     size = torch.linalg.vector_norm(changes[0], dim=0)[some]
     changes = [change[:, some] for change in changes]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from torch import Tensor
+
 from metafluence.attribution import AttributionMethod
 from metafluence.budget import Budget, Exactly, error_budget
 from metafluence.certificate import Certificate, certify
@@ -201,7 +203,8 @@ class Study:
         if not plans:
             return []
         self._observer.stage("splitting errors by source", len(plans))
-        found = []
+        found: list[Budget] = []
+        known: dict[Level, dict[str, Tensor]] = {level: {} for level in benches}
         for number, plan in enumerate(plans, start=1):
             bench = benches[plan.level]
             exact = component_fingerprint(self._exactly.inner)[:4] + component_fingerprint(self._exactly.outer)[:4]
@@ -209,7 +212,7 @@ class Study:
             if file.exists():
                 budget = Budget.from_facts(load_facts(file))
             else:
-                budget = error_budget(bench, plan.method, plan.label, plan.solver, self._exactly)
+                budget = error_budget(bench, plan.method, plan.label, plan.solver, self._exactly, known[plan.level])
                 if budget.status == "ok":
                     save_facts(file, budget.facts())
             found.append(budget)
