@@ -29,6 +29,7 @@ format: $(READY)
 
 benchmarks: $(READY)
 	$(BIN)/python benchmarks/hessian_product.py
+	$(BIN)/python benchmarks/instance_scores.py
 	$(BIN)/python benchmarks/ek_fac.py
 	$(BIN)/python benchmarks/preconditioners.py
 	$(BIN)/python benchmarks/inner_solvers.py

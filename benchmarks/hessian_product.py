@@ -18,9 +18,9 @@ import torch
 import metafluence as mf
 from metafluence.linearisation import Encoder, Head
 
-STUDY = Path(__file__).parents[1] / "studies" / "digits.yaml"
+STUDY = Path(__file__).parents[1] / "studies" / "digits-solvers.yaml"
 BACKBONES = {
-    "mlp 12 (the demo)": {"use": "mlp", "hidden": [12]},
+    "mlp 12": {"use": "mlp", "hidden": [12]},
     "mlp 128-64": {"use": "mlp", "hidden": [128, 64]},
     "small-conv 8-8": {"use": "small-conv", "channels": [8, 8], "activation": "tanh"},
 }

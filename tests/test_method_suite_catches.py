@@ -21,6 +21,7 @@ FAULTS = {
     "scores NaN": "contract",
     "scores by position": "order",
     "scores grow with the number of chunks": "chunks",
+    "scores normalised over targets": "batches",
     "noise": "twins",
     "a constant for every item": "silent",
     "goes on with randomness of its own": "seed",
@@ -61,6 +62,8 @@ class Faulty(AttributionMethod):
                 values = values * torch.linspace(1, 2, len(values)).unsqueeze(1)
             case "scores grow with the number of chunks":
                 values = values * len(list(point._chunks()))
+            case "scores normalised over targets":
+                values = values / (1 + values.abs().sum(dim=1, keepdim=True))
             case "noise":
                 noise = torch.randn(values.shape, generator=torch.Generator().manual_seed(0), dtype=values.dtype)
                 values = values + 0.1 * values.abs().mean() * noise

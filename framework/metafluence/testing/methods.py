@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from metafluence import LEVELS, AttributionMethod, Context, InputError, Level, attribute, check_context
+from metafluence import LEVELS, AttributionMethod, Context, InputError, Level, Targets, attribute, check_context
 from metafluence.testing.worlds import SILENT, TWIN_INSTANCES, TWINS, World, world
 
 SEEDS = 3
@@ -123,8 +123,16 @@ def check_silent(trial: Trial) -> None:
     assert float(silent.abs().max()) <= 1e-8 * float(scores.abs().max()), "items without effect have scores"
 
 
+def check_batches(trial: Trial) -> None:
+    """A target has the same scores alone as among others."""
+    world = trial.world
+    alone = Targets(world.problem, world.validation[[1]], world.fit.meta, mean=False)
+    found = attribute(trial.method, world.context(trial.level), alone).values
+    trial.near(found, trial.usual[:, [1]], "a target alone")
+
+
 def check_chunks(trial: Trial) -> None:
-    """How tasks are cut into chunks, and targets into batches, changes nothing."""
+    """How tasks are cut into chunks changes nothing."""
     problem = trial.world.over(trial.world.problem.tasks)
     problem.memory_gib = 1e-9
     trial.near(trial.scores(trial.world.context(trial.level, problem)), trial.usual, "tasks one at a time")
@@ -145,6 +153,7 @@ CHECKS: dict[str, Callable[[Trial], None]] = {
     "order": check_order,
     "twins": check_twins,
     "silent": check_silent,
+    "batches": check_batches,
     "chunks": check_chunks,
     "seed": check_seed,
 }
