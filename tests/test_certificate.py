@@ -18,9 +18,8 @@ METHOD = InfluenceFunction(solver=Exact())
 def certificate(here: World, level: mf.Level, point: mf.Point | None = None, items: int = 14, **changes):
     context = here.context(level)
     context = replace(context, point=point or context.point, **changes)
-    diagnostics = mf.diagnose(context.point, torch.Generator().manual_seed(0))
     targets = mf.Targets(here.problem, here.validation, context.point.meta)
-    return mf.certify(METHOD, context, targets, diagnostics, items=items)
+    return mf.certify(METHOD, context, targets, items=items)
 
 
 def checks(found: mf.Certificate) -> dict[str, bool]:
@@ -92,6 +91,5 @@ def test_what_cannot_be_certified_is_refused():
     with pytest.raises(mf.InputError, match="needs a retrain bank"):
         certificate(here, "task", bank=None)
     context = here.context("task")
-    diagnostics = mf.diagnose(context.point, torch.Generator().manual_seed(0))
     with pytest.raises(mf.InputError, match="a method that predicts parameters"):
-        mf.certify(LossScore(), context, here.targets(), diagnostics)
+        mf.certify(LossScore(), context, here.targets())

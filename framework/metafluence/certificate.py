@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from metafluence.attribution import AttributionMethod, Context, Targets, check_context
-from metafluence.diagnostics import CONDITION, INNER_STATIONARY, Diagnostics
+from metafluence.diagnostics import CONDITION, INNER_STATIONARY, Diagnostics, diagnose
 from metafluence.errors import InputError
 from metafluence.metrics import Interval, bootstrap, change_agreement, moved, rank_agreement
 from metafluence.tasks import Level, Removal
@@ -56,15 +56,15 @@ def certify(
     method: AttributionMethod,
     context: Context,
     targets: Targets,
-    diagnostics: Diagnostics,
+    diagnostics: Diagnostics | None = None,
     truth: Truth | None = None,
     items: int = 8,
 ) -> Certificate:
     """Check the assumptions of influence functions at λ*, and the method on a few exactly retrained items.
 
-    truth: retrained single items, if there are some; else `items` of them, drawn at random, are retrained here, and in
-    any case the largest one, at weights 0 and ½. Raises InputError for a method that predicts no parameters, and where
-    the context has no retrain bank.
+    diagnostics: of the point, if they were made already. truth: retrained single items, if there are some; else `items`
+    of them, drawn at random, are retrained here, and in any case the largest one, at weights 0 and ½. Raises InputError
+    for a method that predicts no parameters, and where the context has no retrain bank.
     """
     check_context(method, context)
     if not method.edits or context.bank is None:
@@ -78,7 +78,7 @@ def certify(
     state = method.prepare(replace(context, strict=False))
     sizes = torch.linalg.vector_norm(context.point.responses(context.level), dim=0)
     checks = [
-        *_assumptions(diagnostics, float(sizes.median())),
+        *_assumptions(diagnostics or diagnose(context.point, context.generator), float(sizes.median())),
         _halving(method, state, context, (int(sizes.argmax()),)),
     ]
     scores = method.scores(state, targets).values.mean(dim=1).numpy()
