@@ -252,3 +252,36 @@ def test_newton_leaves_a_saddle():
 
     found = mf.minimise_newton(evaluate, lambda p: evaluate(p)[0], torch.tensor([[1e-3, 1.0]]).double(), 1e-12)
     assert torch.allclose(found.point, torch.tensor([[1.0, 0.0]]).double())
+
+
+# What EK-FAC sees of a shared encoder, with the heads held.
+
+
+@pytest.mark.parametrize("name", ["logistic-head", "joint"])
+def test_the_outer_layers_are_those_of_all_query_instances_with_theta_held(name):
+    """Their vectors at the features, pulled back to λ, make up the held Gauss-Newton matrix; and the shift is δ."""
+    problem = mf.BilevelProblem(LEARNERS[name](), images(), 0.7, EXACT)
+    weights = mf.Weights.ones(problem.tasks).set("query", 2, 0.3).set("task", 1, 2.0)
+    point = problem.at(random_meta(problem), weights)
+    operator = point.hessian("held", "gauss-newton")
+    assert mf.LAYERED in operator.tags
+    (loss,) = operator.structure.chunks()
+    assert loss.shift == 0.7
+    network, inputs = problem.learner.network, problem.tasks.query.inputs.flatten(0, 1)
+    jacobian = torch.func.jacrev(lambda meta: network(meta, inputs))(point.meta)  # [m, d, P]
+    pulled = torch.einsum("cmd,mdp->cmp", loss.loss.roots(loss.outputs)[:, 0], jacobian)
+    found = torch.einsum("cmp,m,cmq->pq", pulled, loss.weights[0], pulled)
+    wanted = operator.dense() - 0.7 * torch.eye(problem.size, dtype=torch.float64)
+    assert float((found - wanted).norm() / wanted.norm()) < 1e-10
+    columns = torch.randn(2, *loss.outputs.shape, dtype=torch.float64)
+    roots = loss.loss.roots(loss.outputs)
+    by_roots = torch.einsum("cnmd,cnme,knme->knmd", roots, roots, columns)
+    assert torch.allclose(loss.loss.curvature(loss.outputs, columns), by_roots)
+
+
+def test_a_learner_whose_layers_are_not_known_says_so():
+    problem = mf.BilevelProblem(LEARNERS["imaml"](), images(), 0.7, EXACT)
+    assert mf.LAYERED not in problem.at(random_meta(problem)).hessian("identity", "gauss-newton").tags
+    parts = (torch.zeros(problem.size), torch.zeros(1, 1), problem.tasks.query, torch.ones(1, 1), 0.0)
+    with pytest.raises(mf.InputError, match="does not know its layers"):
+        problem.learner.outer_layers(*parts)
