@@ -1,0 +1,41 @@
+"""metafluence: the learner `joint`, which does not adapt, with one task that holds all training instances."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from problem import CLASSES, L2, Single
+from torch import Tensor
+
+import metafluence as mf
+
+METHODS = {
+    "ek-fac": {"use": "ekfac-if"},
+    "tracin": {"use": "tracin"},
+    "trak-512": {"use": "trak", "dim": 512},
+    "cg-10": {"use": "direct-if", "solver": {"use": "cg", "max_iterations": 10, "rtol": 0.0}},
+}
+
+
+def methods(single: Single) -> dict[str, Callable[[], Tensor]]:
+    """By method: a function that computes all scores [training, targets] from nothing but the trained network."""
+    learner = mf.build("learner", "joint", backbone=single.module, ways=CLASSES)
+    train = _tasks(single.inputs.unsqueeze(0), single.labels.unsqueeze(0))
+    targets = _tasks(single.target_inputs.unsqueeze(1), single.target_labels.unsqueeze(1))
+    meta = torch.cat([p.detach().flatten() for p in single.module.parameters()])
+    checkpoints = (mf.Checkpoint(1, 1.0, meta),)
+    built = {name: mf.build("method", spec["use"], **{k: v for k, v in spec.items() if k != "use"}) for name, spec in METHODS.items()}
+
+    def scores(method: mf.AttributionMethod) -> Tensor:
+        problem = mf.BilevelProblem(learner, train, L2, mf.build("solver", "exact"))
+        context = mf.Context(problem.at(meta), "query", checkpoints=checkpoints, strict=False)
+        return mf.attribute(method, context, mf.Targets(problem, targets, meta, mean=False)).values
+
+    return {name: (lambda method=method: scores(method)) for name, method in built.items()}
+
+
+def _tasks(inputs: Tensor, labels: Tensor) -> mf.TaskSet:
+    """Tasks without support: nothing is adapted."""
+    empty = mf.Batch(inputs[:, :0], labels[:, :0])
+    return mf.TaskSet(empty, mf.Batch(inputs, labels), tuple(str(i) for i in range(len(labels))))

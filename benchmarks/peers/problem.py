@@ -1,0 +1,86 @@
+"""The single-level problem that all libraries are given: 1,000 training and 50 target instances, two networks."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+TRAIN, TARGETS, CLASSES, L2 = 1000, 50, 10, 1e-2
+
+
+def mlp() -> nn.Module:
+    """About 20 thousand parameters."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 25), nn.Tanh(), nn.Linear(25, CLASSES))
+
+
+def conv() -> nn.Module:
+    """About 110 thousand parameters."""
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1), nn.Tanh(), nn.AvgPool2d(2),
+        nn.Conv2d(16, 32, 3, padding=1), nn.Tanh(), nn.AvgPool2d(2),
+        nn.Flatten(), nn.Linear(1568, 66), nn.Tanh(), nn.Linear(66, CLASSES),
+    )  # fmt: skip
+
+
+NETWORKS = {"mlp": mlp, "conv": conv}
+
+
+@dataclass(frozen=True)
+class Single:
+    """A trained network and its data; a learning rate stands for TracIn's one checkpoint."""
+
+    module: nn.Module
+    inputs: Tensor
+    labels: Tensor
+    target_inputs: Tensor
+    target_labels: Tensor
+
+    @property
+    def size(self) -> int:
+        return sum(p.numel() for p in self.module.parameters())
+
+
+def make(network: str) -> Single:
+    """Noisy images of ten random patterns, some labels wrong; trained by a few hundred steps of Adam."""
+    torch.manual_seed(0)
+    patterns = nn.functional.interpolate(torch.randn(CLASSES, 1, 7, 7), scale_factor=4)
+
+    def draw(count: int) -> tuple[Tensor, Tensor]:
+        labels = torch.arange(count) % CLASSES
+        images = 0.5 * patterns[labels] + torch.randn(count, 1, 28, 28)
+        wrong = torch.rand(count) < 0.1
+        return images, torch.where(wrong, torch.randint(CLASSES, (count,)), labels)
+
+    module = NETWORKS[network]()
+    inputs, labels = draw(TRAIN)
+    target_inputs, target_labels = draw(TARGETS)
+    optimiser = torch.optim.Adam(module.parameters(), lr=2e-3)
+    for _ in range(300):
+        chosen = torch.randperm(TRAIN)[:100]
+        loss = nn.functional.cross_entropy(module(inputs[chosen]), labels[chosen])
+        penalty = L2 / 2 * sum(p.square().sum() for p in module.parameters())
+        optimiser.zero_grad()
+        (loss + penalty).backward()
+        optimiser.step()
+    return Single(module.requires_grad_(True), inputs, labels, target_inputs, target_labels)
+
+
+def gradient_pass(single: Single) -> None:
+    """The unit of cost: loss and gradient over all training instances."""
+    loss = nn.functional.cross_entropy(single.module(single.inputs), single.labels)
+    torch.autograd.grad(loss, list(single.module.parameters()))
+
+
+def seconds(work: Callable[[], object], repeats: int) -> float:
+    """The median."""
+    taken = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        work()
+        taken.append(time.perf_counter() - started)
+    return statistics.median(taken)
