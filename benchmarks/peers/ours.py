@@ -11,10 +11,11 @@ from torch import Tensor
 import metafluence as mf
 
 METHODS = {
-    "ek-fac": {"use": "ekfac-if"},
-    "tracin": {"use": "tracin"},
-    "trak-512": {"use": "trak", "dim": 512},
-    "cg-10": {"use": "direct-if", "solver": {"use": "cg", "max_iterations": 10, "rtol": 0.0}},
+    "tracin": ("tracin", {}),
+    "ek-fac": ("ekfac-if", {}),
+    "ek-fac, sampled": ("ekfac-if", {"fisher": "sampled"}),
+    "cg-10": ("influence", {"curvature": "gauss-newton", "solver": {"use": "cg", "max_iterations": 10, "rtol": 1e-30}}),
+    "trak-512": ("trak", {"dim": 512}),
 }
 
 
@@ -25,7 +26,7 @@ def methods(single: Single) -> dict[str, Callable[[], Tensor]]:
     targets = _tasks(single.target_inputs.unsqueeze(1), single.target_labels.unsqueeze(1))
     meta = torch.cat([p.detach().flatten() for p in single.module.parameters()])
     checkpoints = (mf.Checkpoint(1, 1.0, meta),)
-    built = {name: mf.build("method", spec["use"], **{k: v for k, v in spec.items() if k != "use"}) for name, spec in METHODS.items()}
+    built = {name: mf.build("method", method, **fields) for name, (method, fields) in METHODS.items()}
 
     def scores(method: mf.AttributionMethod) -> Tensor:
         problem = mf.BilevelProblem(learner, train, L2, mf.build("solver", "exact"))

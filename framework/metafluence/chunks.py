@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -84,15 +86,18 @@ class Chunk:
         pulled = self._encoder.pull_each(features)
         return pulled if lam is None else pulled + lam
 
-    def instance_gradients(self, level: Level, jacobian: Jacobian) -> Tensor:
-        """w_i D_λ ∂L_O^i/∂ω for the weight of every instance, [n * instances, P]."""
+    def instance_gradients(self, level: Level, jacobian: Jacobian) -> Iterator[Tensor]:
+        """w_i D_λ ∂L_O^i/∂ω for the weight of every instance, in order: some rows [instances, P] at a time."""
         head = self.linearise(jacobian)
+        if level == "query" and head.separates:
+            yield from self._encoder.pull_queries(self._weigh(head.query_gradients()))
+            return
         lam, features = _split(head, head.instance_gradients(level))
         pulled = []
         for j in range(getattr(self.weights, level).shape[1]):
             own = self._encoder.pull_each([f[j] for f in features])
             pulled.append(self._weigh(own if lam is None else own + lam[j]))
-        return torch.stack(pulled, dim=1).flatten(0, 1)
+        yield torch.stack(pulled, dim=1).flatten(0, 1)
 
     def slopes(self, columns: Tensor, level: Level, jacobian: Jacobian) -> Tensor:
         """`gradients` or `instance_gradients` times columns [k, P], without forming them: [items, k]."""

@@ -34,6 +34,12 @@ class Layer:
     name: str
     index: Tensor
     inputs: Tensor
+    has_bias: bool = False
+
+    @property
+    def weight_shape(self) -> tuple[int, int]:
+        """[o, i] without the bias."""
+        return self.index.shape[0], self.index.shape[1] - self.has_bias
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,17 +98,100 @@ def layered_loss(
                 f"Layer {name!r} ({type(module).__name__}) mixes the instances of a task, so the network has no "
                 "per-instance curvature. Use cg, or GroupNorm in its place."
             )
-    flat = flat.detach()
-    uses = Counter(id(p) for _, p in network.module.named_parameters(remove_duplicate=False))
-    known = {name: module for name, module in network.module.named_modules() if _supported(module, uses)}
-    shapes = _output_shapes(network, flat[0], inputs[0, :1], known)
-    layers = {name: known[name] for name, seen in shapes.items() if len(seen) == 1}
-    leaves = {
-        name: torch.zeros(*inputs.shape[:2], *shapes[name][0], dtype=flat.dtype, device=flat.device, requires_grad=True)
-        for name in layers
-    }
+    trace = Trace(network, flat.detach(), inputs)
+    return LayeredLoss(
+        trace.outputs.detach(), targets, weights, loss, shift, trace.layers, trace.pull, trace.others, trace.pull_others
+    )
 
-    def run(parameters: Tensor, instances: Tensor, added: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+
+def gradients_each(network: FlatModule, meta: Tensor, inputs: Tensor, cotangents: Tensor) -> Tensor:
+    """Jᵀ g of every group of instances on its own: inputs [n, m, *shape], cotangents [n, m, ...] to [n, P].
+
+    From one pass over all of them: a layer's gradient is the product of its inputs and its output's gradients.
+    """
+    n, m = inputs.shape[:2]
+    found = meta.new_empty(n, network.size)
+    start, size = 0, 1
+    while start < n:
+        some = slice(start, min(start + size, n))
+        trace = Trace(network, meta.detach().unsqueeze(0), inputs[some].flatten(0, 1).unsqueeze(0))
+        gradients = cotangents[some].flatten(0, 1).unsqueeze(0)
+        rows = found[some]
+        for layer, pulled in zip(trace.layers, trace.pull(gradients), strict=True):
+            per_group = (some.stop - start, m * layer.inputs.shape[2], -1)
+            own, (outputs, width) = pulled.reshape(per_group), layer.weight_shape
+            # The weight lies in one piece, row by row, and so does the bias; a scatter by index costs far more.
+            first = int(layer.index[0, 0])
+            weight = own.mT @ layer.inputs.reshape(per_group)[..., :width]
+            rows[:, first : first + outputs * width] = weight.flatten(1)
+            if layer.has_bias:
+                first = int(layer.index[0, -1])
+                rows[:, first : first + outputs] = own.sum(dim=1)
+        if trace.others:
+            outside = trace.pull_others(gradients).reshape(some.stop - start, m, -1)
+            rows[:, torch.cat([where for _, where in trace.others])] = outside.sum(dim=1)
+        start += size
+        widest = max((x.inputs[0].numel() // x.inputs.shape[1] for x in trace.layers), default=1)
+        size = max(1, CHUNK_BYTES // (meta.element_size() * max(m * widest, network.size)))
+    return found
+
+
+class Trace:
+    """One pass through a network at parameters flat [n, P], on instances inputs [n, m, *shape], with its graph kept.
+
+    outputs [n, m, ...]; layers, pull, others and pull_others as in `LayeredLoss`.
+    """
+
+    def __init__(self, network: FlatModule, flat: Tensor, inputs: Tensor) -> None:
+        self._network, self._flat, self._inputs = network, flat, inputs
+        uses = Counter(id(p) for _, p in network.module.named_parameters(remove_duplicate=False))
+        known = {name: module for name, module in network.module.named_modules() if _supported(module, uses)}
+        shapes = _output_shapes(network, flat[0], inputs[0, :1], known)
+        self._modules = {name: known[name] for name, seen in shapes.items() if len(seen) == 1}
+        lead = inputs.shape[:2]
+        self._leaves = {
+            name: torch.zeros(*lead, *shapes[name][0], dtype=flat.dtype, device=flat.device, requires_grad=True)
+            for name in self._modules
+        }
+        with torch.enable_grad():
+            if len(flat) == 1:  # vmap over one only costs
+                outputs, seen = self._run(flat[0], inputs[0], {k: v[0] for k, v in self._leaves.items()})
+                self.outputs, seen = outputs.unsqueeze(0), {k: v.unsqueeze(0) for k, v in seen.items()}
+            else:
+                self.outputs, seen = vmap(self._run)(flat, inputs, self._leaves)
+        positions = network.positions()
+        made = []
+        for name, module in self._modules.items():
+            index = positions[f"{name}.weight" if name else "weight"].flatten(1)
+            patches = _patches(module, seen[name].detach())
+            if module.bias is not None:
+                index = torch.cat([index, positions[f"{name}.bias" if name else "bias"].unsqueeze(1)], dim=1)
+                patches = torch.cat([patches, patches.new_ones(*patches.shape[:-1], 1)], dim=-1)
+            made.append(Layer(name, index, patches, module.bias is not None))
+        self.layers = tuple(made)
+        self.others = tuple(
+            (name, at.flatten()) for name, at in positions.items() if name.rpartition(".")[0] not in self._modules
+        )
+
+    def pull(self, cotangents: Tensor) -> list[Tensor]:
+        found = grad(self.outputs, list(self._leaves.values()), cotangents, retain_graph=True)
+        return [_places(module, g) for module, g in zip(self._modules.values(), found, strict=True)]
+
+    def pull_others(self, cotangents: Tensor) -> Tensor:
+        names, positions = [name for name, _ in self.others], self._network.positions()
+
+        def one(parameters: Tensor, instance: Tensor, cotangent: Tensor) -> Tensor:
+            named = {name: parameters[where] for name, where in positions.items()}
+
+            def outputs_of(some: dict[str, Tensor]) -> Tensor:
+                return functional_call(self._network.module, {**named, **some}, (instance.unsqueeze(0),))[0]
+
+            found = vjp(outputs_of, {name: named[name] for name in names})[1](cotangent)[0]
+            return torch.cat([found[name].flatten() for name in names])  # type: ignore[index]
+
+        return vmap(vmap(one, in_dims=(None, 0, 0)))(self._flat, self._inputs, cotangents)
+
+    def _run(self, parameters: Tensor, instances: Tensor, added: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         seen: dict[str, Tensor] = {}
 
         def hook(name: str) -> Callable[..., Tensor]:
@@ -112,46 +201,12 @@ def layered_loss(
 
             return add
 
-        handles = [module.register_forward_hook(hook(name)) for name, module in layers.items()]
+        handles = [module.register_forward_hook(hook(name)) for name, module in self._modules.items()]
         try:
-            return network(parameters, instances), seen
+            return self._network(parameters, instances), seen
         finally:
             for handle in handles:
                 handle.remove()
-
-    with torch.enable_grad():
-        outputs, seen = vmap(run)(flat, inputs, leaves)
-    positions = network.positions()
-    made = []
-    for name, module in layers.items():
-        index = positions[f"{name}.weight" if name else "weight"].flatten(1)
-        patches = _patches(module, seen[name].detach())
-        if module.bias is not None:
-            index = torch.cat([index, positions[f"{name}.bias" if name else "bias"].unsqueeze(1)], dim=1)
-            patches = torch.cat([patches, patches.new_ones(*patches.shape[:-1], 1)], dim=-1)
-        made.append(Layer(name, index, patches))
-
-    def pull(cotangents: Tensor) -> list[Tensor]:
-        found = grad(outputs, list(leaves.values()), cotangents, retain_graph=True)
-        return [_places(module, g) for module, g in zip(layers.values(), found, strict=True)]
-
-    others = tuple((name, at.flatten()) for name, at in positions.items() if name.rpartition(".")[0] not in layers)
-
-    def pull_others(cotangents: Tensor) -> Tensor:
-        names = [name for name, _ in others]
-
-        def one(parameters: Tensor, instance: Tensor, cotangent: Tensor) -> Tensor:
-            named = {name: parameters[where] for name, where in positions.items()}
-
-            def outputs_of(some: dict[str, Tensor]) -> Tensor:
-                return functional_call(network.module, {**named, **some}, (instance.unsqueeze(0),))[0]
-
-            found = vjp(outputs_of, {name: named[name] for name in names})[1](cotangent)[0]
-            return torch.cat([found[name].flatten() for name in names])  # type: ignore[index]
-
-        return vmap(vmap(one, in_dims=(None, 0, 0)))(flat, inputs, cotangents)
-
-    return LayeredLoss(outputs.detach(), targets, weights, loss, shift, tuple(made), pull, others, pull_others)
 
 
 def _supported(module: nn.Module, uses: Counter[int]) -> bool:

@@ -16,11 +16,12 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor, nn
 from torch.autograd import grad
+from torch.func import vjp, vmap
 
 from metafluence.backbones import Backbone, build_module
 from metafluence.derivatives import batched_vjp
 from metafluence.errors import InputError
-from metafluence.layers import LayeredLoss, LayerStack, layered_loss
+from metafluence.layers import LayeredLoss, LayerStack, gradients_each, layered_loss
 from metafluence.losses import OutputLoss, Through
 from metafluence.modules import FlatModule
 from metafluence.operators import LAYERED, SUM, SYMMETRIC, LinearOperator, random_groups
@@ -70,6 +71,14 @@ class MetaLearner(ABC):
     def encode(self, meta: Tensor, inputs: Tensor) -> Tensor:
         """Features [m, ...] of instances [m, *shape] under the shared encoder at meta [P]."""
         return inputs
+
+    def pull_each(self, meta: Tensor, inputs: Tensor, cotangents: Tensor) -> Tensor:
+        """Jᵀ g of every group of instances alone, J of `encode`: inputs [n, m, *shape], g [n, m, ...] to [n, P]."""
+
+        def one(instances: Tensor, g: Tensor) -> Tensor:
+            return vjp(lambda lam: self.encode(lam, instances), meta)[1](g)[0]
+
+        return vmap(one)(inputs, cotangents)
 
     @abstractmethod
     def adapt(self, rows: Tensor, support: Batch, weights: Tensor, init: Tensor | None) -> Adaptation:
@@ -201,6 +210,14 @@ class NetworkLearner(ImplicitLearner):
 
     def init_meta(self, generator: torch.Generator | None) -> Tensor:
         return self.network.initial(generator)
+
+    def encode(self, meta: Tensor, inputs: Tensor) -> Tensor:
+        return self.network(meta, inputs) if self.encodes else inputs
+
+    def pull_each(self, meta: Tensor, inputs: Tensor, cotangents: Tensor) -> Tensor:
+        if self.network.mixes_instances:
+            return super().pull_each(meta, inputs, cotangents)
+        return gradients_each(self.network, meta, inputs, cotangents)
 
     def outer_layers(self, meta: Tensor, adapted: Tensor, query: Batch, weights: Tensor, shift: float) -> LayerStack:
         if not self.encodes or self.output_loss is None:

@@ -12,6 +12,7 @@ With ∇²outer in ∇²ℒ's place they are left out.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Literal
 
@@ -31,6 +32,10 @@ Jacobian = Literal["total", "held", "identity"]
 
 Form = Literal["exact", "no-third-order", "gauss-newton"]
 """What stands between Jᵀ and J in a task's Hessian: ∇²ℒ; ∇²outer; or ∇²outer with the outputs linearised."""
+
+
+# Rows of per-instance gradients that are formed together.
+ROW_BYTES = 2**25
 
 
 class Encoder:
@@ -85,17 +90,17 @@ class Encoder:
 
     def pull_each(self, cotangents: list[Tensor]) -> Tensor:
         """Jᵀ g of every task on its own, [n, P]."""
-        n = self._lead[0][0]
         if not cotangents:
-            return self._meta.new_zeros(n, self._meta.numel())
+            return self._meta.new_zeros(self._lead[0][0], self._meta.numel())
+        inputs, g = torch.cat(self._halves, dim=1), torch.cat(cotangents, dim=1)
+        return self._learner.pull_each(self._meta.detach(), inputs, g)
 
-        def one(support: Tensor, query: Tensor, g_support: Tensor, g_query: Tensor) -> Tensor:
-            (found,) = vjp(lambda meta: self._encode_task(meta, support, query), self._meta.detach())[1](
-                (g_support, g_query)
-            )
-            return found
-
-        return vmap(one)(*self._halves, *cotangents)
+    def pull_queries(self, cotangents: Tensor) -> Iterator[Tensor]:
+        """Jᵀ g of every query instance on its own, task by task, some rows [instances, P] at a time."""
+        inputs, g = self._halves[1].flatten(0, 1).unsqueeze(1), cotangents.flatten(0, 1).unsqueeze(1)
+        size = max(1, ROW_BYTES // (self._meta.numel() * self._meta.element_size()))
+        for some in (slice(start, start + size) for start in range(0, len(g), size)):
+            yield self._learner.pull_each(self._meta.detach(), inputs[some], g[some])
 
     def push_each(self, rows: Tensor) -> list[Tensor]:
         """J v_i for task i alone: rows [n, P] to tangents [1, n, n_s, ...] and [1, n, n_q, ...]."""
@@ -213,6 +218,17 @@ class Head:
     def held_gradient(self, form: Form) -> list[Tensor]:
         """What a product's second derivatives of the explicit parts are weighed with: ∇ℒ, or ∇outer; [n, ...]."""
         return self.gradient() if form == "exact" else [part.detach() for part in self._plain[:-1]]
+
+    @property
+    def separates(self) -> bool:
+        """A query instance's loss depends on its own features and on nothing else that depends on λ."""
+        return self.jacobian == "held" and not self.uses_rows and len(self.explicit) == 2
+
+    def query_gradients(self) -> Tensor:
+        """∂ℓ_j/∂Z_j over the number of queries for each query instance, where it `separates`: [n, n_q, ...]."""
+        with torch.enable_grad():
+            (by_weight,) = gradients(self._outer, [self._weighed["query"]], create_graph=True)
+            return gradients(by_weight.sum(), self.explicit[1:])[0]
 
     def instance_gradients(self, level: Level) -> list[Tensor]:
         """D_(λ,Z) ∂ℒ/∂ω for the weight ω of every support or query instance: [instances, n, ...].

@@ -49,6 +49,11 @@ class FlatModule:
                     reset()
         return fresh.flat()
 
+    @property
+    def mixes_instances(self) -> bool:
+        """An instance's output depends on the others in its batch, by batch statistics."""
+        return any(isinstance(layer, _NormBase) for layer in self.module.modules())
+
     def positions(self) -> dict[str, Tensor]:
         """Where each trained parameter lies in the flat vector, in its own shape."""
         parts = torch.arange(self.size).split(self._sizes)

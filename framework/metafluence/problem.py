@@ -177,19 +177,24 @@ class Point:
         """`project` [m, P] -> [m, k] of the responses, a few items at a time: [items, k]."""
         found = []
         for chunk in self._chunks():
-            rows = chunk.gradients(jacobian) if level == "task" else chunk.instance_gradients(level, jacobian)
-            found.append(project(rows))
+            if level == "task":
+                found.append(project(chunk.gradients(jacobian)))
+            else:
+                found += [project(rows) for rows in chunk.instance_gradients(level, jacobian)]
         return torch.cat(found)
 
     def slopes(self, columns: Tensor, level: Level = "task", jacobian: Jacobian = "total") -> Tensor:
         """`responses(level)`ᵀ V for V [P, k], [items, k], without forming the responses.
 
-        Costs about one Hessian product per column, however many items there are; responses are formed only where
-        there are more columns than a task has items.
+        Costs about one Hessian product per column, however many items there are. Where there are more columns than it
+        takes passes to form the responses (one for tasks and for instances that act alone, else one for each item of a
+        task) they are formed, a few at a time.
         """
-        per_task = getattr(self.weights, level).numel() // len(self.problem.tasks)
-        if columns.shape[1] > per_task:
-            return self.responses(level, jacobian).T @ columns
+        passes = getattr(self.weights, level).numel() // len(self.problem.tasks)
+        if not self.problem.learner.adapted_size or jacobian == "held":
+            passes = 1
+        if columns.shape[1] > passes:
+            return self.projected(lambda rows: rows @ columns, level, jacobian)
         rows, found = columns.T.contiguous(), []
         for chunk in self._chunks():
             parts = [chunk.slopes(some, level, jacobian) for some in rows.split(self.columns)]

@@ -36,10 +36,6 @@ class Joint(NetworkLearner):
     def adapted_size(self) -> int:
         return 0
 
-    def encode(self, meta: Tensor, inputs: Tensor) -> Tensor:
-        """The logits: all that the losses depend on."""
-        return self.network(meta, inputs)
-
     def adapt(self, rows: Tensor, support: Batch, weights: Tensor, init: Tensor | None) -> Adaptation:
         nothing = rows[:, :0]
         return Adaptation(nothing, nothing.sum(dim=1), nothing.sum(dim=1) == 0, 0)

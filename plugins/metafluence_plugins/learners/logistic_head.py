@@ -68,9 +68,6 @@ class LogisticHead(NetworkLearner):
     def adapted_size(self) -> int:
         return (self.ways or 0) * self.__dict__["_width"]
 
-    def encode(self, meta: Tensor, inputs: Tensor) -> Tensor:
-        return self.network(meta, inputs)
-
     def predict(self, rows: Tensor, adapted: Tensor, inputs: Tensor) -> Tensor:
         head = adapted.unflatten(-1, (self.ways or 0, -1))
         return inputs @ head[..., :-1].mT + head[..., -1].unsqueeze(-2)
