@@ -182,3 +182,17 @@ def test_float32_claims_no_more_than_it_can():
     solution = solve(CG(rtol=1e-6), DenseOperator(matrix), torch.ones(2, 1))
     assert solution.value.dtype == torch.float32
     assert solution.converged
+
+
+def test_a_residual_that_is_not_asked_for_costs_no_product():
+    torch.manual_seed(0)
+    matrix = torch.randn(6, 6, dtype=torch.float64)
+    counted = CountingOperator(DenseOperator(matrix @ matrix.T + torch.eye(6)))
+    prepared = PreparedSolve(Exact(), counted)
+    before = counted.products
+    found = prepared.solve(torch.ones(6, 2, dtype=torch.float64), judge=False)
+    assert counted.products == before
+    assert bool(found.residual.isnan().all())
+    assert torch.allclose(found.value, prepared.solve(torch.ones(6, 2, dtype=torch.float64)).value)
+    broken = Solution(found.value, found.residual, torch.full((2,), int(Status.APPROXIMATE)), 1, 0, 0.0)
+    assert "residuals were not measured" in broken.complaint()

@@ -10,11 +10,15 @@ from torch import Tensor
 
 import metafluence as mf
 
+TEN_STEPS = {"use": "cg", "max_iterations": 10, "rtol": 1e-30}
 METHODS = {
     "tracin": ("tracin", {}),
-    "ek-fac": ("ekfac-if", {}),
-    "ek-fac, sampled": ("ekfac-if", {"fisher": "sampled"}),
-    "cg-10": ("influence", {"curvature": "gauss-newton", "solver": {"use": "cg", "max_iterations": 10, "rtol": 1e-30}}),
+    "ek-fac": ("ekfac-if", {"judge": False}),
+    "ek-fac, sampled": ("ekfac-if", {"fisher": "sampled", "judge": False}),
+    "cg-10": (
+        "influence",
+        {"curvature": "gauss-newton", "solver": {"use": "cg", "max_iterations": 10, "rtol": 1e-30}, "judge": False},
+    ),
     "trak-512": ("trak", {"dim": 512}),
 }
 

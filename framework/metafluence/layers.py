@@ -132,7 +132,7 @@ def gradients_each(network: FlatModule, meta: Tensor, inputs: Tensor, cotangents
             rows[:, torch.cat([where for _, where in trace.others])] = outside.sum(dim=1)
         start += size
         widest = max((x.inputs[0].numel() // x.inputs.shape[1] for x in trace.layers), default=1)
-        size = max(1, CHUNK_BYTES // (meta.element_size() * max(m * widest, network.size)))
+        size = max(1, 2**24 // (meta.element_size() * max(m * widest, network.size)))
     return found
 
 

@@ -35,7 +35,7 @@ Form = Literal["exact", "no-third-order", "gauss-newton"]
 
 
 # Rows of per-instance gradients that are formed together.
-ROW_BYTES = 2**25
+ROW_BYTES = 2**27
 
 
 class Encoder:

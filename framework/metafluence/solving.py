@@ -159,7 +159,7 @@ def check_requirements(component: Solver | Preconditioner, operator: LinearOpera
 class Solution:
     """A solve, judged from outside.
 
-    value: X [*batch, n, k]. residual: ‖B − (A + damping I) X‖ / ‖B‖ [*batch, k], measured here, 0 for a zero column.
+    value: X [*batch, n, k]. residual: ‖B − (A + damping I) X‖ / ‖B‖ [*batch, k], measured here, 0 for a zero column (NaN: not).
     status: [*batch, k], values of Status. matvecs: products with A, one per column (rounded up), preparation and
     measuring not included. seconds: wall time of the solve. standard_error: see Applied.
     """
@@ -190,13 +190,12 @@ class Solution:
         worst = Status(int(self.status.max()))
         count = int((self.status == worst).sum())
         largest = float(self.residual.max())
+        shown = "residuals were not measured" if math.isnan(largest) else f"largest residual {largest:.1e}"
         note = f" {self.note}" if self.note else ""
         if self.standard_error is not None and not worst.failed:
             note += f" Its standard error is {100 * float(self.standard_error.max()):.1f} %."
         how = "not solved" if worst.failed else "approximate"
-        return (
-            f"{count} of {self.status.numel()} columns {how} (largest residual {largest:.1e}). {worst.sentence}{note}"
-        )
+        return f"{count} of {self.status.numel()} columns {how} ({shown}). {worst.sentence}{note}"
 
 
 class PreparedSolve:
@@ -224,18 +223,21 @@ class PreparedSolve:
         self.seconds = time.perf_counter() - started
         self.matvecs = math.ceil(self._counter.products)
 
-    def solve(self, rhs: Tensor, generator: torch.Generator | None = None, strict: bool = True) -> Solution:
+    def solve(
+        self, rhs: Tensor, generator: torch.Generator | None = None, strict: bool = True, judge: bool = True
+    ) -> Solution:
         """Solve for the columns of `rhs` [*batch, n, k].
 
         With `strict` (the default) a column that failed raises SolverError; else its status and residual travel with
-        the result.
+        the result. Without `judge` residuals are not measured (NaN), which saves a product for each column: for
+        solvers that are approximate by design and make no product of their own.
         """
         _check_columns(self._counter, rhs)
         before, started = self._counter.products, time.perf_counter()
         applied = self.solver.apply(self.state, rhs, generator or _fresh())
         seconds = time.perf_counter() - started
         matvecs = math.ceil(self._counter.products - before)
-        solution = _judge(self.solver, self._damped, rhs, applied, matvecs, seconds)
+        solution = _judge(self.solver, self._damped if judge else None, rhs, applied, matvecs, seconds)
         if strict and solution.failed:
             raise SolverError(f"{type(self.solver).__name__}: {solution.complaint()}")
         return solution
@@ -284,13 +286,17 @@ def relative_residual(operator: LinearOperator, value: Tensor, rhs: Tensor) -> T
 
 
 def _judge(
-    solver: Solver, damped: LinearOperator, rhs: Tensor, applied: Applied, matvecs: int, seconds: float
+    solver: Solver, damped: LinearOperator | None, rhs: Tensor, applied: Applied, matvecs: int, seconds: float
 ) -> Solution:
-    """Measure the residual, and correct a status that claims more than it shows."""
-    residual = relative_residual(damped, applied.value, rhs)
+    """Measure the residual, unless there is nothing to do so by, and correct a status that claims more than it shows."""
     status = applied.status.clone()
-    status[(status == Status.CONVERGED) & (residual > 10 * solver.tolerance(rhs.dtype))] = Status.INACCURATE
-    status[~residual.isfinite()] = Status.BREAKDOWN
+    if damped is None:
+        residual = torch.full(status.shape, float("nan"), dtype=rhs.dtype, device=rhs.device)
+        status[~applied.value.isfinite().all(dim=-2)] = Status.BREAKDOWN
+    else:
+        residual = relative_residual(damped, applied.value, rhs)
+        status[(status == Status.CONVERGED) & (residual > 10 * solver.tolerance(rhs.dtype))] = Status.INACCURATE
+        status[~residual.isfinite()] = Status.BREAKDOWN
     return Solution(
         applied.value, residual, status, applied.iterations, matvecs, seconds, applied.note, applied.standard_error
     )

@@ -28,10 +28,12 @@ class EKFACIF(AttributionMethod):
 
     Where the outer loss depends on λ with θ held (a shared encoder), θ_i is held; where λ is the whole network (imaml),
     items and targets are seen at λ itself, before adaptation. fisher: see ek-fac. Support instances have no effect.
+    judge: measure residuals, a product for each target, where EK-FAC itself takes none.
     """
 
     fisher: Literal["exact", "sampled", "empirical"] = "exact"
     damping: float = 0.0
+    judge: bool = True
 
     levels: ClassVar[frozenset[Level]] = frozenset({"task", "query"})
     edits: ClassVar[bool] = True
@@ -58,7 +60,7 @@ class EKFACIF(AttributionMethod):
 
     @property
     def _influence(self) -> InfluenceFunction:
-        return InfluenceFunction(DirectCurvature("gauss-newton"), EKFAC(self.fisher), self.damping)
+        return InfluenceFunction(DirectCurvature("gauss-newton"), EKFAC(self.fisher), self.damping, judge=self.judge)
 
 
 def _unadapted(problem: BilevelProblem) -> BilevelProblem:

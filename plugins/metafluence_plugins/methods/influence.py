@@ -38,7 +38,8 @@ class InfluenceFunction(AttributionMethod):
 
     All items are scored with one solve per target, and one derivative along it that costs about a product. leave_out:
     a Newton step from λ* on the objective without the removed items, whose own curvature is then not in C; it costs
-    one solve per removal. inner_solver: of the tasks' own Hessians; the problem's if not given.
+    one solve per removal. inner_solver: of the tasks' own Hessians; the problem's if not given. judge: measure the
+    residual of every target's solve, which costs one product each; a solver like ek-fac needs none itself.
     """
 
     curvature: Curvature = ExactCurvature()
@@ -46,6 +47,7 @@ class InfluenceFunction(AttributionMethod):
     damping: float = 0.0
     leave_out: bool = False
     inner_solver: Solver | None = None
+    judge: bool = True
 
     levels: ClassVar[frozenset[Level]] = frozenset(LEVELS)
     edits: ClassVar[bool] = True
@@ -68,7 +70,7 @@ class InfluenceFunction(AttributionMethod):
         if self.leave_out:
             change = self.parameter_change(state, context.singles())
             return Scores(change.values.T @ goals, context.level, self.units, change.solve, change.notes)
-        solution = state.full.solve(goals, context.generator, context.strict)
+        solution = state.full.solve(goals, context.generator, context.strict, self.judge)
         values = context.point.slopes(solution.value, context.level, state.jacobian)
         return Scores(values, context.level, self.units, SolveReport.of(solution, state.full.matvecs), state.notes)
 
@@ -77,7 +79,7 @@ class InfluenceFunction(AttributionMethod):
         if self.leave_out:
             return self._newton_steps(state, removals)
         rhs = torch.stack([state.responses[:, list(r)].sum(dim=1) for r in removals], dim=1)
-        solution = state.full.solve(rhs, context.generator, context.strict)
+        solution = state.full.solve(rhs, context.generator, context.strict, self.judge)
         return ParameterChange(
             solution.value, tuple(removals), SolveReport.of(solution, state.full.matvecs), state.notes
         )

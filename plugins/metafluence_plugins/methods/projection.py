@@ -38,5 +38,8 @@ class Projection:
         # Drawn in float64's or float32's own stream: the matrix depends on the precision, not on the number of rows.
         if self.kind == "gaussian":
             return torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
-        signs = torch.randint(0, 2, shape, generator=generator, dtype=torch.int8, device=like.device)
-        return signs.to(like.dtype).mul_(2).sub_(1)
+        # Eight signs from every byte: drawing is what costs.
+        count = -(-self.dim // 8)
+        drawn = torch.randint(0, 256, (shape[0], count, 1), generator=generator, dtype=torch.uint8, device=like.device)
+        bits = (drawn >> torch.arange(8, dtype=torch.uint8, device=like.device)) & 1
+        return bits.flatten(1)[:, : self.dim].to(like.dtype).mul_(2).sub_(1)
