@@ -8,6 +8,7 @@ import torch
 
 from metafluence import LEVELS, AttributionMethod, ParameterChange, Scores
 from metafluence.testing import method_failures
+from metafluence.testing.worlds import world
 from metafluence_plugins.methods.influence import InfluenceFunction
 from metafluence_plugins.solvers.exact import Exact
 
@@ -94,6 +95,8 @@ def test_a_method_without_fault_passes():
 @pytest.mark.parametrize("fault", FAULTS)
 def test_each_fault_is_caught(fault):
     found = method_failures(Faulty(fault))
+    if fault == "writes to the meta-parameters":
+        world.cache_clear()  # the worlds are shared, and these are spoilt now
     assert any(line.startswith(FAULTS[fault]) for line in found), found
 
 

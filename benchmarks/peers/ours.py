@@ -23,14 +23,14 @@ METHODS = {
 }
 
 
-def methods(single: Single) -> dict[str, Callable[[], Tensor]]:
+def methods(single: Single, wanted: dict[str, tuple[str, dict]] = METHODS) -> dict[str, Callable[[], Tensor]]:
     """By method: a function that computes all scores [training, targets] from nothing but the trained network."""
     learner = mf.build("learner", "joint", backbone=single.module, ways=CLASSES)
     train = _tasks(single.inputs.unsqueeze(0), single.labels.unsqueeze(0))
     targets = _tasks(single.target_inputs.unsqueeze(1), single.target_labels.unsqueeze(1))
     meta = torch.cat([p.detach().flatten() for p in single.module.parameters()])
     checkpoints = (mf.Checkpoint(1, 1.0, meta),)
-    built = {name: mf.build("method", method, **fields) for name, (method, fields) in METHODS.items()}
+    built = {name: mf.build("method", method, **fields) for name, (method, fields) in wanted.items()}
 
     def scores(method: mf.AttributionMethod) -> Tensor:
         problem = mf.BilevelProblem(learner, train, L2, mf.build("solver", "exact"))
@@ -38,6 +38,16 @@ def methods(single: Single) -> dict[str, Callable[[], Tensor]]:
         return mf.attribute(method, context, mf.Targets(problem, targets, meta, mean=False)).values
 
     return {name: (lambda method=method: scores(method)) for name, method in built.items()}
+
+
+def exact(single: Single, targets: int) -> Tensor:
+    """Scores on the first targets under the exact Gauss-Newton matrix, [training, targets]."""
+    few = Single(
+        single.module, single.inputs, single.labels, single.target_inputs[:targets], single.target_labels[:targets]
+    )
+    return methods(few, {"it": ("influence", {"curvature": "gauss-newton", "solver": {"use": "cg", "rtol": 1e-5}})})[
+        "it"
+    ]()
 
 
 def _tasks(inputs: Tensor, labels: Tensor) -> mf.TaskSet:

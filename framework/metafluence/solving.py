@@ -159,7 +159,7 @@ def check_requirements(component: Solver | Preconditioner, operator: LinearOpera
 class Solution:
     """A solve, judged from outside.
 
-    value: X [*batch, n, k]. residual: ‖B − (A + damping I) X‖ / ‖B‖ [*batch, k], measured here, 0 for a zero column (NaN: not).
+    value: X [*batch, n, k]. residual: ‖B − (A + damping I) X‖ / ‖B‖ [*batch, k], measured here (NaN: not).
     status: [*batch, k], values of Status. matvecs: products with A, one per column (rounded up), preparation and
     measuring not included. seconds: wall time of the solve. standard_error: see Applied.
     """
@@ -288,7 +288,7 @@ def relative_residual(operator: LinearOperator, value: Tensor, rhs: Tensor) -> T
 def _judge(
     solver: Solver, damped: LinearOperator | None, rhs: Tensor, applied: Applied, matvecs: int, seconds: float
 ) -> Solution:
-    """Measure the residual, unless there is nothing to do so by, and correct a status that claims more than it shows."""
+    """Measure the residual, if there is what to do so by, and correct a status that claims more than it shows."""
     status = applied.status.clone()
     if damped is None:
         residual = torch.full(status.shape, float("nan"), dtype=rhs.dtype, device=rhs.device)

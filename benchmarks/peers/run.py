@@ -1,0 +1,64 @@
+"""Influence scores of 1,000 training on 50 target instances: what each library takes, and how right it is.
+
+Cost is in passes: one loss and gradient over all training instances, measured in the same run, one thread. Every method
+starts from the trained network alone. Agreement is the Spearman correlation with influence under the exact Gauss-Newton
+matrix (conjugate gradients to 1e-5), mean over the first targets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+
+import torch
+from ours import exact
+from problem import NETWORKS, TARGETS, TRAIN, Single, gradient_pass, make, seconds
+from scipy.stats import spearmanr
+from torch import Tensor
+
+LIBRARIES = {"metafluence": "ours", "dattri": "dattri_peer", "traker": "traker_peer", "curvlinops": "curvlinops_peer"}
+
+
+def agreement(found: Tensor, wanted: Tensor) -> float:
+    pairs = zip(found.detach()[:, : wanted.shape[1]].T, wanted.T, strict=True)
+    return sum(float(spearmanr(a, b)[0]) for a, b in pairs) / wanted.shape[1]
+
+
+def report(library: str, single: Single, base: float, wanted: Tensor, methods: list[str], repeats: int) -> None:
+    try:
+        found = importlib.import_module(LIBRARIES[library]).methods(single)
+    except ImportError as error:
+        print(f"  {library:<12} {error}")
+        return
+    for name in methods:
+        if name not in found:
+            continue
+        try:
+            scores = found[name]()
+            assert tuple(scores.shape) == (TRAIN, TARGETS), tuple(scores.shape)
+            passes = seconds(found[name], repeats) / base
+            print(f"  {library:<12} {name:<18}{passes:>9.1f}{agreement(scores, wanted):>11.3f}", flush=True)
+        except Exception as error:  # a peer that fails is a line, not the end
+            print(f"  {library:<12} {name:<18} {type(error).__name__}: {str(error)[:90]}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--networks", nargs="+", default=list(NETWORKS))
+    parser.add_argument("--methods", nargs="+", default=["tracin", "trak-512", "ek-fac", "ek-fac, sampled", "cg-10"])
+    parser.add_argument("--targets", type=int, default=5, help="on how many targets agreement is measured")
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    for network in options.networks:
+        single = make(network)
+        base = seconds(lambda single=single: gradient_pass(single), 15)
+        print(f"{network}: {single.size} parameters, one pass {1000 * base:.1f} ms")
+        print(f"  {'library':<12} {'method':<18}{'passes':>9}{'agreement':>11}")
+        wanted = exact(single, options.targets)
+        for library in LIBRARIES:
+            report(library, single, base, wanted, options.methods, options.repeats)
+
+
+if __name__ == "__main__":
+    main()
