@@ -142,7 +142,10 @@ from .learners import (
     MetaLearner as MetaLearner,
 )
 from .learners import (
-    NetworkLearner as NetworkLearner,
+    Optimiser as Optimiser,
+)
+from .learners import (
+    minimise_inner as minimise_inner,
 )
 from .linearisation import (
     Jacobian as Jacobian,
@@ -200,6 +203,9 @@ from .minimise import (
 )
 from .modules import (
     FlatModule as FlatModule,
+)
+from .networks import (
+    NetworkLearner as NetworkLearner,
 )
 from .observer import (
     Observer as Observer,

@@ -7,10 +7,14 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from metafluence.learners import ImplicitLearner
-from metafluence.linearisation import Encoder, Form, Head, Jacobian
+from metafluence.encoder import Encoder
+from metafluence.errors import InputError
+from metafluence.implicit import ImplicitHead
+from metafluence.learners import ImplicitLearner, MetaLearner
+from metafluence.linearisation import Form, Head, Jacobian
 from metafluence.solving import Solver
 from metafluence.tasks import Batch, Level, TaskSet, Weights
+from metafluence.unrolled import UnrolledHead
 
 
 class Chunk:
@@ -18,7 +22,7 @@ class Chunk:
 
     def __init__(
         self,
-        learner: ImplicitLearner,
+        learner: MetaLearner,
         inner_solver: Solver,
         tasks: TaskSet,
         meta: Tensor,
@@ -30,7 +34,7 @@ class Chunk:
         self.where = where
         support, query = tasks.support[where], tasks.query[where]
         self.weights = weights[where]
-        self.rows = meta.expand(support.inputs.shape[0], -1)
+        self.rows = meta[learner.own].expand(support.inputs.shape[0], -1)
         self._encoder = Encoder(learner, meta, support, query)
         self.support = Batch(self._encoder.support, support.targets)
         self.query = Batch(self._encoder.query, query.targets)
@@ -59,32 +63,40 @@ class Chunk:
         if not self.adapted.shape[1]:
             jacobian = "held"  # nothing adapts, so the two are one
         if jacobian not in self._heads:
-            self._heads[jacobian] = Head(
-                self._learner,
-                self.rows,
-                self.support,
-                self.query,
-                self.weights.support,
-                self.weights.query,
-                self.adapted,
-                jacobian,
-                self._inner_solver,
-            )
+            self._heads[jacobian] = self._head(jacobian)
         return self._heads[jacobian]
+
+    def _head(self, jacobian: Jacobian) -> Head:
+        learner = self._learner
+        parts = (self.rows, self.support, self.query, self.weights, self.adapted)
+        if jacobian != "total":
+            return Head(learner, *parts, jacobian)
+        if learner.unrolls:
+            return UnrolledHead(learner, *parts)
+        if isinstance(learner, ImplicitLearner):
+            return ImplicitHead(learner, *parts, self._inner_solver)
+        raise InputError(
+            f"{type(learner).__name__} neither unrolls nor is an ImplicitLearner, so dθ/dλ is not known. Give it `unroll` "
+            "and set unrolls, or an inner_loss."
+        )
+
+    def ready(self) -> None:
+        """Build all that products keep."""
+        self.product(self._encoder.zeros(1), "total", "exact")
 
     def gradient(self, jacobian: Jacobian) -> Tensor:
         """Σ_i w_i D_λ L_O^i, [P]."""
         head = self.linearise(jacobian)
         lam, features = _split(head, head.gradient())
         pulled = self._encoder.pull([self._weigh(f) for f in features])
-        return pulled if lam is None else pulled + self._weigh(lam).sum(dim=0)
+        return self._with_rows(pulled, None if lam is None else self._weigh(lam).sum(dim=0))
 
     def gradients(self, jacobian: Jacobian) -> Tensor:
         """D_λ L_O^i of every task, unweighted, [n, P]."""
         head = self.linearise(jacobian)
         lam, features = _split(head, head.gradient())
         pulled = self._encoder.pull_each(features)
-        return pulled if lam is None else pulled + lam
+        return self._with_rows(pulled, lam)
 
     def instance_gradients(self, level: Level, jacobian: Jacobian) -> Iterator[Tensor]:
         """w_i D_λ ∂L_O^i/∂ω for the weight of every instance, in order: some rows [instances, P] at a time."""
@@ -96,7 +108,7 @@ class Chunk:
         pulled = []
         for j in range(getattr(self.weights, level).shape[1]):
             own = self._encoder.pull_each([f[j] for f in features])
-            pulled.append(self._weigh(own if lam is None else own + lam[j]))
+            pulled.append(self._weigh(self._with_rows(own, None if lam is None else lam[j])))
         yield torch.stack(pulled, dim=1).flatten(0, 1)
 
     def slopes(self, columns: Tensor, level: Level, jacobian: Jacobian) -> Tensor:
@@ -132,17 +144,24 @@ class Chunk:
             found = self._encoder.pull_columns(features) if features else torch.zeros_like(columns)
         else:
             found = self._encoder.product(columns, features)
-        return found if lam is None else found + lam.sum(dim=1)
+        return self._with_rows(found, None if lam is None else lam.sum(dim=1))
 
     def product_each(self, rows: Tensor, jacobian: Jacobian) -> Tensor:
         """w_i H_i v_i of every task with its own column, [n, P] to [n, P]; H_i exact."""
         head = self.linearise(jacobian)
-        own = [rows.unsqueeze(0)] if head.uses_rows else []
+        own = [rows[:, self._learner.own].unsqueeze(0)] if head.uses_rows else []
         parts = head.product([*own, *self._encoder.push_each(rows)], self.weights.task, "exact")
         lam, features = _split(head, [p[0] for p in parts])
         held = [self._weigh(f) for f in _split(head, head.gradient())[1]]
         found = self._encoder.product_each(rows, held, features)
-        return found if lam is None else found + lam
+        return self._with_rows(found, lam)
+
+    def _with_rows(self, found: Tensor, rows: Tensor | None) -> Tensor:
+        """What came through the encoder, [..., P], and what came through the rows, [..., R], where they count."""
+        if rows is None:
+            return found
+        own = self._learner.own
+        return torch.cat([found[..., : own.start or 0], found[..., own] + rows], dim=-1)
 
     def _tangents(self, head: Head, columns: Tensor, form: Form) -> list[Tensor]:
         """The explicit parts' tangents along columns [k, P]: [k, n, ...] each."""
@@ -150,7 +169,8 @@ class Chunk:
         if self._holding != (head.jacobian, held):
             self._encoder.hold([self._weigh(f) for f in _split(head, head.held_gradient(held))[1]])
             self._holding = (head.jacobian, held)
-        rows = [columns.unsqueeze(1).expand(-1, len(self.rows), -1)] if head.uses_rows else []
+        own = columns[:, self._learner.own].unsqueeze(1).expand(-1, len(self.rows), -1)
+        rows = [own] if head.uses_rows else []
         return [*rows, *self._encoder.push(columns)]
 
     def _weigh(self, part: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """Meta-learners: what is adapted to a task, and how it is then judged.
 
-A learner works on a stack of n tasks. Its losses take the meta-parameters as rows [n, P], one per task (the same row n
-times in the real study), so that derivatives by the meta-parameters are known per task.
+A learner works on a stack of n tasks. Its losses take meta-parameters as rows [n, R], one per task (the same row n
+times in the real study), so that derivatives by the meta-parameters are known per task. Rows are `meta[own]`: all of λ,
+or where there is a shared encoder what of λ is not the encoder's.
 
 Where all tasks share a network of the meta-parameters (a backbone), `encode` runs it once over the images of all
 tasks, and the losses see its features in place of inputs. Derivatives through the encoder are then taken once.
@@ -10,22 +11,24 @@ tasks, and the losses see its features in place of inputs. Derivatives through t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd import grad
 from torch.func import vjp, vmap
 
-from metafluence.backbones import Backbone, build_module
 from metafluence.derivatives import batched_vjp
 from metafluence.errors import InputError
-from metafluence.layers import LayeredLoss, LayerStack, gradients_each, layered_loss
-from metafluence.losses import OutputLoss, Through
-from metafluence.modules import FlatModule
+from metafluence.layers import LayeredLoss, LayerStack
+from metafluence.losses import OutputLoss
+from metafluence.minimise import minimise_lbfgs, minimise_newton
 from metafluence.operators import LAYERED, SUM, SYMMETRIC, LinearOperator, random_groups
 from metafluence.tasks import Batch, TaskSet
+
+NEWTON_LIMIT = 400
+"""Above this many parameters a dense Hessian per task costs more than it saves."""
 
 
 @dataclass(frozen=True)
@@ -37,18 +40,54 @@ class Adaptation:
     converged: Tensor
     iterations: int
 
+    @classmethod
+    def by_steps(cls, adapted: Tensor, steps: int) -> Adaptation:
+        """Of a learner whose adaptation is its steps: wherever they end, it is done, and no optimum is claimed."""
+        none = adapted.new_zeros(len(adapted))
+        return cls(adapted, none, none == 0, steps)
+
 
 class MetaLearner(ABC):
     """A frozen dataclass whose fields are its configuration.
 
-    shares_space: the meta-parameters and the adapted ones live in one space (P = Q), as in MAML.
-    encodes: the learner has a shared encoder. output_loss: what outer_loss is the weighted mean of at the outputs of
-    `predict`, for curvatures that need it (gauss-newton); None if it is not of that form.
+    encodes: the learner has a shared encoder.
     """
 
-    shares_space: ClassVar[bool] = False
     encodes: ClassVar[bool] = False
-    output_loss: ClassVar[OutputLoss | None] = None
+
+    @property
+    def shares_space(self) -> bool:
+        """The meta-parameters and the adapted ones live in one space (P = Q), as in MAML."""
+        return False
+
+    @property
+    def unrolls(self) -> bool:
+        """θ(λ) is differentiated through `unroll`; else by the implicit function theorem."""
+        return False
+
+    @property
+    def exact(self) -> bool:
+        """The total gradient is the derivative of an objective (first-order MAML's is not)."""
+        return True
+
+    @property
+    def output_loss(self) -> OutputLoss | None:
+        """What outer_loss is the weighted mean of at the outputs of `predict`, for curvatures that need it
+        (gauss-newton); None if it is not of that form."""
+        return None
+
+    @property
+    def own(self) -> slice:
+        """Which of λ the losses see as rows; the rest reaches them through the encoder."""
+        return slice(None)
+
+    @property
+    def mixes_instances(self) -> bool:
+        """An instance's features depend on the others that are encoded with it (batch statistics).
+
+        Each task's support, and its query, are then encoded on their own.
+        """
+        return False
 
     def bind(self, tasks: TaskSet) -> Self:
         """A copy that knows the shape, type and number of classes of its tasks. Called once by the problem."""
@@ -82,7 +121,14 @@ class MetaLearner(ABC):
 
     @abstractmethod
     def adapt(self, rows: Tensor, support: Batch, weights: Tensor, init: Tensor | None) -> Adaptation:
-        """Adapt to n tasks. rows [n, P], support features [n, n_s, ...], weights [n, n_s], warm start [n, Q]."""
+        """Adapt to n tasks. rows [n, R], support features [n, n_s, ...], weights [n, n_s], warm start [n, Q]."""
+
+    def unroll(self, rows: Tensor, support: Batch, weights: Tensor, track: bool) -> Tensor:
+        """θ [n, Q] as a differentiable function of all three, for learners that `unrolls`; the same θ as `adapt`'s.
+
+        track: derivatives are wanted; else the graph is dropped on the way.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def outer_loss(self, rows: Tensor, adapted: Tensor, query: Batch, weights: Tensor) -> Tensor:
@@ -99,6 +145,15 @@ class MetaLearner(ABC):
         """
         raise InputError(f"{type(self).__name__} does not know its layers; use a solver that needs products only (cg).")
 
+    def unadapted(self) -> MetaLearner:
+        """The model as one that knows nothing of adaptation sees it: itself, where its loss depends on λ with θ held.
+
+        Raises InputError where it does not, and there is no such model.
+        """
+        if self.encodes:
+            return self
+        raise InputError(f"{type(self).__name__} has no model without adaptation; use a method that knows of it.")
+
 
 class ImplicitLearner(MetaLearner):
     """The adapted parameters are the argmin of `inner_loss`; derivatives follow from the implicit function theorem.
@@ -112,14 +167,12 @@ class ImplicitLearner(MetaLearner):
     def inner_loss(self, rows: Tensor, adapted: Tensor, support: Batch, weights: Tensor) -> Tensor:
         """[n]: per task, the weighted sum of support losses divided by their number, plus the regulariser."""
 
-    def unadapted(self) -> ImplicitLearner:
-        """The model as one that knows nothing of adaptation sees it: itself, where its loss depends on λ with θ held.
+    def inner_start(self, rows: Tensor, support: Batch) -> Tensor:
+        """Where `adapt` starts from when it is not warm: [n, Q]."""
+        return rows.clone() if self.shares_space else rows.new_zeros(len(rows), self.adapted_size)
 
-        Raises InputError where it does not, and there is no such model.
-        """
-        if self.encodes:
-            return self
-        raise InputError(f"{type(self).__name__} has no model without adaptation; use a method that knows of it.")
+    def adapt(self, rows: Tensor, support: Batch, weights: Tensor, init: Tensor | None) -> Adaptation:
+        return minimise_inner(self, rows, support, weights, init)
 
     def inner_hessian(self, rows: Tensor, adapted: Tensor, support: Batch, weights: Tensor) -> LinearOperator:
         """∂²_θθ inner_loss at `adapted`: an operator with batch shape (n,) and size Q."""
@@ -134,6 +187,51 @@ class ImplicitLearner(MetaLearner):
         return LayerStack(
             len(rows), lambda some: self.inner_layers(rows[some], adapted[some], support[some], weights[some])
         )
+
+
+Optimiser = Literal["auto", "newton", "lbfgs", "gradient"]
+
+
+def minimise_inner(
+    learner: ImplicitLearner,
+    rows: Tensor,
+    support: Batch,
+    weights: Tensor,
+    init: Tensor | None,
+    optimiser: Optimiser = "auto",
+    max_iterations: int = 500,
+    tolerance: float | None = None,
+) -> Adaptation:
+    """The argmin of the inner loss, all tasks at once.
+
+    optimiser: newton (dense Hessians), lbfgs, gradient (steepest descent), or auto, which is newton up to NEWTON_LIMIT
+    parameters and lbfgs above. tolerance: on the gradient's norm; None for what the optimiser reaches in this precision.
+    """
+    start = learner.inner_start(rows, support) if init is None else init
+    if optimiser == "auto":
+        optimiser = "newton" if learner.adapted_size <= NEWTON_LIMIT else "lbfgs"
+    eps = torch.finfo(rows.dtype).eps
+
+    def value(adapted: Tensor) -> Tensor:
+        return learner.inner_loss(rows, adapted, support, weights)
+
+    def value_and_gradient(adapted: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            theta = adapted.detach().requires_grad_()
+            losses = value(theta)
+            (gradient,) = grad(losses.sum(), theta)
+        return losses.detach(), gradient
+
+    def with_hessian(adapted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        hessian = learner.inner_hessian(rows, adapted, support, weights).dense()
+        return *value_and_gradient(adapted), (hessian + hessian.mT) / 2
+
+    if optimiser == "newton":
+        found = minimise_newton(with_hessian, value, start, tolerance or eps**0.75, max_iterations)
+    else:
+        history = 10 if optimiser == "lbfgs" else 0
+        found = minimise_lbfgs(value_and_gradient, start, tolerance or eps**0.6, max_iterations, history)
+    return Adaptation(found.point, found.gradient_norm, found.converged, found.iterations)
 
 
 class InnerHessian(LinearOperator):
@@ -172,62 +270,3 @@ class InnerHessian(LinearOperator):
             some = Batch(support.inputs[:, group], support.targets[:, group])
             made.append(InnerHessian(learner, rows, adapted, some, scale * weights[:, group]))
         return made
-
-
-class NetworkLearner(ImplicitLearner):
-    """A learner whose meta-parameters are those of one network, a dataclass with the fields `backbone` and `ways`.
-
-    classifies: the network ends in one logit per class; else in features.
-    """
-
-    backbone: Backbone | nn.Module
-    ways: int | None
-    classifies: ClassVar[bool] = True
-
-    def bind(self, tasks: TaskSet) -> Self:
-        ways = self.ways if self.ways is not None else tasks.ways
-        name = type(self).__name__
-        if tasks.ways > ways:
-            raise InputError(f"The tasks have {tasks.ways} classes, but {name} is set to ways={ways}.")
-        module = build_module(self.backbone, tasks.input_shape, ways if self.classifies else None)
-        bound = replace(self, backbone=module, ways=ways)  # type: ignore[type-var]
-        object.__setattr__(bound, "_network", FlatModule(module, tasks.dtype, tasks.device))
-        return bound
-
-    @property
-    def network(self) -> FlatModule:
-        """The network as a function of flat parameters. Raises InputError before the learner is bound."""
-        try:
-            return self.__dict__["_network"]
-        except KeyError:
-            raise InputError(
-                "This learner does not know its tasks yet. Give it to a BilevelProblem, or call bind(tasks)."
-            ) from None
-
-    @property
-    def meta_size(self) -> int:
-        return self.network.size
-
-    def init_meta(self, generator: torch.Generator | None) -> Tensor:
-        return self.network.initial(generator)
-
-    def encode(self, meta: Tensor, inputs: Tensor) -> Tensor:
-        return self.network(meta, inputs) if self.encodes else inputs
-
-    def pull_each(self, meta: Tensor, inputs: Tensor, cotangents: Tensor) -> Tensor:
-        if self.network.mixes_instances:
-            return super().pull_each(meta, inputs, cotangents)
-        return gradients_each(self.network, meta, inputs, cotangents)
-
-    def outer_layers(self, meta: Tensor, adapted: Tensor, query: Batch, weights: Tensor, shift: float) -> LayerStack:
-        if not self.encodes or self.output_loss is None:
-            return super().outer_layers(meta, adapted, query, weights, shift)
-        lead, rows = weights.shape, meta.expand(len(adapted), -1)
-
-        def outputs(features: Tensor) -> Tensor:
-            return self.predict(rows, adapted, features.unflatten(1, lead)[0]).flatten(0, 1).unsqueeze(0)
-
-        loss = Through(self.output_loss, outputs)
-        inputs, targets, weigh = (p.flatten(0, 1).unsqueeze(0) for p in (query.inputs, query.targets, weights))
-        flat = meta.unsqueeze(0)
-        return LayerStack(1, lambda _: layered_loss(self.network, flat, inputs, targets, weigh, loss, shift))

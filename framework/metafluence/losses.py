@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -35,8 +36,15 @@ def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
 class OutputLoss(ABC):
     """A loss as a function of a network's outputs [..., C], with the vectors that its Fisher is made of.
 
-    All three give s with Σ_s s sᵀ equal to, or in expectation equal to, the Fisher of one instance.
+    roots, sampled and observed give s with Σ_s s sᵀ equal to, or in expectation equal to, the Fisher of one instance.
     """
+
+    of_classes: ClassVar[bool] = True
+    """Targets are class indices; else real values."""
+
+    @abstractmethod
+    def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """[...]: the loss of each instance."""
 
     @abstractmethod
     def roots(self, outputs: Tensor) -> Tensor:
@@ -57,6 +65,9 @@ class OutputLoss(ABC):
 
 class SoftmaxLoss(OutputLoss):
     """Softmax cross-entropy; targets are class indices [...]."""
+
+    def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return cross_entropy(outputs, targets)
 
     def roots(self, outputs: Tensor) -> Tensor:
         # diag p − p pᵀ = Σ_c p_c (e_c − p)(e_c − p)ᵀ: the gradients at every class, by how likely it is.
@@ -80,6 +91,11 @@ class SoftmaxLoss(OutputLoss):
 class SquaredLoss(OutputLoss):
     """½ ‖outputs − targets‖²; targets are [..., C]."""
 
+    of_classes: ClassVar[bool] = False
+
+    def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return squared_error(outputs, targets)
+
     def roots(self, outputs: Tensor) -> Tensor:
         eye = torch.eye(outputs.shape[-1], dtype=outputs.dtype, device=outputs.device)
         return torch.stack([e.expand_as(outputs) for e in eye])
@@ -100,6 +116,9 @@ class Through(OutputLoss):
 
     loss: OutputLoss
     outputs: Callable[[Tensor], Tensor]
+
+    def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return self.loss.values(self.outputs(outputs), targets)
 
     def roots(self, outputs: Tensor) -> Tensor:
         return self._pull(outputs, self.loss.roots)

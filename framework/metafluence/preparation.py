@@ -16,7 +16,7 @@ from metafluence.episodes import Dataset, Split, sample
 from metafluence.executors import Executor
 from metafluence.fingerprints import component_fingerprint
 from metafluence.fits import stored_fit
-from metafluence.learners import ImplicitLearner
+from metafluence.learners import MetaLearner
 from metafluence.observer import Observer
 from metafluence.problem import BilevelProblem
 from metafluence.registry import Registry
@@ -55,7 +55,7 @@ class Preparation:
         self.config, self.folder = config, folder
         self._observer = observer
         self._dataset: Dataset = registry.build("dataset", config.dataset)
-        self._learner: ImplicitLearner = registry.build("learner", config.learner)
+        self._learner: MetaLearner = registry.build("learner", config.learner)
         self._inner_solver: Solver = registry.build("solver", config.inner_solver, "inner_solver")
         self._trainer: Trainer = registry.build("trainer", config.trainer)
         self._descent: Trainer | None = None

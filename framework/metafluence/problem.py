@@ -15,7 +15,7 @@ from metafluence.derivatives import graph_bytes
 from metafluence.errors import InputError
 from metafluence.fingerprints import component_fingerprint
 from metafluence.layers import LayerStack
-from metafluence.learners import Adaptation, ImplicitLearner
+from metafluence.learners import Adaptation, MetaLearner
 from metafluence.linearisation import Form, Jacobian
 from metafluence.operators import LAYERED, PSD, SUM, SYMMETRIC, LinearOperator, random_groups
 from metafluence.solving import Solver
@@ -37,7 +37,7 @@ class BilevelProblem:
 
     def __init__(
         self,
-        learner: ImplicitLearner,
+        learner: MetaLearner,
         tasks: TaskSet,
         l2: float,
         inner_solver: Solver,
@@ -62,7 +62,13 @@ class BilevelProblem:
         return Point(self, meta.detach(), weights or Weights.ones(self.tasks), init)
 
     def solving_with(self, inner_solver: Solver) -> BilevelProblem:
-        """The same problem, its inner Hessians solved by another solver."""
+        """The same problem, its inner Hessians solved by another solver. Raises InputError where there are none."""
+        if self.learner.unrolls:
+            raise InputError(
+                f"{type(self.learner).__name__} is differentiated through its own steps: there is no inner Hessian to "
+                f"solve with by {type(inner_solver).__name__}. Leave inner_solver out, or use a learner with an inner "
+                "optimum (imaml, logistic-head)."
+            )
         other = copy(self)
         other.inner_solver = inner_solver
         return other
@@ -98,8 +104,13 @@ class BilevelProblem:
     def bytes_per_task(self, meta: Tensor) -> int:
         """Memory of one task's kept graphs, measured once."""
         if self._bytes_per_task is None:
-            single = self.chunk(meta, Weights.ones(self.tasks), slice(0, 1), None)
-            self._bytes_per_task = max(1, graph_bytes(lambda: single.linearise("total")))
+
+            def build() -> Chunk:
+                single = self.chunk(meta, Weights.ones(self.tasks), slice(0, 1), None)
+                single.ready()
+                return single
+
+            self._bytes_per_task = max(1, graph_bytes(build))
         return self._bytes_per_task
 
 

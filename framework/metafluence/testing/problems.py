@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from hypothesis import strategies as st
 
-from metafluence import Batch, BilevelProblem, ImplicitLearner, Solver, TaskSet
+from metafluence import Batch, BilevelProblem, MetaLearner, Solver, TaskSet
 
 
 @st.composite
@@ -31,7 +31,7 @@ def task_sets(draw: st.DrawFn, min_tasks: int = 2, max_tasks: int = 5) -> TaskSe
 @st.composite
 def problems(
     draw: st.DrawFn,
-    learner: Callable[[], ImplicitLearner],
+    learner: Callable[[], MetaLearner],
     inner_solver: Solver,
     min_l2: float = 0.3,
     max_l2: float = 3.0,

@@ -12,10 +12,6 @@ from metafluence import (
     Backbone,
     Batch,
     NetworkLearner,
-    OutputLoss,
-    SoftmaxLoss,
-    cross_entropy,
-    weighted_mean,
 )
 
 
@@ -30,7 +26,6 @@ class Joint(NetworkLearner):
     ways: int | None = None
 
     encodes: ClassVar[bool] = True
-    output_loss: ClassVar[OutputLoss | None] = SoftmaxLoss()
 
     @property
     def adapted_size(self) -> int:
@@ -42,9 +37,3 @@ class Joint(NetworkLearner):
 
     def predict(self, rows: Tensor, adapted: Tensor, inputs: Tensor) -> Tensor:
         return inputs
-
-    def inner_loss(self, rows: Tensor, adapted: Tensor, support: Batch, weights: Tensor) -> Tensor:
-        return adapted.sum(dim=1)
-
-    def outer_loss(self, rows: Tensor, adapted: Tensor, query: Batch, weights: Tensor) -> Tensor:
-        return weighted_mean(cross_entropy(query.inputs, query.targets), weights)

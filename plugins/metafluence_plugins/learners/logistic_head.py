@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,21 +16,18 @@ from metafluence import (
     Backbone,
     Batch,
     DenseOperator,
+    ImplicitLearner,
     InputError,
-    Layer,
     LayeredLoss,
-    NetworkLearner,
-    OutputLoss,
-    SoftmaxLoss,
-    TaskSet,
     cross_entropy,
     minimise_newton,
     weighted_mean,
 )
+from metafluence_plugins.learners.linear_head import LinearHead, with_one
 
 
 @dataclass(frozen=True, eq=False)
-class LogisticHead(NetworkLearner):
+class LogisticHead(LinearHead, ImplicitLearner):
     """Meta-parameters: the backbone. Adapted: a softmax head [C, d + 1] (bias last), flattened.
 
     inner_loss = mean cross-entropy over the support + penalty/2 ‖head‖², strongly convex, with its Hessian in closed
@@ -43,62 +40,30 @@ class LogisticHead(NetworkLearner):
     ways: int | None = None
     tolerance: float | None = None
 
-    encodes: ClassVar[bool] = True
     layered: ClassVar[bool] = True
-    output_loss: ClassVar[OutputLoss | None] = SoftmaxLoss()
-    classifies: ClassVar[bool] = False
+    regresses: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not self.penalty > 0:
             raise InputError(f"logistic-head needs penalty > 0 for a unique head; it is {self.penalty}. Try 0.1.")
 
-    def bind(self, tasks: TaskSet) -> Self:
-        bound = super().bind(tasks)
-        with torch.no_grad():
-            features = bound.network(bound.network.flat(), tasks.support.inputs[0, :1])
-        if features.dim() != 2:
-            raise InputError(
-                f"The backbone gives features of shape {list(features.shape[1:])} per instance; logistic-head needs "
-                "a vector. End the module with nn.Flatten()."
-            )
-        object.__setattr__(bound, "_width", features.shape[1] + 1)
-        return bound
-
-    @property
-    def adapted_size(self) -> int:
-        return (self.ways or 0) * self.__dict__["_width"]
-
-    def predict(self, rows: Tensor, adapted: Tensor, inputs: Tensor) -> Tensor:
-        head = adapted.unflatten(-1, (self.ways or 0, -1))
-        return inputs @ head[..., :-1].mT + head[..., -1].unsqueeze(-2)
-
     def inner_loss(self, rows: Tensor, adapted: Tensor, support: Batch, weights: Tensor) -> Tensor:
         losses = cross_entropy(self.predict(rows, adapted, support.inputs), support.targets)
         return weighted_mean(losses, weights) + self.penalty / 2 * adapted.square().sum(dim=-1)
-
-    def outer_loss(self, rows: Tensor, adapted: Tensor, query: Batch, weights: Tensor) -> Tensor:
-        return weighted_mean(cross_entropy(self.predict(rows, adapted, query.inputs), query.targets), weights)
 
     def inner_hessian(self, rows: Tensor, adapted: Tensor, support: Batch, weights: Tensor) -> DenseOperator:
         """Σ_j s_j/n (diag p_j − p_j p_jᵀ) ⊗ z_j z_jᵀ + penalty I, z_j the features with a one appended."""
         features = support.inputs.detach()
         p = self.predict(rows, adapted.detach(), features).softmax(dim=-1)
-        hessian = self._hessian(p, _with_one(features), weights)
+        hessian = self._hessian(p, with_one(features), weights)
         layers = self.layer_stack(rows, adapted, support, weights)
         return DenseOperator(hessian, frozenset({SYMMETRIC, PSD, LAYERED}), layers)
 
     def inner_layers(self, rows: Tensor, adapted: Tensor, support: Batch, weights: Tensor) -> LayeredLoss:
-        """The head is one linear layer on the features."""
-        inputs = support.inputs.detach()
-        outputs = self.predict(rows, adapted.detach(), inputs)
-        z = _with_one(inputs).unsqueeze(2)
-        head = Layer("head", torch.arange(self.adapted_size).reshape(self.ways or 0, -1), z)
-        scaled = weights / weights.shape[-1]
-        parts = (outputs, support.targets, scaled, SoftmaxLoss(), self.penalty, (head,))
-        return LayeredLoss(*parts, pull=lambda cotangents: [cotangents.unsqueeze(2)])
+        return self.head_layer(adapted, support, weights, self.penalty)
 
     def adapt(self, rows: Tensor, support: Batch, weights: Tensor, init: Tensor | None) -> Adaptation:
-        z = _with_one(support.inputs)
+        z = with_one(support.inputs)
         wanted = torch.nn.functional.one_hot(support.targets, self.ways or 0).to(z)
         scaled = weights / weights.shape[-1]
         start = z.new_zeros(len(z), self.adapted_size) if init is None else init
@@ -125,7 +90,3 @@ class LogisticHead(NetworkLearner):
         hessian = blocks.reshape(n, ways, ways, width, width).transpose(2, 3).reshape(n, ways * width, -1)
         hessian.diagonal(dim1=-2, dim2=-1).add_(self.penalty)
         return hessian
-
-
-def _with_one(features: Tensor) -> Tensor:
-    return torch.cat([features, features.new_ones(*features.shape[:-1], 1)], dim=-1)

@@ -1,0 +1,67 @@
+"""ANIL (Raghu et al. 2020): only the head adapts, by a few steps from a learned start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from metafluence import Adaptation, Backbone, Batch, InputError, weighted_mean
+from metafluence_plugins.learners.inner_steps import StepRule, descend
+from metafluence_plugins.learners.linear_head import LinearHead
+
+
+@dataclass(frozen=True, eq=False)
+class ANIL(LinearHead):
+    """Meta-parameters: the backbone, then the head's start [C, d + 1] and, with learn_rate, ln(rate / its start).
+
+    Adapted: the head, by `steps` steps of `rule` on the mean support loss over the backbone's features; derivatives go
+    through the steps. first_order: not through the inner gradients, which is no derivative of an objective (see maml).
+    """
+
+    backbone: Backbone | nn.Module
+    steps: int = 5
+    rate: float = 0.1
+    rule: StepRule = "sgd"
+    learn_rate: bool = False
+    first_order: bool = False
+    ways: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or not self.rate > 0:
+            raise InputError(
+                f"anil needs steps >= 1 and rate > 0; they are {self.steps} and {self.rate}. Try 5 and 0.1."
+            )
+
+    @property
+    def unrolls(self) -> bool:
+        return True
+
+    @property
+    def exact(self) -> bool:
+        return not self.first_order
+
+    @property
+    def extra_size(self) -> int:
+        return self.adapted_size + self.learn_rate
+
+    def initial_extra(self, network: Tensor, generator: torch.Generator | None) -> Tensor:
+        """As nn.Linear draws it; zero where there is no generator. The learned rate starts as given."""
+        start = network.new_zeros(self.extra_size)
+        if generator is not None:
+            drawn = torch.rand(self.adapted_size, generator=generator, device=generator.device, dtype=network.dtype)
+            start[: self.adapted_size] = ((2 * drawn - 1) / self.width**0.5).to(network.device)
+        return start
+
+    def unroll(self, rows: Tensor, support: Batch, weights: Tensor, track: bool) -> Tensor:
+        def loss(adapted: Tensor) -> Tensor:
+            outputs = self.outputs(adapted, support.inputs)
+            return weighted_mean(self.output_loss.values(outputs, support.targets), weights)
+
+        size = self.adapted_size
+        rate = self.rate * rows[:, size:].exp() if self.learn_rate else self.rate
+        return descend(loss, rows[:, :size], self.rule, rate, self.steps, track, self.first_order)
+
+    def adapt(self, rows: Tensor, support: Batch, weights: Tensor, init: Tensor | None) -> Adaptation:
+        return Adaptation.by_steps(self.unroll(rows, support, weights, track=False), self.steps)

@@ -1,0 +1,65 @@
+"""A linear head on the features of a shared backbone: what logistic-head, ridge-head and anil have in common."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from metafluence import Batch, InputError, Layer, LayeredLoss, NetworkLearner, TaskSet
+
+
+class FeatureLearner(NetworkLearner):
+    """A backbone that gives features [n, d], under something that adapts."""
+
+    encodes: ClassVar[bool] = True
+    classifies: ClassVar[bool] = False
+
+    def bind(self, tasks: TaskSet) -> Self:
+        bound = super().bind(tasks)
+        with torch.no_grad():
+            features = bound.network(bound.network.flat(), tasks.support.inputs[0, :1])
+        if features.dim() != 2:
+            raise InputError(
+                f"The backbone gives features of shape {list(features.shape[1:])} per instance; "
+                f"{type(self).__name__} needs a vector. End the module with nn.Flatten()."
+            )
+        object.__setattr__(bound, "_width", features.shape[1])
+        return bound
+
+    @property
+    def width(self) -> int:
+        """d, the number of features."""
+        return self.__dict__["_width"]
+
+
+class LinearHead(FeatureLearner):
+    """Adapted: a head [C, d + 1] (bias last), flattened."""
+
+    @property
+    def adapted_size(self) -> int:
+        return (self.ways or 0) * (self.width + 1)
+
+    def predict(self, rows: Tensor, adapted: Tensor, inputs: Tensor) -> Tensor:
+        return self.outputs(adapted, inputs)
+
+    def outputs(self, adapted: Tensor, inputs: Tensor) -> Tensor:
+        """The head's own outputs [n, m, C] for features [n, m, d]."""
+        head = adapted.unflatten(-1, (self.ways or 0, -1))
+        return inputs @ head[..., :-1].mT + head[..., -1].unsqueeze(-2)
+
+    def head_layer(self, adapted: Tensor, support: Batch, weights: Tensor, shift: float) -> LayeredLoss:
+        """The head as one layer on the features, under Σ_j weights_j/n loss_j + shift/2 ‖head‖²."""
+        inputs = support.inputs.detach()
+        outputs = self.outputs(adapted.detach(), inputs)
+        z = with_one(inputs).unsqueeze(2)
+        head = Layer("head", torch.arange(self.adapted_size).reshape(self.ways or 0, -1), z)
+        scaled = weights / weights.shape[-1]
+        parts = (outputs, support.targets, scaled, self.output_loss, shift, (head,))
+        return LayeredLoss(*parts, pull=lambda cotangents: [cotangents.unsqueeze(2)])
+
+
+def with_one(features: Tensor) -> Tensor:
+    """Features with a one appended, for the bias."""
+    return torch.cat([features, features.new_ones(*features.shape[:-1], 1)], dim=-1)

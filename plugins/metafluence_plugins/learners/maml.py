@@ -1,0 +1,84 @@
+"""MAML (Finn et al. 2017): the whole network adapts by a few steps from the meta-parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from metafluence import Adaptation, Backbone, Batch, InputError, NetworkLearner, weighted_mean
+from metafluence_plugins.learners.inner_steps import StepRule, descend
+from metafluence_plugins.learners.joint import Joint
+
+
+@dataclass(frozen=True, eq=False)
+class MAML(NetworkLearner):
+    """θ: the network after `steps` steps of `rule` on the mean support loss, from λ; derivatives go through the steps.
+
+    rate: of all steps. learn_rates: one learned rate per layer (Li et al. 2017, Meta-SGD, has one per parameter), as
+    ln(rate / its start) behind the network's parameters in λ. first_order: derivatives do not go through the inner
+    gradients (FOMAML). That is no derivative of an objective: influence at its fixed points is an approximation, and
+    reports say so.
+    """
+
+    backbone: Backbone | nn.Module
+    steps: int = 5
+    rate: float = 0.1
+    rule: StepRule = "sgd"
+    learn_rates: bool = False
+    first_order: bool = False
+    ways: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or not self.rate > 0:
+            raise InputError(
+                f"maml needs steps >= 1 and rate > 0; they are {self.steps} and {self.rate}. Try 5 and 0.1."
+            )
+
+    @property
+    def unrolls(self) -> bool:
+        return True
+
+    @property
+    def exact(self) -> bool:
+        return not self.first_order
+
+    @property
+    def shares_space(self) -> bool:
+        return not self.learn_rates
+
+    @property
+    def adapted_size(self) -> int:
+        return self.network.size
+
+    @property
+    def extra_size(self) -> int:
+        return len(self.network.layer_sizes) if self.learn_rates else 0
+
+    def predict(self, rows: Tensor, adapted: Tensor, inputs: Tensor) -> Tensor:
+        return self.network.stacked(adapted, inputs)
+
+    def unroll(self, rows: Tensor, support: Batch, weights: Tensor, track: bool) -> Tensor:
+        def loss(adapted: Tensor) -> Tensor:
+            outputs = self.predict(rows, adapted, support.inputs)
+            return weighted_mean(self.output_loss.values(outputs, support.targets), weights)
+
+        size = self.network.size
+        rate: Tensor | float = self.rate
+        if self.learn_rates:
+            sizes = torch.tensor(self.network.layer_sizes, device=rows.device)
+            rate = self.rate * rows[:, size:].exp().repeat_interleave(sizes, dim=1)
+        return descend(loss, rows[:, :size], self.rule, rate, self.steps, track, self.first_order)
+
+    def adapt(self, rows: Tensor, support: Batch, weights: Tensor, init: Tensor | None) -> Adaptation:
+        return Adaptation.by_steps(self.unroll(rows, support, weights, track=False), self.steps)
+
+    def unadapted(self) -> Joint:
+        """The network at the meta-parameters themselves."""
+        if self.learn_rates:
+            raise InputError(
+                "With learn_rates, maml's meta-parameters are more than a network's, so there is no model without "
+                "adaptation on them; use a method that knows of it."
+            )
+        return Joint(self.backbone, self.ways)

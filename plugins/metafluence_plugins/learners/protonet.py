@@ -1,0 +1,94 @@
+"""Prototypical networks (Snell et al. 2017), with prototypes as the optimum of an inner problem."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from metafluence import (
+    PSD,
+    SYMMETRIC,
+    Adaptation,
+    Backbone,
+    Batch,
+    DenseOperator,
+    ImplicitLearner,
+    InputError,
+    weighted_mean,
+)
+from metafluence_plugins.learners.linear_head import FeatureLearner
+
+
+@dataclass(frozen=True, eq=False)
+class ProtoNet(FeatureLearner, ImplicitLearner):
+    """Meta-parameters: the backbone. Adapted: a prototype for every class, [C, d], flattened.
+
+    inner_loss = mean ½ ‖z_j − prototype of j's class‖² over the support + shrinkage/2 ‖prototypes‖², whose optimum is the
+    classes' weighted means where shrinkage is 0. A class is as likely as exp(−‖z − prototype‖²/ temperature). With
+    shrinkage 0 a class must keep an instance: to remove the only one of a class, give a little shrinkage.
+    differentiation: `unrolled` goes through the means by autograd, `implicit` through the inner Hessian.
+    """
+
+    backbone: Backbone | nn.Module
+    shrinkage: float = 0.0
+    temperature: float = 1.0
+    differentiation: Literal["unrolled", "implicit"] = "unrolled"
+    ways: int | None = None
+
+    regresses: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not self.shrinkage >= 0 or not self.temperature > 0:
+            raise InputError(
+                f"protonet needs shrinkage >= 0 and temperature > 0; they are {self.shrinkage} and {self.temperature}."
+            )
+
+    @property
+    def unrolls(self) -> bool:
+        return self.differentiation == "unrolled"
+
+    @property
+    def adapted_size(self) -> int:
+        return (self.ways or 0) * self.width
+
+    def predict(self, rows: Tensor, adapted: Tensor, inputs: Tensor) -> Tensor:
+        prototypes = adapted.unflatten(-1, (self.ways or 0, -1))
+        # ‖z‖² is common to all classes; without it, no [n, m, C, d] is needed.
+        return (2 * inputs @ prototypes.mT - prototypes.square().sum(dim=-1).unsqueeze(-2)) / self.temperature
+
+    def inner_loss(self, rows: Tensor, adapted: Tensor, support: Batch, weights: Tensor) -> Tensor:
+        own = self._members(support) @ adapted.unflatten(-1, (self.ways or 0, -1))
+        distances = (support.inputs - own).square().sum(dim=-1) / 2
+        return weighted_mean(distances, weights) + self.shrinkage / 2 * adapted.square().sum(dim=-1)
+
+    def inner_hessian(self, rows: Tensor, adapted: Tensor, support: Batch, weights: Tensor) -> DenseOperator:
+        """Diagonal: Σ of s_j/n over each class, + shrinkage."""
+        mass = self._mass(support, weights.detach()).repeat_interleave(self.width, dim=1)
+        return DenseOperator(torch.diag_embed(mass), frozenset({SYMMETRIC, PSD}))
+
+    def unroll(self, rows: Tensor, support: Batch, weights: Tensor, track: bool) -> Tensor:
+        scaled = (weights / weights.shape[-1]).unsqueeze(-1)
+        totals = self._members(support).mT @ (scaled * support.inputs)
+        return (totals / self._mass(support, weights).unsqueeze(-1)).flatten(1)
+
+    def adapt(self, rows: Tensor, support: Batch, weights: Tensor, init: Tensor | None) -> Adaptation:
+        means = self.unroll(rows, support, weights, track=False)
+        return Adaptation.by_steps(means, 1)
+
+    def _members(self, support: Batch) -> Tensor:
+        """[n, n_s, C]: one where an instance is of a class."""
+        return torch.nn.functional.one_hot(support.targets, self.ways or 0).to(support.inputs)
+
+    def _mass(self, support: Batch, weights: Tensor) -> Tensor:
+        """[n, C]: weight of each class over the number of instances, plus the shrinkage."""
+        mass = (self._members(support) * (weights / weights.shape[-1]).unsqueeze(-1)).sum(dim=1) + self.shrinkage
+        if not bool((mass > 0).all()):
+            task, label = (mass <= 0).nonzero()[0].tolist()
+            raise InputError(
+                f"Class {label} of task {task} (counted within its chunk) has no support instance of positive weight, so "
+                "it has no prototype. Give protonet a shrinkage above 0, or keep one instance."
+            )
+        return mass
