@@ -76,8 +76,8 @@ class Chunk:
         if isinstance(learner, ImplicitLearner):
             return ImplicitHead(learner, *parts, self._inner_solver)
         raise InputError(
-            f"{type(learner).__name__} neither unrolls nor is an ImplicitLearner, so dθ/dλ is not known. Give it `unroll` "
-            "and set unrolls, or an inner_loss."
+            f"{type(learner).__name__} neither unrolls nor is an ImplicitLearner, so dθ/dλ is not known. "
+            "Give it `unroll` and set unrolls, or an inner_loss."
         )
 
     def ready(self) -> None:

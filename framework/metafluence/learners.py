@@ -205,7 +205,7 @@ def minimise_inner(
     """The argmin of the inner loss, all tasks at once.
 
     optimiser: newton (dense Hessians), lbfgs, gradient (steepest descent), or auto, which is newton up to NEWTON_LIMIT
-    parameters and lbfgs above. tolerance: on the gradient's norm; None for what the optimiser reaches in this precision.
+    parameters and lbfgs above. tolerance: on the gradient's norm; None for what this precision allows.
     """
     start = learner.inner_start(rows, support) if init is None else init
     if optimiser == "auto":

@@ -1,4 +1,4 @@
-"""The true derivatives where θ is what a differentiable procedure gives (steps, a closed form), by autograd through it."""
+"""The true derivatives where θ comes of a differentiable procedure (steps, a closed form), by autograd through it."""
 
 from __future__ import annotations
 

@@ -26,8 +26,8 @@ from metafluence_plugins.learners.linear_head import FeatureLearner
 class ProtoNet(FeatureLearner, ImplicitLearner):
     """Meta-parameters: the backbone. Adapted: a prototype for every class, [C, d], flattened.
 
-    inner_loss = mean ½ ‖z_j − prototype of j's class‖² over the support + shrinkage/2 ‖prototypes‖², whose optimum is the
-    classes' weighted means where shrinkage is 0. A class is as likely as exp(−‖z − prototype‖²/ temperature). With
+    inner_loss = mean ½ ‖z_j − prototype of j's class‖² over the support + shrinkage/2 ‖prototypes‖², whose optimum is
+    the classes' weighted means where shrinkage is 0. A class is as likely as exp(−‖z − prototype‖²/ temperature). With
     shrinkage 0 a class must keep an instance: to remove the only one of a class, give a little shrinkage.
     differentiation: `unrolled` goes through the means by autograd, `implicit` through the inner Hessian.
     """
@@ -88,7 +88,7 @@ class ProtoNet(FeatureLearner, ImplicitLearner):
         if not bool((mass > 0).all()):
             task, label = (mass <= 0).nonzero()[0].tolist()
             raise InputError(
-                f"Class {label} of task {task} (counted within its chunk) has no support instance of positive weight, so "
-                "it has no prototype. Give protonet a shrinkage above 0, or keep one instance."
+                f"Class {label} of task {task} (counted within its chunk) has no support instance of positive weight, "
+                "so it has no prototype. Give protonet a shrinkage above 0, or keep one instance."
             )
         return mass

@@ -29,8 +29,8 @@ class RidgeHead(LinearHead, ImplicitLearner):
 
     inner_loss = mean ½ ‖head [z; 1] − y‖² over the support + ridge/2 ‖head‖², y one-hot for classes: least squares,
     solved exactly. Classes are then told apart by cross-entropy of scale times the head's outputs; real targets by ½
-    squared error of the outputs. learn: whether ridge and scale are learned. differentiation: `unrolled` goes through the
-    closed form by autograd, `implicit` through the inner Hessian, by whichever inner solver; they agree to rounding.
+    squared error of the outputs. learn: whether ridge and scale are learned. differentiation: `unrolled` goes through
+    the closed form by autograd, `implicit` through the inner Hessian by any inner solver; they agree to rounding.
     """
 
     backbone: Backbone | nn.Module
