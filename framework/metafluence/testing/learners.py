@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from metafluence import MetaLearner, build
@@ -43,13 +44,13 @@ def learner_failures(
         if name in _skipped(learner, skip):
             continue
         try:
-            _run(name, learner, examples, real)()
+            _run(name, learner, examples, real, phases=[Phase.generate], derandomize=True, database=None)()
         except Exception as error:
             found.append(f"{name}: {type(error).__name__}: {error}".strip())
     return found
 
 
-def _run(name: str, learner: MetaLearner, examples: int, real: bool) -> Callable[[], None]:
+def _run(name: str, learner: MetaLearner, examples: int, real: bool, **options: Any) -> Callable[[], None]:
     retrains = name in RETRAINING
     drawn = problems(
         lambda: learner,
@@ -59,7 +60,12 @@ def _run(name: str, learner: MetaLearner, examples: int, real: bool) -> Callable
         real=real,
     )
 
-    @settings(max_examples=max(1, examples // FEWER) if retrains else examples, deadline=None)
+    @settings(
+        max_examples=max(1, examples // FEWER) if retrains else examples,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+        **options,
+    )
     @given(drawn, st.integers(0, 2**20))
     def run(problem, seed) -> None:
         CHECKS[name](Trial(problem, seed))
