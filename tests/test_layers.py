@@ -16,7 +16,18 @@ PLUGINS = sorted((ROOT / "plugins" / "metafluence_plugins").rglob("*.py"))
 # Lowest first: a module imports only from layers above its own line in this list.
 LAYERS = [
     {"errors"},
-    {"tasks", "operators", "losses", "backbones", "resources", "observer", "derivatives", "describe", "minimise"},
+    {
+        "tasks",
+        "operators",
+        "losses",
+        "backbones",
+        "norms",
+        "resources",
+        "observer",
+        "derivatives",
+        "describe",
+        "minimise",
+    },
     {
         "importing",
         "validation",

@@ -341,6 +341,12 @@ from .truth import (
 )
 
 __version__: str
+from .backbones import (
+    pooled_size as pooled_size,
+)
+from .backbones import (
+    pooling as pooling,
+)
 from .budget import (
     Budget as Budget,
 )
@@ -397,6 +403,15 @@ from .losses import (
 )
 from .losses import (
     squared_error as squared_error,
+)
+from .norms import (
+    GroupNorm as GroupNorm,
+)
+from .norms import (
+    TaskBatchNorm as TaskBatchNorm,
+)
+from .norms import (
+    norm as norm,
 )
 from .operators import (
     LAYERED as LAYERED,
