@@ -48,7 +48,7 @@ LAYERS = [
     {"chunks"},
     {"problem"},
     {"curvature", "training", "diagnostics"},
-    {"retraining", "metrics", "config", "fits"},
+    {"retraining", "metrics", "config", "fits", "resuming"},
     {"attribution"},
     {"truth"},
     {"runs", "plans"},

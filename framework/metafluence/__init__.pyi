@@ -437,6 +437,15 @@ from .report import (
 from .report import (
     write_sweep as write_sweep,
 )
+from .resuming import (
+    TrainingState as TrainingState,
+)
+from .resuming import (
+    load_training as load_training,
+)
+from .resuming import (
+    save_training as save_training,
+)
 from .solving import (
     Preconditioner as Preconditioner,
 )
@@ -457,4 +466,22 @@ from .sweeps import (
 )
 from .sweeps import (
     sweep_damping as sweep_damping,
+)
+from .training import (
+    Quality as Quality,
+)
+from .training import (
+    Record as Record,
+)
+from .training import (
+    best_record as best_record,
+)
+from .training import (
+    loss_gradient as loss_gradient,
+)
+from .training import (
+    quality_at as quality_at,
+)
+from .training import (
+    validate as validate,
 )
