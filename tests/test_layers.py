@@ -41,7 +41,7 @@ LAYERS = [
         "executors",
         "hooks",
     },
-    {"registry", "fingerprints", "bars", "layers"},
+    {"registry", "fingerprints", "bars", "layers", "probes"},
     {"loader", "learners"},
     {"networks", "linearisation", "encoder"},
     {"implicit", "unrolled"},

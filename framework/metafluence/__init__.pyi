@@ -485,3 +485,6 @@ from .training import (
 from .training import (
     validate as validate,
 )
+from .probes import (
+    probe_module as probe_module,
+)
