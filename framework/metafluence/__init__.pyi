@@ -431,6 +431,9 @@ from .operators import (
 from .operators import (
     random_groups as random_groups,
 )
+from .probes import (
+    probe_module as probe_module,
+)
 from .report import (
     sweep_cells as sweep_cells,
 )
@@ -484,7 +487,4 @@ from .training import (
 )
 from .training import (
     validate as validate,
-)
-from .probes import (
-    probe_module as probe_module,
 )

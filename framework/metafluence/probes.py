@@ -1,4 +1,4 @@
-"""Whether a module of the user's own can be meta-trained and differentiated as learners do it, tried on a few numbers."""
+"""Whether a module of the user's own can be differentiated as learners do it, tried on a few numbers."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ def probe_module(module: nn.Module, input_shape: torch.Size, dtype: torch.dtype,
     try:
         _twice(lambda theta: network(theta, inputs), flat)
     except (RuntimeError, NotImplementedError) as error:
-        name = _undifferentiable(network, flat, inputs)
+        name, said = _undifferentiable(network, flat, inputs), str(error)
         if isinstance(network.module.get_submodule(name), nn.GroupNorm):
-            why, error = f"{why} for several columns", RuntimeError("use metafluence's GroupNorm(groups, channels)")
-        raise InputError(_sentence(_where(network.module, name), why, error)) from error
+            said = "several columns together break it; use metafluence's GroupNorm(groups, channels)"
+        raise InputError(_sentence(_where(network.module, name), why, said)) from error
 
 
 def _plain(network: FlatModule, flat: Tensor, inputs: Tensor) -> Tensor:
@@ -156,7 +156,7 @@ def _blaming(
     except InputError:
         raise
     except kinds as error:
-        raise InputError(_sentence(_where(module, at_work[-1] if at_work else ""), why, error)) from error
+        raise InputError(_sentence(_where(module, at_work[-1] if at_work else ""), why, str(error))) from error
     finally:
         for handle in handles:
             handle.remove()
@@ -167,7 +167,7 @@ def _where(module: nn.Module, name: str) -> str:
     return f"Layer {name!r} ({type(layer).__name__})" if name else f"The module {type(layer).__name__} itself"
 
 
-def _sentence(where: str, why: str, error: Exception) -> str:
-    said = str(error).strip().split("\n", maxsplit=1)[0]
-    mend = next((mend for part, mend in MENDS if part.lower() in str(error).lower()), "")
+def _sentence(where: str, why: str, error: str) -> str:
+    said = error.strip().split("\n", maxsplit=1)[0]
+    mend = next((mend for part, mend in MENDS if part.lower() in error.lower()), "")
     return f"{where} {why}: {mend or said}." + (f" (torch: {said[:160]})" if mend else "")
