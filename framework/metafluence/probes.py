@@ -80,7 +80,7 @@ def _keeps_no_state(network: FlatModule, flat: Tensor, inputs: Tensor, outputs: 
     module, name = network.module, type(network.module).__name__
     buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
     with torch.no_grad():
-        again, first = network(flat, inputs), network(flat, inputs[:1])
+        again, fewer = network(flat, inputs), network(flat, inputs[:-1])
     for key, buffer in module.named_buffers():
         if not torch.equal(buffer, buffers[key]):
             owner = key.rpartition(".")[0]
@@ -94,7 +94,7 @@ def _keeps_no_state(network: FlatModule, flat: Tensor, inputs: Tensor, outputs: 
             "(functional dropout, noise), or call eval() on it."
         )
     close = torch.finfo(flat.dtype).eps ** 0.5 * (1 + float(outputs.abs().max()))
-    if mixing_layer(module) is None and float((first - outputs[:1]).abs().max()) > close:
+    if mixing_layer(module) is None and float((fewer - outputs[:-1]).abs().max()) > close:
         raise InputError(
             f"{name} gives an instance other outputs when there are others in the batch, so tasks would see each "
             "other. Normalise by metafluence's TaskBatchNorm (one task's instances together) or GroupNorm."
