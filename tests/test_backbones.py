@@ -157,7 +157,7 @@ BACKBONES = {
 }
 HEADS = {
     "logistic-head": lambda backbone: LogisticHead(backbone, penalty=0.5),
-    "protonet": lambda backbone: ProtoNet(backbone),
+    "protonet": ProtoNet,
     "maml": lambda backbone: MAML(backbone, steps=1, rate=0.2),
 }
 

@@ -62,7 +62,7 @@ def test_an_interrupted_fit_ends_bitwise_where_it_would_have(kind, stop, every, 
     assert same(resumed, whole)
     again = fit(folder=folder, progress=lambda *_: pytest.fail("stepped again"))
     assert same(again, whole)
-    assert again.seconds > resumed.seconds
+    assert again.seconds > load_tensors(folder / "training.safetensors")[1]["seconds"] > 0
 
 
 def test_a_fit_without_a_generator_resumes_too(tmp_path):
@@ -139,10 +139,10 @@ def test_other_shapes_and_damage_are_refused(tmp_path):
         mf.load_training(file, facts["identity"], torch.zeros(size))
     without = {name: tensor for name, tensor in tensors.items() if name != "best"}
     save_tensors(file, without, facts)
-    with pytest.raises(StoreError, match="damaged.*'best'.*Delete it"):
+    with pytest.raises(StoreError, match=r"damaged.*'best'.*Delete it"):
         mf.load_training(file, facts["identity"], like)
     file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(StoreError, match="damaged.*Delete it"):
+    with pytest.raises(StoreError, match=r"damaged.*Delete it"):
         Adam(steps=6, save_every=1).fit(problem(), generator=seeded(), folder=tmp_path)
 
 
