@@ -25,7 +25,7 @@ from metafluence.tasks import Level, TaskSet, Weights
 COLUMN_BYTES = 2**27
 
 # A gradient alone keeps no graph afterwards; past this much on a processor, fresh memory costs more than it saves.
-GRADIENT_BYTES = 2**27
+GRADIENT_BYTES = 2**26
 
 Projector = Callable[[Tensor], Tensor]
 """A linear map of rows [m, P] to [m, k]."""
