@@ -8,7 +8,6 @@ thread. Prints medians over steps.
 from __future__ import annotations
 
 import argparse
-import itertools
 import statistics
 import time
 from collections.abc import Callable
@@ -29,14 +28,10 @@ def tasks(generator: torch.Generator) -> mf.TaskSet:
     return mf.TaskSet(half(), half(), tuple(str(i) for i in range(TASKS)))
 
 
-def median(work: Callable[[], object], repeats: int) -> float:
-    def seconds() -> float:
-        started = time.perf_counter()
-        work()
-        return time.perf_counter() - started
-
-    seconds()
-    return statistics.median(seconds() for _ in range(repeats))
+def seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
 
 
 def plain(backbone: mf.Backbone, images: torch.Tensor, part: int) -> Callable[[], None]:
@@ -52,12 +47,21 @@ def plain(backbone: mf.Backbone, images: torch.Tensor, part: int) -> Callable[[]
     return step
 
 
-def step_times(learner: mf.MetaLearner, train: mf.TaskSet, steps: int) -> list[float]:
-    ticks: list[float] = []
+def measure(learner: mf.MetaLearner, train: mf.TaskSet, rivals: list[Callable[[], None]], steps: int) -> list[float]:
+    """Medians over steps: seconds of a step, and the ratio to each rival, which is run right after it."""
+    rows: list[list[float]] = []
+    last = 0.0
+
+    def after_step(*_: object) -> None:
+        nonlocal last
+        step = time.perf_counter() - last
+        rows.append([step, *(step / seconds(rival) for rival in rivals)])
+        last = time.perf_counter()
+
     trainer = mf.build("trainer", "adam", steps=steps + 1, batch=TASKS)
     problem = mf.BilevelProblem(learner, train, 1e-3, mf.build("solver", "exact"))
-    trainer.fit(problem, generator=torch.Generator(), progress=lambda *_: ticks.append(time.perf_counter()))
-    return [after - before for before, after in itertools.pairwise(ticks)]
+    trainer.fit(problem, generator=torch.Generator(), progress=after_step)
+    return [statistics.median(column) for column in zip(*rows[1:], strict=True)]
 
 
 def main() -> None:
@@ -70,10 +74,10 @@ def main() -> None:
     print(f"{'norm':<7}{'learner':<15}{'s per step':>11}{'of plain':>10}{'of plain in parts':>19}")
     for norm in ("group", "batch"):
         backbone = mf.build("backbone", "conv4", norm=norm)
-        whole, parts = (median(plain(backbone, images, part), repeats) for part in (len(images), 50))
+        rivals = [plain(backbone, images, part) for part in (len(images), 50)]
         for name in ("protonet", "ridge-head", "logistic-head"):
-            step = statistics.median(step_times(mf.build("learner", name, backbone=backbone), train, repeats))
-            print(f"{norm:<7}{name:<15}{step:>11.3f}{step / whole:>10.2f}{step / parts:>19.2f}")
+            step, whole, parts = measure(mf.build("learner", name, backbone=backbone), train, rivals, repeats)
+            print(f"{norm:<7}{name:<15}{step:>11.3f}{whole:>10.2f}{parts:>19.2f}")
 
 
 if __name__ == "__main__":
