@@ -139,6 +139,7 @@ def test_a_fit_is_kept_with_its_checkpoints(tmp_path):
     for one, other in zip(fit.checkpoints, again.checkpoints, strict=True):
         assert (one.step, one.learning_rate) == (other.step, other.learning_rate)
         assert torch.equal(one.meta, other.meta)
+        assert torch.equal(one.before, other.before)
     assert torch.equal(fit.meta, again.meta)
     assert again.seconds == fit.seconds
     plain = tmp_path / "newton.safetensors"

@@ -18,11 +18,20 @@ Progress = Callable[[int, int, float], None]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Meta-parameters [P] after `step` steps, and the learning rate in force there, for steps along the sum F."""
+    """Meta-parameters [P] after `step` steps, and the learning rate in force there, for steps along the sum F.
+
+    before: the meta-parameters [P] before the last of these steps, where its gradient was taken; None if not kept.
+    """
 
     step: int
     learning_rate: float
     meta: Tensor
+    before: Tensor | None = None
+
+    @property
+    def taken_at(self) -> Tensor:
+        """Where the step's gradient was taken, [P]; `meta` if that was not kept."""
+        return self.meta if self.before is None else self.before
 
 
 @dataclass(frozen=True)

@@ -52,9 +52,10 @@ class Minibatch(Trainer):
             part = Weights(weights.task[chosen], weights.support[chosen], weights.query[chosen])
             gradient = batch.at(meta.detach(), part).gradient / size
             meta.grad = gradient + problem.l2 / count * meta.detach()
+            before = meta.detach().clone()
             optimiser.step()
             if step in kept:
-                found.append(Checkpoint(step, self.learning_rate / count, meta.detach().clone()))
+                found.append(Checkpoint(step, self.learning_rate / count, meta.detach().clone(), before))
             if progress is not None:
                 progress(step, self.steps, float(gradient.norm()))
         final = meta.detach().clone()
