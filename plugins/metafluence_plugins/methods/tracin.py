@@ -43,9 +43,9 @@ class TracIn(AttributionMethod):
     where the checkpoint's step was taken from.
 
     As an edit the item's own steps are undone: Σ_c rate_c r_i(λ_c). Where every step has its checkpoint and takes all
-    tasks, that is all that the item itself did to λ under plain gradient descent (and for one step what descent without
-    it gives); that later steps would then start elsewhere is not in it. Of minibatches it is the expectation; with other
-    optimisers the size means nothing.
+    tasks, that is all that the item itself did to λ under plain gradient descent, and for one step what descent without
+    it gives; that later steps would then start elsewhere is not in it. With minibatches it is what the item did on
+    average over their draws; with other optimisers the size means nothing.
     """
 
     gradients: Literal["total", "partial"] = "total"
