@@ -41,13 +41,15 @@ ELSEWHERE = {
     "maml": ("influence", "leave-out", "paper", "tlxml", "tracin", "trak"),
     "imaml": ("influence", "paper", "tlxml", "tracin", "trak", "loss"),
 }
-for _learner, _names in {"logistic-head": [*REGISTRY.names("method"), *METHODS], **ELSEWHERE}.items():
+for _learner, _names in {"logistic-head": dict.fromkeys([*REGISTRY.names("method"), *METHODS]), **ELSEWHERE}.items():
     for _name in _names:
         _spec = {"use": _name, **METHODS.get(_name, {})}
         _options = {key: _spec.pop(key) for key in ("skip", "examples") if key in _spec}
         _options |= {} if _learner == "logistic-head" else {"examples": 1, "learner": _learner}
         _suite = method_suite(REGISTRY.build("method", _spec), **_options)
         _suite.__name__ = _suite.__qualname__ = "TestMethod" + f"{_name}-{_learner}".title().replace("-", "")
+        if _learner == "imaml":  # whose retrainings are dear
+            _suite.test_in_all_worlds = pytest.mark.slow(_suite.test_in_all_worlds)
         globals()[_suite.__name__] = _suite
 del _suite
 

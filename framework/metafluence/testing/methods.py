@@ -155,10 +155,8 @@ def check_chunks(trial: Trial) -> None:
 def check_seed(trial: Trial) -> None:
     """The same seed gives the same bits, and nothing that was given is written to."""
     meta, tasks = trial.world.fit.meta.clone(), trial.world.problem.tasks.fingerprint()
-    again = trial.world.over(trial.world.problem.tasks)
-    assert torch.equal(trial.scores(trial.world.context(trial.level, again)), trial.usual), (
-        "the seed gives other scores"
-    )
+    again = trial.world.context(trial.level, trial.world.over(trial.world.problem.tasks))
+    assert torch.equal(trial.scores(again), trial.usual), "the same seed gives other scores"
     assert torch.equal(trial.world.fit.meta, meta), "λ* was changed"
     assert trial.world.problem.tasks.fingerprint() == tasks, "the tasks were changed"
 
