@@ -36,6 +36,7 @@ benchmarks: $(READY)
 	$(BIN)/python benchmarks/ek_fac.py
 	$(BIN)/python benchmarks/preconditioners.py
 	$(BIN)/python benchmarks/inner_solvers.py
+	$(BIN)/python benchmarks/training_step.py
 
 clean:
 	rm -rf $(VENV) results

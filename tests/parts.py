@@ -26,3 +26,18 @@ LEARNERS = {
     "ridge-head": lambda: RidgeHead(MLP((2,)), ridge=0.3, scale=3.0),
     "protonet": lambda: ProtoNet(MLP((2,)), shrinkage=0.1),
 }
+
+# What a learner's options change, on classes.
+VARIANTS = {
+    "maml-adam": lambda: MAML(MLP((2,)), steps=2, rate=0.05, rule="adam"),
+    "maml-learned-rates": lambda: MAML(MLP((2,)), steps=2, rate=0.3, learn_rates=True),
+    "maml-first-order": lambda: MAML(MLP((2,)), steps=2, rate=0.3, first_order=True),
+    "anil-adam": lambda: ANIL(MLP((2,)), steps=2, rate=0.05, rule="adam"),
+    "anil-first-order": lambda: ANIL(MLP((2,)), steps=2, rate=0.3, first_order=True),
+    "ridge-head-implicit": lambda: RidgeHead(MLP((2,)), ridge=0.3, scale=3.0, differentiation="implicit"),
+    "ridge-head-as-given": lambda: RidgeHead(MLP((2,)), ridge=0.3, scale=3.0, learn=False),
+    "protonet-implicit": lambda: ProtoNet(MLP((2,)), shrinkage=0.1, differentiation="implicit"),
+}
+
+# The learners that regress, on real targets.
+REAL = {f"{name}-real": LEARNERS[name] for name in ("joint", "imaml", "maml", "anil", "ridge-head")}

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import metafluence as mf
-from metafluence.testing import failures, method_suite, solver_suite
+from metafluence.testing import failures, learner_failures, method_suite, solver_suite
 
 REGISTRY = mf.default_registry()
 SUBJECTS = {name: {"use": name} for name in REGISTRY.names("solver")} | {
@@ -59,7 +59,9 @@ def test_every_registered_solver_is_here(name):
     assert "Test" + name.title().replace("-", "") in globals()
 
 
-def test_the_example_keeps_the_contract():
+def test_the_examples_keep_the_contract():
     file = Path(__file__).parents[1] / "examples" / "registry.yaml"
     registry = mf.default_registry(file)
     assert failures(registry.build("solver", "steepest")) == []
+    small = {"use": "bias-head", "backbone": {"use": "mlp", "hidden": [2]}}
+    assert learner_failures(registry.build("learner", small)) == []

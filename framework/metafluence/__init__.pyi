@@ -341,6 +341,12 @@ from .truth import (
 )
 
 __version__: str
+from .backbones import (
+    pooled_size as pooled_size,
+)
+from .backbones import (
+    pooling as pooling,
+)
 from .budget import (
     Budget as Budget,
 )
@@ -398,6 +404,15 @@ from .losses import (
 from .losses import (
     squared_error as squared_error,
 )
+from .norms import (
+    GroupNorm as GroupNorm,
+)
+from .norms import (
+    TaskBatchNorm as TaskBatchNorm,
+)
+from .norms import (
+    norm as norm,
+)
 from .operators import (
     LAYERED as LAYERED,
 )
@@ -416,11 +431,23 @@ from .operators import (
 from .operators import (
     random_groups as random_groups,
 )
+from .probes import (
+    probe_module as probe_module,
+)
 from .report import (
     sweep_cells as sweep_cells,
 )
 from .report import (
     write_sweep as write_sweep,
+)
+from .resuming import (
+    TrainingState as TrainingState,
+)
+from .resuming import (
+    load_training as load_training,
+)
+from .resuming import (
+    save_training as save_training,
 )
 from .solving import (
     Preconditioner as Preconditioner,
@@ -442,4 +469,22 @@ from .sweeps import (
 )
 from .sweeps import (
     sweep_damping as sweep_damping,
+)
+from .training import (
+    Quality as Quality,
+)
+from .training import (
+    Record as Record,
+)
+from .training import (
+    best_record as best_record,
+)
+from .training import (
+    loss_gradient as loss_gradient,
+)
+from .training import (
+    quality_at as quality_at,
+)
+from .training import (
+    validate as validate,
 )

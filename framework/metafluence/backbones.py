@@ -26,7 +26,10 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu": nn.GELU,
     "silu": nn.SiLU,
     "relu": nn.ReLU,
+    "leaky-relu": lambda: nn.LeakyReLU(0.1),
 }
+
+POOLINGS: dict[str, Callable[[], nn.Module]] = {"average": lambda: nn.AvgPool2d(2), "max": lambda: nn.MaxPool2d(2)}
 
 
 def activation(name: str) -> nn.Module:
@@ -34,6 +37,33 @@ def activation(name: str) -> nn.Module:
     if name not in ACTIVATIONS:
         raise InputError(f"Unknown activation {name!r}. Known: {', '.join(ACTIVATIONS)}.")
     return ACTIVATIONS[name]()
+
+
+def pooling(name: str) -> nn.Module:
+    """2x2 pooling called `name`: average, which is smooth, or max. Raises InputError for others."""
+    if name not in POOLINGS:
+        raise InputError(f"Unknown pooling {name!r}. Known: {', '.join(POOLINGS)}.")
+    return POOLINGS[name]()
+
+
+def pooled_size(name: str, input_shape: torch.Size, times: int) -> tuple[int, int]:
+    """Height and width of images [channels, height, width] after `times` poolings of 2x2.
+
+    Raises InputError, in the name of the backbone, for what is no image or is too small.
+    """
+    if len(input_shape) != 3:
+        raise InputError(
+            f"{name} takes images [channels, height, width]; these inputs are {list(input_shape)}. "
+            "Reshape the data, or use the backbone mlp."
+        )
+    height, width = (side // 2**times for side in input_shape[1:])
+    if not height * width:
+        raise InputError(
+            f"{name} pools {times} times, which leaves nothing of {list(input_shape)}. "
+            f"Give images of at least {2**times}x{2**times}, or a backbone that pools less (small-conv with fewer "
+            "channels entries)."
+        )
+    return height, width
 
 
 def build_module(backbone: Backbone | nn.Module, input_shape: torch.Size, outputs: int | None) -> nn.Module:

@@ -114,6 +114,9 @@ class Chunk:
     def slopes(self, columns: Tensor, level: Level, jacobian: Jacobian) -> Tensor:
         """`gradients` or `instance_gradients` times columns [k, P], without forming them: [items, k]."""
         head = self.linearise(jacobian)
+        weights = getattr(self.weights, level)
+        if not head.explicit:
+            return columns.new_zeros(weights.numel(), len(columns))
         tangents = self._tangents(head, columns, "exact")
         if level == "task":
             return head.slopes(tangents).T
@@ -125,7 +128,7 @@ class Chunk:
         A support instance counts as it would if the query held it.
         """
         half = self.support if level == "support" else self.query
-        ones = torch.ones_like(half.targets, dtype=self.adapted.dtype, requires_grad=True)
+        ones = torch.ones_like(getattr(self.weights, level)).requires_grad_()
         with torch.enable_grad():
             loss = self._learner.outer_loss(self.rows, self.adapted, half, ones)
             (each,) = torch.autograd.grad(loss.sum(), ones)

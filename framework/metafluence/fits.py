@@ -1,30 +1,28 @@
-"""Fits kept in files, with their checkpoints."""
+"""Fits kept in files, with their checkpoints and history."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
-import torch
-
 from metafluence.store import load_tensors, save_tensors
-from metafluence.training import Checkpoint, Fit
+from metafluence.training import Checkpoint, Fit, Record, stack_checkpoints
 
 
 def stored_fit(file: Path, make: Callable[[], Fit]) -> Fit:
     """The fit in `file`; made and kept there if it is not."""
     if file.exists():
         tensors, facts = load_tensors(file)
-        metas = tensors["checkpoints"], tensors["before"]
+        metas = tensors["checkpoints"].unbind(1)
         kept = zip(facts.pop("steps_kept"), facts.pop("learning_rates"), *metas, strict=True)
-        return Fit(tensors["meta"], checkpoints=tuple(Checkpoint(*one) for one in kept), **facts)
+        history = tuple(Record(**record) for record in facts.pop("history"))
+        checkpoints = tuple(Checkpoint(*one) for one in kept)
+        return Fit(tensors["meta"], checkpoints=checkpoints, history=history, **facts)
     fit = make()
-    facts = {f.name: getattr(fit, f.name) for f in fields(fit) if f.name not in ("meta", "checkpoints")}
+    facts = {f.name: getattr(fit, f.name) for f in fields(fit) if f.name not in ("meta", "checkpoints", "history")}
+    facts["history"] = [asdict(record) for record in fit.history]
     facts["steps_kept"] = [c.step for c in fit.checkpoints]
     facts["learning_rates"] = [c.learning_rate for c in fit.checkpoints]
-    none = fit.meta.new_empty(0, fit.meta.numel())
-    metas = {"checkpoints": [c.meta for c in fit.checkpoints], "before": [c.taken_at for c in fit.checkpoints]}
-    stacked = {name: torch.stack(some) if some else none for name, some in metas.items()}
-    save_tensors(file, {"meta": fit.meta, **stacked}, facts)
+    save_tensors(file, {"meta": fit.meta, "checkpoints": stack_checkpoints(fit.checkpoints, fit.meta)}, facts)
     return fit

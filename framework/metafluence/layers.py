@@ -14,11 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import grad
 from torch.func import functional_call, vjp, vmap
-from torch.nn.modules.batchnorm import _NormBase
 
 from metafluence.errors import SolverError
 from metafluence.losses import OutputLoss
-from metafluence.modules import FlatModule
+from metafluence.modules import FlatModule, mixing_layer
 
 CHUNK_BYTES = 2**23
 
@@ -92,12 +91,12 @@ def layered_loss(
     Layers are Linear and Conv2d (zero padding, groups = 1), each used once. Raises SolverError for a network that
     mixes its instances (batch statistics), for which no per-instance curvature exists.
     """
-    for name, module in network.module.named_modules():
-        if isinstance(module, _NormBase):
-            raise SolverError(
-                f"Layer {name!r} ({type(module).__name__}) mixes the instances of a task, so the network has no "
-                "per-instance curvature. Use cg, or GroupNorm in its place."
-            )
+    mixing = mixing_layer(network.module)
+    if mixing is not None:
+        raise SolverError(
+            f"Layer {mixing} mixes the instances of a task, so the network has no per-instance curvature. Use cg, or "
+            "GroupNorm in its place."
+        )
     trace = Trace(network, flat.detach(), inputs)
     return LayeredLoss(
         trace.outputs.detach(), targets, weights, loss, shift, trace.layers, trace.pull, trace.others, trace.pull_others

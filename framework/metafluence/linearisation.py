@@ -148,7 +148,7 @@ class Head:
     def slopes(self, tangents: list[Tensor]) -> Tensor:
         """The total derivative of every task's loss along tangents of the explicit parts, [k, n]."""
         found = [(g * t).flatten(2).sum(dim=2) for g, t in zip(self.gradient(), tangents, strict=True)]
-        return torch.stack(found).sum(dim=0) if found else self._theta.new_zeros(1, 1)
+        return torch.stack(found).sum(dim=0)
 
     def instance_slopes(self, tangents: list[Tensor], level: Level) -> Tensor:
         """`instance_gradients` along tangents of the explicit parts, all instances at once: [k, n, instances].

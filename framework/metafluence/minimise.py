@@ -68,6 +68,7 @@ def minimise_lbfgs(
 
     `callback` is given the iteration and the gradient norms [N] after each step.
     """
+    evaluate = _remembering(evaluate)
     point = start
     f, g = evaluate(point)
     pairs: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=history)
@@ -102,6 +103,18 @@ def minimise_lbfgs(
         point, f, g = moved, f_new, g_new
 
 
+def _remembering(evaluate: Gradient) -> Gradient:
+    """Where the step that was tried last is taken, its value and gradient are known already."""
+    last: list[tuple[Tensor, tuple[Tensor, Tensor]]] = []
+
+    def remembered(point: Tensor) -> tuple[Tensor, Tensor]:
+        if not last or not torch.equal(last[0][0], point):
+            last[:] = [(point, evaluate(point))]
+        return last[0][1]
+
+    return remembered
+
+
 def _two_loops(g: Tensor, pairs: deque[tuple[Tensor, Tensor, Tensor]], scale: Tensor) -> Tensor:
     direction, coefficients = g, []
     for change, bend, rho in reversed(pairs):
@@ -124,11 +137,12 @@ def _backtrack(
     slack = 4 * torch.finfo(f.dtype).eps * f.abs()
     ok = torch.zeros_like(active)
     for _ in range(HALVINGS):
-        trial = value(point + torch.where(active & ~ok, length, 0.0).unsqueeze(-1) * step)
-        # Written so that NaN fails; a step whose promised decrease is below rounding is no success either.
-        ok |= active & (trial <= f + ARMIJO * length * slope) & (-length * slope > slack)
+        # A step whose promised decrease is below rounding cannot be judged, and a shorter one still less.
+        active = active & (ok | (-length * slope > slack))
         if bool((ok | ~active).all()):
             break
+        trial = value(point + torch.where(active, length, 0.0).unsqueeze(-1) * step)
+        ok |= active & (trial <= f + ARMIJO * length * slope)  # written so that NaN fails
         length = torch.where(ok, length, length / 2)
     return point + torch.where(ok, length, 0.0).unsqueeze(-1) * step, ok
 

@@ -8,9 +8,10 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
-from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from metafluence.errors import InputError
+from metafluence.norms import TaskBatchNorm
 from metafluence.tasks import hash_tensor
 
 
@@ -52,7 +53,7 @@ class FlatModule:
     @property
     def mixes_instances(self) -> bool:
         """An instance's output depends on the others in its batch, by batch statistics."""
-        return any(isinstance(layer, _NormBase) for layer in self.module.modules())
+        return mixing_layer(self.module) is not None
 
     def positions(self) -> dict[str, Tensor]:
         """Where each trained parameter lies in the flat vector, in its own shape."""
@@ -79,13 +80,22 @@ class FlatModule:
         return vmap(self)(flat, inputs)
 
 
+def mixing_layer(module: nn.Module) -> str | None:
+    """The first layer that computes an instance's output from the others of its batch too, as "'name' (Type)"."""
+    for name, layer in module.named_modules():
+        if isinstance(layer, TaskBatchNorm | _BatchNorm):
+            return f"{name!r} ({type(layer).__name__})"
+    return None
+
+
 def check_module(module: nn.Module) -> None:
     """Refuse what cannot be differentiated as a fixed function of its parameters."""
     for name, layer in module.named_modules():
         where = f"Layer {name or type(module).__name__!r} ({type(layer).__name__})"
         if isinstance(layer, _NormBase) and layer.track_running_stats:
             raise InputError(
-                f"{where} keeps running statistics, which mix tasks. Use GroupNorm, or track_running_stats=False."
+                f"{where} keeps running statistics, which mix tasks. Use metafluence's TaskBatchNorm (the "
+                "statistics of one task alone) or GroupNorm in its place."
             )
         if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0:
             raise InputError(

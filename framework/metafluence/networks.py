@@ -14,6 +14,7 @@ from metafluence.layers import LayerStack, gradients_each, layered_loss
 from metafluence.learners import MetaLearner
 from metafluence.losses import OutputLoss, SoftmaxLoss, SquaredLoss, Through, weighted_mean
 from metafluence.modules import FlatModule
+from metafluence.probes import probe_module
 from metafluence.tasks import Batch, TaskSet
 
 
@@ -43,6 +44,8 @@ class NetworkLearner(MetaLearner):
             what = "target values" if real else "classes"
             raise InputError(f"The tasks have {found} {what}, but {name} is set to ways={ways}.")
         module = build_module(self.backbone, tasks.input_shape, ways if self.classifies else None)
+        if not isinstance(self.backbone, Backbone):
+            probe_module(module, tasks.input_shape, tasks.dtype, tasks.device)
         bound = replace(self, backbone=module, ways=ways)  # type: ignore[type-var]
         object.__setattr__(bound, "_network", FlatModule(module, tasks.dtype, tasks.device))
         object.__setattr__(bound, "_loss", SquaredLoss() if real else SoftmaxLoss())

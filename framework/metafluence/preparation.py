@@ -25,7 +25,7 @@ from metafluence.runs import Bench
 from metafluence.solving import Solver
 from metafluence.store import claim, write_atomically
 from metafluence.tasks import Level
-from metafluence.training import Fit, Trainer
+from metafluence.training import Fit, Record, Trainer
 from metafluence.truth import Truth, draw_removals, retrain
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
@@ -68,7 +68,7 @@ class Preparation:
         split = self._tasks()
         problem = BilevelProblem(self._learner, split.train, self.config.l2, self._inner_solver, self.config.memory_gib)
         self._claim(problem, split)
-        fit = self._fit("meta-training", "fit", self._trainer, problem, "fit")
+        fit = self._fit("meta-training", "fit", self._trainer, problem, split, "fit")
         point = problem.at(fit.meta)
         self._observer.stage("checking the fit")
         diagnostics = diagnose(point, self._generator("diagnostics"))
@@ -79,8 +79,9 @@ class Preparation:
         checkpoints = fit.checkpoints
         if self._descent is not None:
             name = f"checkpoints-{component_fingerprint(self._descent)}"
-            checkpoints = self._fit("meta-training for checkpoints", name, self._descent, problem, "fit").checkpoints
-        bank = self._bank(problem, fit, "fit", self.folder / "bank") if self.config.truth is not None else None
+            stage = "meta-training for checkpoints"
+            checkpoints = self._fit(stage, name, self._descent, problem, split, "fit").checkpoints
+        bank = self._bank(problem, fit, split, "fit", self.folder / "bank") if self.config.truth is not None else None
         shared = (problem, fit.meta, point.adapted, split.validation, split.test, bank, checkpoints, self.config.seed)
         benches: dict[Level, Bench] = {}
         others = self._other_seeds(problem, split)
@@ -118,20 +119,30 @@ class Preparation:
         config = self.config.model_dump_json(indent=1).encode()
         write_atomically(self.folder / "study.json", config)
 
-    def _fit(self, stage: str, name: str, trainer: Trainer, problem: BilevelProblem, purpose: str) -> Fit:
+    def _fit(self, stage: str, name: str, trainer: Trainer, problem: BilevelProblem, split: Split, purpose: str) -> Fit:
+        judged = ""
+
+        def report(step: int, total: int, record: Record) -> None:
+            nonlocal judged
+            judged = record.validation() or judged
+            self._observer.step(step, total, f"{record} {judged}".rstrip())
+
         def make() -> Fit:
             self._observer.stage(stage)
             fit = trainer.fit(
                 problem,
                 generator=self._generator(purpose),
-                progress=lambda step, total, norm: self._observer.step(step, total, f"{norm:.1e}"),
+                progress=report,
+                validation=split.validation if trainer.needs_validation else None,
+                folder=self.folder / "training" / name,
             )
-            self._observer.done(f"‖∇F‖ = {fit.gradient_norm:.1e} after {fit.steps} steps")
+            best = "" if fit.best_step is None else f", validation best after {fit.best_step}"
+            self._observer.done(f"‖∇F‖ = {fit.gradient_norm:.1e} after {fit.steps} steps{best}")
             return fit
 
         return stored_fit(self.folder / f"{name}.safetensors", make)
 
-    def _bank(self, problem: BilevelProblem, fit: Fit, purpose: str, store: Path) -> RetrainBank:
+    def _bank(self, problem: BilevelProblem, fit: Fit, split: Split, purpose: str, store: Path) -> RetrainBank:
         assert self.config.truth is not None
         return RetrainBank(
             problem,
@@ -142,6 +153,7 @@ class Preparation:
             self.config.truth.start,
             self._generator(purpose).initial_seed(),
             lambda done, total: self._observer.step(done, total) if total > 1 else None,
+            split.validation if self._trainer.needs_validation else None,
         )
 
     def _other_seeds(self, problem: BilevelProblem, split: Split) -> list[tuple[RetrainBank, Targets]]:
@@ -149,8 +161,9 @@ class Preparation:
         found = []
         for seed in range(1, self.config.truth.seeds + 1) if self.config.truth is not None else ():
             purpose = f"fit {seed}"
-            fit = self._fit(f"meta-training with other seed {seed}", f"fit-{seed}", self._trainer, problem, purpose)
-            bank = self._bank(problem, fit, purpose, self.folder / f"bank-{seed}")
+            stage = f"meta-training with other seed {seed}"
+            fit = self._fit(stage, f"fit-{seed}", self._trainer, problem, split, purpose)
+            bank = self._bank(problem, fit, split, purpose, self.folder / f"bank-{seed}")
             found.append((bank, Targets(problem, split.validation, fit.meta)))
         return found
 

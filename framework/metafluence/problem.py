@@ -24,6 +24,9 @@ from metafluence.tasks import Level, TaskSet, Weights
 # Past this much a batch of columns only falls out of the caches (measured: 64 columns cost half per column of 256).
 COLUMN_BYTES = 2**27
 
+# A gradient alone keeps no graph afterwards; past this much on a processor, fresh memory costs more than it saves.
+GRADIENT_BYTES = 2**26
+
 Projector = Callable[[Tensor], Tensor]
 """A linear map of rows [m, P] to [m, k]."""
 
@@ -50,7 +53,7 @@ class BilevelProblem:
         self.l2 = float(l2)
         self.inner_solver = inner_solver
         self.memory_gib = memory_gib
-        self._bytes_per_task: int | None = None
+        self._measured: dict[tuple[object, ...], int] = {}  # shared by all copies
 
     @property
     def size(self) -> int:
@@ -82,9 +85,6 @@ class BilevelProblem:
             )
         other = copy(self)
         other.tasks, other.l2 = tasks, 0.0
-        same = tasks.support.targets.shape[1:] == self.tasks.support.targets.shape[1:]
-        if not same or tasks.query.targets.shape[1:] != self.tasks.query.targets.shape[1:]:
-            other._bytes_per_task = None
         return other
 
     def fingerprint(self) -> str:
@@ -101,17 +101,34 @@ class BilevelProblem:
         """A few of the tasks, adapted at `meta`."""
         return Chunk(self.learner, self.inner_solver, self.tasks, meta, weights, where, init)
 
-    def bytes_per_task(self, meta: Tensor) -> int:
-        """Memory of one task's kept graphs, measured once."""
-        if self._bytes_per_task is None:
+    def gradient_chunks(self, meta: Tensor, weights: Weights) -> Iterator[Chunk]:
+        """All tasks, a few at a time, for one pass over their losses and gradients: no chunk is to be kept."""
+        self.check(meta)
+        budget = self.memory_gib * 2**30
+        bound = min(budget, GRADIENT_BYTES) if meta.device.type == "cpu" else budget
+        for where in self.tasks.chunks(int(max(1, bound // self.bytes_per_task(meta, products=False)))):
+            yield self.chunk(meta, weights, where, None)
+
+    def bytes_per_task(self, meta: Tensor, products: bool = True) -> int:
+        """Memory of one task's graphs, kept for products or for a gradient alone. Measured once per shape of tasks."""
+        shapes = (self.tasks.support.targets.shape[1:], self.tasks.query.targets.shape[1:])
+        if (products, *shapes) not in self._measured:
 
             def build() -> Chunk:
                 single = self.chunk(meta, Weights.ones(self.tasks), slice(0, 1), None)
-                single.ready()
+                if products:
+                    single.ready()
+                else:
+                    single.gradient("total")
                 return single
 
-            self._bytes_per_task = max(1, graph_bytes(build))
-        return self._bytes_per_task
+            self._measured[products, *shapes] = max(1, graph_bytes(build))
+        return self._measured[products, *shapes]
+
+    def check(self, meta: Tensor) -> None:
+        """Raises InputError for meta-parameters that are not this learner's."""
+        if tuple(meta.shape) != (self.size,):
+            raise InputError(f"meta has shape {tuple(meta.shape)}; this learner has [{self.size}] meta-parameters.")
 
 
 class Point:
@@ -121,8 +138,7 @@ class Point:
     """
 
     def __init__(self, problem: BilevelProblem, meta: Tensor, weights: Weights, init: Tensor | None) -> None:
-        if tuple(meta.shape) != (problem.size,):
-            raise InputError(f"meta has shape {tuple(meta.shape)}; this learner has [{problem.size}] meta-parameters.")
+        problem.check(meta)
         self.problem = problem
         self.meta = meta
         self.weights = weights

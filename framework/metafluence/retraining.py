@@ -16,7 +16,7 @@ from metafluence.executors import Executor
 from metafluence.fingerprints import component_fingerprint
 from metafluence.problem import BilevelProblem
 from metafluence.store import claim, load_tensors, save_tensors
-from metafluence.tasks import Level, Removal, Weights, hash_tensor
+from metafluence.tasks import Level, Removal, TaskSet, Weights, hash_tensor
 from metafluence.training import Fit, Trainer
 
 Start = Literal["warm", "cold"]
@@ -41,7 +41,8 @@ class RetrainBank:
 
     start: `warm` from λ*, or `cold` from the fit's own initial parameters, drawn anew from `seed`.
     store: a folder for the fits; work already there is reused if it answers the same question, else StoreError.
-    progress: called with fits done and fits asked for.
+    progress: called with fits done and fits asked for. validation: tasks that the trainer judges its steps on, the
+    same as in the fit, where it does.
     """
 
     def __init__(
@@ -54,23 +55,24 @@ class RetrainBank:
         start: Start = "warm",
         seed: int = 0,
         progress: Callable[[int, int], None] | None = None,
+        validation: TaskSet | None = None,
     ) -> None:
         self._problem, self._trainer, self._executor = problem, trainer, executor
         self._init = fit.meta if start == "warm" else None
-        self._seed, self._store, self._progress = seed, store, progress
+        self._seed, self._store, self._progress, self._validation = seed, store, progress, validation
         self._kept: dict[str, tuple[Tensor, dict[str, Any]]] = {}
         if store is not None:
             digest = hashlib.sha256()
             hash_tensor(digest, fit.meta)
-            claim(
-                store,
-                {
-                    "problem": problem.fingerprint(),
-                    "fit": digest.hexdigest()[:16],
-                    "trainer": component_fingerprint(trainer),
-                    "start": start if start == "warm" else f"cold, seed {seed}",
-                },
-            )
+            identity = {
+                "problem": problem.fingerprint(),
+                "fit": digest.hexdigest()[:16],
+                "trainer": component_fingerprint(trainer),
+                "start": start if start == "warm" else f"cold, seed {seed}",
+            }
+            if validation is not None:
+                identity["validation"] = validation.fingerprint()
+            claim(store, identity)
 
     def leave_out(
         self, removals: Sequence[Removal], level: Level = "task", strict: bool = True, weight: float = 0.0
@@ -82,7 +84,7 @@ class RetrainBank:
         keys = [_key(level, removal, weight) for removal in removals]
         self._load(keys)
         missing = {k: r for k, r in zip(keys, removals, strict=True) if k not in self._kept}
-        work = _Refit(self._problem, self._trainer, self._init, self._seed, level, weight)
+        work = _Refit(self._problem, self._trainer, self._init, self._seed, level, weight, self._validation)
         names = list(missing)
         for done, (index, fit) in enumerate(self._executor.map(work, list(missing.values())), start=1):
             self._keep(names[index], missing[names[index]], level, fit)
@@ -143,11 +145,12 @@ class _Refit:
     seed: int
     level: Level
     weight: float
+    validation: TaskSet | None
 
     def __call__(self, removal: Removal) -> Fit:
         weights = Weights.ones(self.problem.tasks).set(self.level, removal, self.weight)
         generator = torch.Generator().manual_seed(self.seed)
-        return self.trainer.fit(self.problem, weights, self.init, generator)
+        return self.trainer.fit(self.problem, weights, self.init, generator, validation=self.validation)
 
 
 def _key(level: Level, removal: Removal, weight: float) -> str:

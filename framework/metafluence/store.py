@@ -69,9 +69,14 @@ def claim(folder: Path, identity: Mapping[str, str]) -> None:
         found = json.loads(manifest.read_text())
     except ValueError as error:
         raise StoreError(f"{manifest} is damaged ({error}). Delete the folder {folder}.") from error
+    check_identity(folder, found, identity)
+
+
+def check_identity(where: Path, found: Mapping[str, str], identity: Mapping[str, str]) -> None:
+    """Raises StoreError naming every part in which the work found at `where` differs from what is asked."""
     differing = sorted(k for k in identity.keys() | found.keys() if identity.get(k) != found.get(k))
     if differing:
         parts = "; ".join(f"{k}: stored {found.get(k)}, now {identity.get(k)}" for k in differing)
         raise StoreError(
-            f"{folder} holds work of another study ({parts}). Use another folder, or delete this one to start anew."
+            f"{where} holds work of another study ({parts}). Use another folder, or delete this one to start anew."
         )

@@ -13,19 +13,17 @@ StepRule = Literal["sgd", "adam"]
 
 
 class _SmoothAdam(DifferentiableAdam):
-    """higher's Adam where a parameter's gradient is exactly zero: it then stays, and so do all its derivatives."""
+    """higher's Adam of one tensor, where some gradients have been exactly zero so far: what they belong to stays."""
 
     def _update(self, grouped_grads: list[list[Tensor]], **kwargs: object) -> None:
         # √v has no derivative at v = 0, and a NaN there would spread to all others.
-        before = [list(group["params"]) for group in self.param_groups]
-        still = [[g.detach() == 0 for g in grads] for grads in grouped_grads]
-        safe = [
-            [torch.where(s, 1.0, g) for s, g in zip(*both, strict=True)]
-            for both in zip(still, grouped_grads, strict=True)
-        ]
-        super()._update(safe, **kwargs)
-        for group, old, masks in zip(self.param_groups, before, still, strict=True):
-            group["params"] = [torch.where(m, o, p) for m, o, p in zip(masks, old, group["params"], strict=True)]
+        ((gradient,),), state, params = grouped_grads, self.state[0][0], self.param_groups[0]["params"]
+        (before,) = params
+        kept = {name: state.get(name, torch.zeros_like(before)) for name in ("exp_avg", "exp_avg_sq")}
+        still = (gradient.detach() == 0) & (kept["exp_avg_sq"].detach() == 0)
+        super()._update([[torch.where(still, 1.0, gradient)]], **kwargs)
+        params[0] = torch.where(still, before, params[0])
+        state.update({name: torch.where(still, value, state[name]) for name, value in kept.items()})
 
 
 def descend(

@@ -19,7 +19,7 @@ class FeatureLearner(NetworkLearner):
     def bind(self, tasks: TaskSet) -> Self:
         bound = super().bind(tasks)
         with torch.no_grad():
-            features = bound.network(bound.network.flat(), tasks.support.inputs[0, :1])
+            features = bound.network(bound.network.flat(), tasks.support.inputs[0, :2])
         if features.dim() != 2:
             raise InputError(
                 f"The backbone gives features of shape {list(features.shape[1:])} per instance; "

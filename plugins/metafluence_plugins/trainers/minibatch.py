@@ -1,34 +1,97 @@
-"""Meta-training on minibatches of tasks, with checkpoints: what `adam` and `sgd` share."""
+"""Meta-training on minibatches of tasks: what `adam` and `sgd` share."""
 
 from __future__ import annotations
 
+import hashlib
+import math
 import time
 from abc import abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from metafluence import BilevelProblem, Checkpoint, Fit, Progress, Trainer, Weights
+from metafluence import (
+    BilevelProblem,
+    Checkpoint,
+    ConvergenceError,
+    Fit,
+    InputError,
+    Progress,
+    Record,
+    TaskSet,
+    Trainer,
+    TrainingState,
+    Weights,
+    best_record,
+    component_fingerprint,
+    load_training,
+    loss_gradient,
+    save_training,
+    validate,
+)
 
 
 @dataclass(frozen=True)
 class Minibatch(Trainer):
     """Steps on minibatches of `batch` tasks; the objective is scaled to the mean over tasks.
 
-    checkpoints: how many are kept, evenly spaced, the last included. The gradient norm of the fit is the full
-    objective's; converged if it is below `tolerance`, which minibatches rarely reach: the report says so.
+    warmup: steps over which the learning rate rises from zero in a line; schedule: what it does then, to the last step
+    (cosine ends near zero). validate_every: steps between two validations; the fit then is where validation was best.
+    patience: validations without a better one after which it stops. checkpoints: how many are kept, evenly spaced, the
+    last included. save_every: steps between two saved states, where there is a folder for them.
+
+    The gradient norm of the fit is the full objective's; converged if it is below `tolerance`, which minibatches rarely
+    reach: the report says so.
     """
 
     steps: int = 500
     batch: int = 16
     learning_rate: float = 1e-2
+    warmup: int = 0
+    schedule: Literal["constant", "cosine"] = "constant"
+    validate_every: int | None = None
+    patience: int | None = None
     checkpoints: int = 5
+    save_every: int = 50
     tolerance: float = 1e-3
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__.lower()
+        for field in ("steps", "batch", "save_every", "validate_every", "patience"):
+            value = getattr(self, field)
+            if value is not None and value < 1:
+                raise InputError(f"{name} needs {field} >= 1; it is {value}.")
+        if not self.learning_rate > 0:
+            raise InputError(f"{name} needs learning_rate > 0; it is {self.learning_rate}.")
+        if self.checkpoints < 0:
+            raise InputError(f"{name} keeps `checkpoints` states, which cannot be {self.checkpoints}. Give 0 or more.")
+        if not 0 <= self.warmup < self.steps:
+            raise InputError(
+                f"{name} warms up for {self.warmup} of {self.steps} steps. Give a warmup of 0 or more, below steps."
+            )
+        if self.patience is not None and self.validate_every is None:
+            raise InputError(f"{name}'s patience counts validations, and there are none. Give validate_every too.")
 
     @abstractmethod
     def optimiser(self, meta: Tensor) -> torch.optim.Optimizer:
         """What makes the steps."""
+
+    @property
+    def needs_validation(self) -> bool:
+        return self.validate_every is not None
+
+    def rate(self, step: int) -> float:
+        """The learning rate of step 1, 2, ... `steps`."""
+        if step <= self.warmup:
+            return self.learning_rate * step / self.warmup
+        if self.schedule == "constant":
+            return self.learning_rate
+        done = (step - 1 - self.warmup) / (self.steps - self.warmup)
+        return self.learning_rate * (1 + math.cos(math.pi * done)) / 2
 
     def fit(
         self,
@@ -37,28 +100,133 @@ class Minibatch(Trainer):
         init: Tensor | None = None,
         generator: torch.Generator | None = None,
         progress: Progress | None = None,
+        validation: TaskSet | BilevelProblem | None = None,
+        folder: Path | None = None,
     ) -> Fit:
+        """As in `Trainer`. Raises ConvergenceError where the loss stops being a number, StoreError where `folder` holds
+        another fit."""
         started = time.perf_counter()
         weights = weights or Weights.ones(problem.tasks)
-        meta = (problem.learner.init_meta(generator) if init is None else init).clone().requires_grad_()
-        optimiser = self.optimiser(meta)
-        count = len(problem.tasks)
-        size = min(self.batch, count)
-        kept = {round((i + 1) * self.steps / self.checkpoints) for i in range(self.checkpoints)}
-        found: list[Checkpoint] = []
-        for step in range(1, self.steps + 1):
-            chosen = torch.randperm(count, generator=generator)[:size].sort().values
-            batch = problem.over(problem.tasks[chosen])
-            part = Weights(weights.task[chosen], weights.support[chosen], weights.query[chosen])
-            gradient = batch.at(meta.detach(), part).gradient / size
-            meta.grad = gradient + problem.l2 / count * meta.detach()
-            before = meta.detach().clone()
-            optimiser.step()
-            if step in kept:
-                found.append(Checkpoint(step, self.learning_rate / count, meta.detach().clone(), before))
+        judge = self._judge(problem, validation)
+        draws = generator if generator is not None else torch.default_generator
+        seed = str(draws.initial_seed())
+        start = (problem.learner.init_meta(generator) if init is None else init).detach().clone()
+        problem.check(start)
+        file = None if folder is None else folder / "training.safetensors"
+        identity = {} if file is None else self._identity(problem, weights, start, seed, judge)
+        state = None if file is None else load_training(file, identity, start)
+        if state is None:
+            state = TrainingState(start, start.clone(), draws.get_state())
+        state.meta.requires_grad_()
+        optimiser = self.optimiser(state.meta)
+        if state.optimiser:
+            groups = optimiser.state_dict()["param_groups"]
+            optimiser.load_state_dict({"state": {0: state.optimiser}, "param_groups": groups})
+        draws.set_state(state.generator)
+        before = state.seconds - started
+        while not self._done(state):
+            self._step(problem, weights, judge, draws, optimiser, state)
+            if file is not None and (state.step % self.save_every == 0 or self._done(state)):
+                kept = optimiser.state_dict()["state"].get(0, {})
+                state.optimiser = {name: t for name, t in kept.items() if isinstance(t, Tensor)}
+                state.generator, state.seconds = draws.get_state(), before + time.perf_counter()
+                save_training(file, state, identity)
             if progress is not None:
-                progress(step, self.steps, float(gradient.norm()))
-        final = meta.detach().clone()
-        norm = float(problem.at(final, weights).gradient.norm())
-        seconds = time.perf_counter() - started
-        return Fit(final, norm, norm <= self.tolerance, self.steps, 0, seconds, tuple(found))
+                progress(state.step, self.steps, state.history[-1])
+        best = best_record(state.history)
+        final = state.meta.detach().clone() if best is None else state.best
+        norm = float(loss_gradient(problem, final, weights)[1].norm())
+        return Fit(
+            final,
+            norm,
+            norm <= self.tolerance,
+            state.step,
+            0,
+            before + time.perf_counter(),
+            self._path(problem, state, best),
+            tuple(state.history),
+            None if best is None else best.step,
+        )
+
+    def _step(
+        self,
+        problem: BilevelProblem,
+        weights: Weights,
+        judge: BilevelProblem | None,
+        draws: torch.Generator,
+        optimiser: torch.optim.Optimizer,
+        state: TrainingState,
+    ) -> None:
+        """One step and all that is kept of it."""
+        state.step += 1
+        count, rate, meta = len(problem.tasks), self.rate(state.step), state.meta
+        size = min(self.batch, count)
+        chosen = torch.randperm(count, generator=draws)[:size].sort().values
+        found, gradient = loss_gradient(problem.over(problem.tasks[chosen]), meta, weights[chosen])
+        meta.grad = gradient / size + problem.l2 / count * meta.detach()
+        norm = float(meta.grad.norm())
+        if not math.isfinite(found.loss + norm):
+            raise ConvergenceError(
+                f"At step {state.step} of {type(self).__name__.lower()} the loss is {found.loss} and the gradient's "
+                f"norm {norm}. Lower the learning rate ({rate:.1e} there), give it a warmup, or raise l2."
+            )
+        optimiser.param_groups[0]["lr"] = rate
+        before = meta.detach().clone()
+        optimiser.step()
+        record = Record(state.step, found.loss, found.accuracy, norm, rate)
+        every = self.validate_every
+        if judge is not None and every is not None and (state.step % every == 0 or state.step == self.steps):
+            at = validate(judge, meta)
+            record = Record(state.step, found.loss, found.accuracy, norm, rate, at.loss, at.accuracy)
+        state.history.append(record)
+        if best_record(state.history) is record:
+            state.best = meta.detach().clone()
+        if state.step in {round((i + 1) * self.steps / self.checkpoints) for i in range(self.checkpoints)}:
+            now = meta.detach().clone()
+            state.checkpoints.append(self._checkpoint(problem, state.checkpoints, state.step, now, before))
+
+    def _done(self, state: TrainingState) -> bool:
+        best = best_record(state.history)
+        if state.step >= self.steps:
+            return True
+        if best is None or self.patience is None:
+            return False
+        later = [r for r in state.history[best.step :] if r.validation_loss is not None]
+        return len(later) >= self.patience
+
+    def _checkpoint(
+        self, problem: BilevelProblem, earlier: list[Checkpoint], step: int, meta: Tensor, before: Tensor | None = None
+    ) -> Checkpoint:
+        since = earlier[-1].step if earlier else 0
+        rate = fmean(self.rate(s) for s in range(since + 1, step + 1))
+        return Checkpoint(step, rate / len(problem.tasks), meta, before)
+
+    def _path(self, problem: BilevelProblem, state: TrainingState, best: Record | None) -> tuple[Checkpoint, ...]:
+        """The checkpoints that lead to the fit, the last of which is the fit."""
+        if best is None or not self.checkpoints:
+            return tuple(state.checkpoints)
+        earlier = [c for c in state.checkpoints if c.step < best.step]
+        return (*earlier, self._checkpoint(problem, earlier, best.step, state.best))
+
+    def _judge(self, problem: BilevelProblem, validation: TaskSet | BilevelProblem | None) -> BilevelProblem | None:
+        if not self.needs_validation:
+            return None
+        if validation is None:
+            raise InputError(
+                f"validate_every={self.validate_every} asks for validation tasks. Give fit(validation=tasks), or leave "
+                "validate_every out."
+            )
+        return problem.over(validation) if isinstance(validation, TaskSet) else validation
+
+    def _identity(
+        self, problem: BilevelProblem, weights: Weights, start: Tensor, seed: str, judge: BilevelProblem | None
+    ) -> dict[str, str]:
+        """What makes this fit another one than a stored one."""
+        return {
+            "problem": problem.fingerprint(),
+            "weights": weights.fingerprint(),
+            "trainer": component_fingerprint(self),
+            "start": hashlib.sha256(start.cpu().numpy().tobytes()).hexdigest()[:16],
+            "seed": seed,
+            "validation": "none" if judge is None else judge.fingerprint(),
+        }

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from metafluence import BilevelProblem, Fit, InputError, Point, Progress, Trainer, Weights, minimise_lbfgs
+from metafluence import (
+    BilevelProblem,
+    Fit,
+    InputError,
+    Point,
+    Progress,
+    Record,
+    TaskSet,
+    Trainer,
+    Weights,
+    minimise_lbfgs,
+    quality_at,
+)
 
 
 @dataclass(frozen=True)
@@ -17,7 +31,7 @@ class Newton(Trainer):
 
     warmup: L-BFGS steps before Newton's, skipped on a warm start. max_steps: Newton steps at most.
     The globalisation is Steihaug's truncated CG (1983): negative curvature is followed to the trust region's edge,
-    so that it ends at a minimum, not at a saddle.
+    so that it ends at a minimum, not at a saddle. It stops by the gradient alone: validation tasks change nothing.
     """
 
     tolerance: float = 1e-9
@@ -32,6 +46,8 @@ class Newton(Trainer):
         init: Tensor | None = None,
         generator: torch.Generator | None = None,
         progress: Progress | None = None,
+        validation: TaskSet | BilevelProblem | None = None,
+        folder: Path | None = None,
     ) -> Fit:
         if problem.tasks.dtype != torch.float64:
             raise InputError("The trainer newton is for exact work and needs float64 tasks. Set dtype: float64.")
@@ -39,8 +55,15 @@ class Newton(Trainer):
         weights = weights or Weights.ones(problem.tasks)
         total = self.max_steps + (self.warmup if init is None else 0)
         steps = 0
+        history: list[Record] = []
+
+        def report(step: int, at: Point, norm: float) -> None:
+            history.append(Record(step, *quality_at(at), norm))
+            if progress is not None:
+                progress(step, total, history[-1])
+
         if init is None:
-            init, steps = self._warm_up(problem, weights, generator, progress, total)
+            init, steps = self._warm_up(problem, weights, generator, report)
         point = problem.at(init, weights)
         norm = float(point.gradient.norm())
         radius, products, first = 0.1 * (1 + float(init.norm())), 0, steps
@@ -64,33 +87,30 @@ class Newton(Trainer):
                 point = trial
                 norm = float(point.gradient.norm())
             steps += 1
-            if progress is not None:
-                progress(steps, total, norm)
+            report(steps, point, norm)
         seconds = time.perf_counter() - started
-        return Fit(point.meta, norm, norm <= self.tolerance, steps, products, seconds)
+        return Fit(point.meta, norm, norm <= self.tolerance, steps, products, seconds, history=tuple(history))
 
     def _warm_up(
         self,
         problem: BilevelProblem,
         weights: Weights,
         generator: torch.Generator | None,
-        progress: Progress | None,
-        total: int,
+        report: Callable[[int, Point, float], None],
     ) -> tuple[Tensor, int]:
-        adapted: Tensor | None = None
+        last: Point | None = None
 
         def evaluate(meta: Tensor) -> tuple[Tensor, Tensor]:
-            nonlocal adapted
-            point = problem.at(meta[0], weights, adapted)
-            adapted = point.adapted
-            return meta.new_tensor([point.objective]), point.gradient.unsqueeze(0)
+            nonlocal last
+            last = problem.at(meta[0], weights, None if last is None else last.adapted)
+            return meta.new_tensor([last.objective]), last.gradient.unsqueeze(0)
 
-        def report(step: int, norms: Tensor) -> None:
-            if progress is not None:
-                progress(step, total, float(norms[0]))
+        def stepped(step: int, norms: Tensor) -> None:
+            assert last is not None
+            report(step, last, float(norms[0]))
 
         start = problem.learner.init_meta(generator).unsqueeze(0)
-        found = minimise_lbfgs(evaluate, start, self.tolerance, self.warmup, callback=report)
+        found = minimise_lbfgs(evaluate, start, self.tolerance, self.warmup, callback=stepped)
         return found.point[0], found.iterations
 
 

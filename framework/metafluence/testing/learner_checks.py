@@ -1,0 +1,367 @@
+"""What every learner must satisfy: the mathematics, held against finite differences and exact retraining."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import copy
+from dataclasses import replace
+from functools import partial
+
+import torch
+from hypothesis import assume, note
+from torch import Tensor
+from torch.autograd import grad
+
+from metafluence import (
+    LEVELS,
+    Batch,
+    BilevelProblem,
+    ImplicitLearner,
+    Jacobian,
+    Level,
+    Point,
+    TaskSet,
+    Weights,
+    build,
+)
+from metafluence.testing.problems import random_meta
+
+
+class Trial:
+    """One learner on one small problem, at random meta-parameters."""
+
+    def __init__(self, problem: BilevelProblem, seed: int) -> None:
+        self.problem = problem
+        self.learner = problem.learner
+        self.generator = torch.Generator().manual_seed(seed)
+        self.meta = random_meta(problem, seed)
+
+    @property
+    def direct(self) -> Jacobian:
+        """What is differentiated where θ is not."""
+        return "identity" if self.learner.shares_space else "held"
+
+    def random(self, *shape: int) -> Tensor:
+        return torch.randn(*shape, generator=self.generator, dtype=torch.float64)
+
+    def uneven(self) -> Weights:
+        """Weights of which no two are equal, and none is zero."""
+        ones = Weights.ones(self.problem.tasks)
+        parts = (ones.task, ones.support, ones.query)
+        return Weights(*(0.5 + torch.rand(w.shape, generator=self.generator, dtype=w.dtype) for w in parts))
+
+    def pick(self, level: Level) -> int:
+        count = getattr(Weights.ones(self.problem.tasks), level).numel()
+        return int(torch.randint(count, (), generator=self.generator))
+
+    def over(self, tasks: TaskSet) -> BilevelProblem:
+        """The same objective over other tasks."""
+        other = copy(self.problem)
+        other.tasks = tasks
+        return other
+
+
+def near(found: Tensor, wanted: Tensor, tolerance: float, what: str, scale: float = 0.0) -> None:
+    """‖found − wanted‖ ≤ tolerance · (scale + ‖wanted‖)."""
+    found, wanted = found.detach(), wanted.detach()
+    gap, bound = float((found - wanted).norm()), tolerance * (scale + float(wanted.norm())) + 1e-14
+    assert gap <= bound, f"{what}: {gap:.1e} apart, allowed {bound:.1e}"
+
+
+def by_differences(function: Callable[[Tensor], Tensor], at: Tensor, direction: Tensor, step: float) -> Tensor:
+    """Fourth-order central difference of `function` along `direction`."""
+
+    def f(t: float) -> Tensor:
+        return function(at + t * step * direction).detach()
+
+    return (8 * (f(1) - f(-1)) - (f(2) - f(-2))) / (12 * step)
+
+
+def derivative(
+    found: Tensor,
+    function: Callable[[Tensor], Tensor],
+    at: Tensor,
+    direction: Tensor,
+    step: float,
+    tolerance: float,
+    what: str,
+    scale: float = 0.0,
+) -> None:
+    """`found` is the derivative; examples where differences do not settle (a kink, as Adam's at 0) are not counted."""
+    wanted = by_differences(function, at, direction, step)
+    try:
+        near(found, wanted, tolerance, what, scale)
+    except AssertionError:
+        finer = by_differences(function, at, direction, step / 2)
+        assume(float((finer - wanted).norm()) <= tolerance * (scale + float(wanted.norm())))
+        raise
+
+
+def dense(point: Point) -> Tensor:
+    matrix = point.hessian().dense()
+    return (matrix + matrix.T) / 2
+
+
+def stationary(problem: BilevelProblem, start: Tensor, weights: Weights) -> Tensor:
+    """λ* near `start`, by Newton; examples in which that fails are not counted."""
+    meta = start
+    for _ in range(8):
+        point = problem.at(meta, weights)
+        if float(point.gradient.norm()) < 1e-11:
+            return meta
+        meta = meta - torch.linalg.solve(dense(point), point.gradient)
+    assume(False)
+    return meta
+
+
+def check_adaptation(trial: Trial) -> None:
+    """θ is the optimum that it says it is, its report is true, and `unroll` gives the same θ."""
+    learner, tasks = trial.learner, trial.problem.tasks
+    point = trial.problem.at(trial.meta, trial.uneven())
+    support, weights = tasks.support, point.weights.support
+    if learner.encodes:
+        each = [learner.encode(point.meta, inputs) for inputs in support.inputs]
+        support = Batch(torch.stack(each), support.targets)
+    rows = point.meta[learner.own].expand(len(tasks), -1)
+    assert tuple(point.adapted.shape) == (len(tasks), learner.adapted_size)
+    if learner.unrolls:
+        near(learner.unroll(rows, support, weights, True), point.adapted, 1e-12, "`unroll` against `adapt`")
+        near(learner.unroll(rows, support, weights, False), point.adapted, 1e-12, "`unroll` without a graph")
+    if isinstance(learner, ImplicitLearner):
+        theta = point.adapted.clone().requires_grad_()
+        (gradient,) = grad(learner.inner_loss(rows, theta, support, weights).sum(), theta)
+        norms = gradient.norm(dim=1)
+        assert float(norms.max()) < 1e-10, f"θ is no optimum of inner_loss: its gradient is {float(norms.max()):.1e}"
+        assert torch.allclose(norms, point.adaptation.gradient_norm, atol=1e-13), "gradient_norm is not the gradient's"
+        assert bool(point.adaptation.converged.all()), "an adaptation that converged says that it did not"
+
+
+def check_inner_hessian(trial: Trial) -> None:
+    """`inner_hessian` is the derivative of inner_loss's gradient."""
+    learner, tasks = trial.learner, trial.problem.tasks
+    if not isinstance(learner, ImplicitLearner):
+        return
+    point = trial.problem.at(trial.meta, trial.uneven())
+    support = tasks.support
+    if learner.encodes:
+        each = [learner.encode(point.meta, inputs) for inputs in support.inputs]
+        support = Batch(torch.stack(each).detach(), support.targets)
+    parts = (point.meta[learner.own].expand(len(tasks), -1), point.adapted, support, point.weights.support)
+
+    def gradient(theta: Tensor) -> Tensor:
+        leaf = theta.detach().requires_grad_()
+        return grad(learner.inner_loss(parts[0], leaf, *parts[2:]).sum(), leaf)[0]
+
+    columns = trial.random(*point.adapted.shape)
+    found = learner.inner_hessian(*parts).matmat(columns.unsqueeze(-1)).squeeze(-1)
+    derivative(found, gradient, point.adapted, columns, 1e-3, 1e-8, "inner_hessian", scale=1)
+
+
+def check_gradient(trial: Trial) -> None:
+    """The total gradient is the derivative of the objective."""
+    weights, direction = trial.uneven(), trial.random(trial.problem.size)
+
+    def objective(meta: Tensor) -> Tensor:
+        return torch.tensor(trial.problem.at(meta, weights).objective, dtype=torch.float64)
+
+    gradient = trial.problem.at(trial.meta, weights).gradient
+    scale = 1 + float(direction.norm() * gradient.norm())
+    derivative(gradient @ direction, objective, trial.meta, direction, 2e-4, 1e-8, "gradient", scale)
+
+
+def check_hessian(trial: Trial) -> None:
+    """The total Hessian is the derivative of the total gradient, and symmetric."""
+    weights, direction = trial.uneven(), trial.random(trial.problem.size)
+    point = trial.problem.at(trial.meta, weights)
+    product = point.hessian().matmat(direction.unsqueeze(1))[:, 0]
+    derivative(product, lambda m: trial.problem.at(m, weights).gradient, trial.meta, direction, 2e-4, 1e-7, "Hessian")
+
+
+def check_symmetry(trial: Trial) -> None:
+    """The Hessian is symmetric, with θ(λ) and with θ held."""
+    for jacobian in ("total", "held"):
+        matrix = trial.problem.at(trial.meta).hessian(jacobian).dense()
+        near(matrix, matrix.T, 1e-11, f"{jacobian} Hessian against its transpose")
+
+
+def check_responses(trial: Trial) -> None:
+    """The response of an instance is the derivative of the total gradient by its weight; those of queries add up."""
+    weights, one = trial.uneven(), torch.ones((), dtype=torch.float64)
+    point = trial.problem.at(trial.meta, weights)
+    for level in LEVELS:
+        item = trial.pick(level)
+
+        def gradient(w: Tensor, level: Level = level, item: int = item) -> Tensor:
+            return trial.problem.at(trial.meta, weights.set(level, item, float(w))).gradient
+
+        at = getattr(weights, level).flatten()[item]
+        found = point.responses(level)[:, item]
+        derivative(found, gradient, at, one, 1e-3, 1e-8, f"response of a {level}", scale=1)
+
+
+def check_sums(trial: Trial) -> None:
+    """Responses of query instances at full weight add up to their task's, with θ(λ) and with θ held."""
+    point = trial.problem.at(trial.meta)
+    for jacobian in ("total", trial.direct):
+        parts = point.responses("query", jacobian).unflatten(1, trial.problem.tasks.query.inputs.shape[:2]).sum(dim=2)
+        near(parts, point.task_gradients(jacobian), 1e-11, "queries against their task", scale=1e-3)
+    assert not point.responses("support", "held").any(), "with θ held, support instances have no effect"
+
+
+def check_slopes(trial: Trial) -> None:
+    """Derivatives along columns are what the responses say, however many columns there are."""
+    point = trial.problem.at(trial.meta, trial.uneven())
+    columns = trial.random(trial.problem.size, 7)
+    for level in LEVELS:
+        for jacobian in ("total", trial.direct):
+            wanted = point.responses(level, jacobian).T @ columns
+            for width in (1, 2, 7):
+                found = point.slopes(columns[:, :width], level, jacobian)
+                near(found, wanted[:, :width], 1e-10, f"slopes of {level}", scale=1)
+
+
+def check_losses(trial: Trial) -> None:
+    """Losses of instances average to their task's, and the support's are those it would have as a query."""
+    point = trial.problem.at(trial.meta)
+    tasks = trial.problem.tasks
+    by_query = point.item_losses("query").unflatten(0, tasks.query.inputs.shape[:2])
+    near(by_query.mean(dim=1), point.item_losses("task"), 1e-12, "mean loss of queries against their task's")
+    loss = trial.learner.output_loss
+    if loss is not None:
+        near(loss.values(point.predictions, tasks.query.targets), by_query, 1e-12, "output_loss against outer_loss")
+    swapped = trial.over(replace(tasks, query=tasks.support, corrupted_query=None)).at(trial.meta)
+    near(point.item_losses("support"), swapped.item_losses("query"), 1e-12, "losses of the support")
+
+
+def check_retraining(level: Level, trial: Trial) -> None:
+    """Influence is the derivative of exact retraining by an item's weight, and its error is of second order."""
+    problem = trial.problem
+    if level == "support" and not trial.learner.adapted_size:
+        assert not problem.at(trial.meta).responses(level).any()
+        return
+    newton = build("trainer", "newton", tolerance=1e-11)
+    fitted = newton.fit(problem, generator=trial.generator)
+    assume(fitted.gradient_norm < 1e-10)
+    point = problem.at(fitted.meta)
+    hessian = dense(point)
+    assume(float(torch.linalg.eigvalsh(hessian)[0]) > 0.1)  # a minimum that small changes of weights move little
+    item = trial.pick(level)
+    slope = -torch.linalg.solve(hessian, point.responses(level)[:, item])
+    assume(float(slope.norm()) > 1e-3)
+    ones = Weights.ones(problem.tasks)
+
+    def refit(weight: Tensor) -> Tensor:
+        near_by = point.meta + (float(weight) - 1) * slope
+        return stationary(problem, near_by, ones.set(level, item, float(weight)))
+
+    one = torch.ones((), dtype=torch.float64)
+    derivative(slope, refit, one, one, 2e-3, 1e-6, f"influence of a {level}")
+    far, close = (float((refit(1 - eps) - point.meta + eps * slope).norm()) for eps in (2e-2 * one, 1e-2 * one))
+    note(f"errors of first order {far:.2e} {close:.2e}")
+    # Where the second-order term all but vanishes, the third decides and the ratio is 8.
+    assert far < 1e-9 or far / close > 3.6, "the error of influence is not of second order"
+
+
+def check_order(trial: Trial) -> None:
+    """Tasks in another order have the same responses, and the same objective."""
+    order = torch.randperm(len(trial.problem.tasks), generator=trial.generator)
+    one, other = trial.problem.at(trial.meta), trial.over(trial.problem.tasks[order]).at(trial.meta)
+    near(other.gradient, one.gradient, 1e-11, "gradient in another order")
+    near(other.task_gradients(), one.task_gradients()[:, order], 1e-11, "responses in another order")
+    near(dense(other), dense(one), 1e-11, "Hessian in another order")
+
+
+def check_chunks(trial: Trial) -> None:
+    """How many tasks and columns are worked on at once changes nothing."""
+    small = copy(trial.problem)
+    small.memory_gib = 1.5 * small.bytes_per_task(trial.meta) / 2**30  # one task and one column at a time
+    one, other = trial.problem.at(trial.meta), small.at(trial.meta)
+    assert other._kept is None
+    assert other.columns == 1
+    columns = trial.random(trial.problem.size, 5)
+    product = one.hessian().matmat(columns)
+    near(other.hessian().matmat(columns), product, 1e-11, "product by parts")
+    near(one.hessian().matmat(columns[:, 2:3]), product[:, 2:3], 1e-11, "one column alone")
+    near(other.gradient, one.gradient, 1e-11, "gradient by parts")
+    for level in LEVELS:
+        near(other.responses(level), one.responses(level), 1e-11, f"responses of {level} by parts", scale=1e-3)
+
+
+def check_parts(trial: Trial) -> None:
+    """A task's own product is what the Hessian loses without it."""
+    point = trial.problem.at(trial.meta)
+    columns = trial.random(trial.problem.size, len(trial.problem.tasks))
+    own = point.product_each(columns)
+    for i in range(len(trial.problem.tasks)):
+        column = columns[:, [i]]
+        without = trial.problem.at(trial.meta, point.weights.without("task", i)).hessian().matmat(column)
+        wanted = (point.hessian().matmat(column) - without)[:, 0]
+        near(own[:, i], wanted, 1e-10, "a task's own product", scale=float(column.norm()))
+
+
+def check_twins(trial: Trial) -> None:
+    """Tasks that are the same have the same response."""
+    tasks = trial.problem.tasks
+    again = [0, *range(len(tasks))]
+    support, query = (Batch(half.inputs[again], half.targets[again]) for half in (tasks.support, tasks.query))
+    found = trial.over(TaskSet(support, query, ("twin", *tasks.ids))).at(trial.meta).task_gradients()
+    near(found[:, 0], found[:, 1], 1e-12, "twin tasks")
+
+
+def check_absence(trial: Trial) -> None:
+    """Weight zero is the same as never having been there: of a task, and of an instance, which may then be any."""
+    problem, tasks = trial.problem, trial.problem.tasks
+    without = problem.at(trial.meta, Weights.ones(tasks).without("task", 0))
+    gone = trial.over(tasks[1:]).at(trial.meta)
+    assert abs(without.objective - gone.objective) < 1e-12, "a task of weight zero counts in the objective"
+    near(without.gradient, gone.gradient, 1e-11, "gradient without a task")
+    near(dense(without), dense(gone), 1e-11, "Hessian without a task")
+    if trial.learner.mixes_instances:
+        return  # batch statistics are of all inputs, whatever they weigh
+    for level in ("support", "query"):
+        weights = trial.uneven().set(level, 0, 0.0)
+        half = getattr(tasks, level)
+        inputs, targets = half.inputs.clone(), half.targets.clone()
+        inputs[0, 0], targets[0, 0] = trial.random(*inputs.shape[2:]), targets[0, 1]
+        other = trial.over(replace(tasks, **{level: Batch(inputs, targets)})).at(trial.meta, weights)
+        near(other.gradient, problem.at(trial.meta, weights).gradient, 1e-11, f"a {level} instance of weight zero")
+
+
+def check_bits(trial: Trial) -> None:
+    """The same call gives the same bits, zeros give zeros, and nothing that was given is written to."""
+    tasks = trial.problem.tasks
+    meta, prints = trial.meta.clone(), tasks.fingerprint()
+    columns = trial.random(trial.problem.size, 3)
+    before = columns.clone()
+    first, second = (trial.problem.at(trial.meta).hessian().matmat(columns) for _ in range(2))
+    assert torch.equal(first, second), "the same product has other bits"
+    assert torch.equal(trial.meta, meta), "λ was written to"
+    assert tasks.fingerprint() == prints, "the tasks were written to"
+    assert torch.equal(columns, before), "columns were written to"
+    assert not trial.problem.at(trial.meta).hessian().matmat(torch.zeros_like(columns)).any()
+    assert torch.equal(random_meta(trial.problem, 3), random_meta(trial.problem, 3)), "init_meta draws other numbers"
+
+
+RETRAINING = {f"retraining-{level}": partial(check_retraining, level) for level in LEVELS}
+
+CHECKS: dict[str, Callable[[Trial], None]] = {
+    "adaptation": check_adaptation,
+    "inner-hessian": check_inner_hessian,
+    "gradient": check_gradient,
+    "hessian": check_hessian,
+    "symmetry": check_symmetry,
+    "responses": check_responses,
+    "sums": check_sums,
+    "slopes": check_slopes,
+    "losses": check_losses,
+    **RETRAINING,
+    "order": check_order,
+    "chunks": check_chunks,
+    "parts": check_parts,
+    "twins": check_twins,
+    "absence": check_absence,
+    "bits": check_bits,
+}
+
+OF_AN_OBJECTIVE = {"gradient", "hessian", "responses", *RETRAINING}
+"""Checks of derivatives of an objective, which a learner that is not `exact` has none of."""
