@@ -32,7 +32,8 @@ from metafluence_plugins.trainers.adam import Adam
 from metafluence_plugins.trainers.newton import Newton
 from parts import EXACT, LEARNERS, NEWTON, TIGHT
 
-each_learner = pytest.mark.parametrize("learner", LEARNERS.values(), ids=LEARNERS.keys())
+# So strong that first order holds where one of six tasks is removed.
+STRENGTH = {"ridge-head": 5.0}
 
 
 def tasks(count: int = 6, seed: int = 0) -> TaskSet:
@@ -58,9 +59,9 @@ class Fitted:
         self.targets = Targets(self.problem, tasks(3, seed=9), self.fit.meta, mean=False)
 
 
-@pytest.fixture(scope="module", params=LEARNERS.values(), ids=LEARNERS.keys())
+@pytest.fixture(scope="module", params=LEARNERS)
 def fitted(request) -> Fitted:
-    return Fitted(request.param)
+    return Fitted(LEARNERS[request.param], STRENGTH.get(request.param, 1.0))
 
 
 def dense(operator: mf.LinearOperator) -> torch.Tensor:
@@ -111,8 +112,9 @@ def test_adam_comes_near_the_exact_fit_and_keeps_checkpoints(fitted):
     assert torch.equal(fit.checkpoints[-1].meta, fit.meta)
     assert (fit.meta - fitted.fit.meta).norm() < 0.02 * (1 + fitted.fit.meta.norm())
     assert len(seen) == 200
-    again = trainer.fit(fitted.problem, init=fitted.fit.meta + 0.05, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(again.meta, fit.meta)
+    short = replace(trainer, steps=10)
+    once, again = (short.fit(fitted.problem, generator=torch.Generator().manual_seed(0)).meta for _ in range(2))
+    assert torch.equal(once, again)
 
 
 def test_adam_minibatches_leave_out_removed_tasks(fitted):
@@ -274,7 +276,7 @@ def test_a_failing_solve_raises_or_travels_with_the_result(fitted):
 
 
 def test_retraining_is_a_fit_of_the_smaller_problem(fitted):
-    rest = BilevelProblem(fitted.problem.learner, fitted.problem.tasks[[1, 2, 3, 5]], 1.0, EXACT)
+    rest = BilevelProblem(fitted.problem.learner, fitted.problem.tasks[[1, 2, 3, 5]], fitted.problem.l2, EXACT)
     found = fitted.bank.leave_out([(0, 4)])
     assert bool(found.converged.all())
     assert float(rest.at(found.meta[:, 0]).gradient.norm()) < 1e-9
@@ -410,7 +412,12 @@ def test_extreme_eigenvalues_of_a_multiple_of_the_identity_take_one_product():
 def test_diagnostics_are_silent_at_a_minimum_and_speak_elsewhere(fitted, generator):
     good = mf.diagnose(fitted.point, generator)
     assert good.warnings == ()
-    assert good.inner_residual < 1e-12
+    if fitted.problem.learner.unrolls:  # there are no inner solves and no inner optimum is assumed
+        assert np.isnan([good.inner_residual, good.inner_stationarity]).all()
+        assert "does not apply" in good.adaptation
+    else:
+        assert good.inner_residual < 1e-12
+        assert good.inner_stationarity < 1e-6
     values = torch.linalg.eigvalsh(dense(fitted.point.hessian()))
     assert (good.extremes.smallest, good.extremes.largest) == pytest.approx(
         (float(values[0]), float(values[-1])), rel=1e-2

@@ -81,7 +81,7 @@ def test_the_parts_are_the_steps_of_the_chain():
         InfluenceFunction(GaussNewtonCurvature(), Exact(), 0.1, inner_solver=ROUGH),
         method,
     ]
-    assert stages(method, EXACTLY) == chain
+    assert dict(zip(SOURCES, chain, strict=True)) == stages(method, EXACTLY)
     changes = [here.truth.change]
     for one in chain:
         changes.append(one.parameter_change(one.prepare(here.context()), here.truth.removals).values)
@@ -92,6 +92,14 @@ def test_the_parts_are_the_steps_of_the_chain():
     for source, before, after in zip(SOURCES, changes, changes[1:], strict=False):
         assert getattr(found, source) == pytest.approx(_median((after - before).norm(dim=0) / size), rel=1e-9)
     assert found.total == pytest.approx(_median((changes[-1] - changes[0]).norm(dim=0) / size), rel=1e-9)
+
+
+def test_without_inner_solves_there_is_no_such_stage():
+    method = InfluenceFunction(GaussNewtonCurvature(), ROUGH, inner_solver=ROUGH)
+    found = stages(method, EXACTLY, unrolls=True)
+    assert list(found) == ["first_order", "curvature", "outer_solve"]
+    assert found["curvature"].solver == Exact()
+    assert found["outer_solve"] == method
 
 
 def _median(values: torch.Tensor) -> float:

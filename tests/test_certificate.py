@@ -8,9 +8,11 @@ import torch
 import metafluence as mf
 from metafluence.certificate import RANKS, SIZES
 from metafluence.testing.worlds import World, world
+from metafluence_plugins.executors.serial import Serial
 from metafluence_plugins.methods.influence import InfluenceFunction
 from metafluence_plugins.methods.loss import LossScore
 from metafluence_plugins.solvers.exact import Exact
+from metafluence_plugins.trainers.newton import Newton
 
 METHOD = InfluenceFunction(solver=Exact())
 
@@ -50,6 +52,70 @@ def test_the_largest_step_is_measured_by_halving_its_weight():
     ]
     assert f"item {item}:" in found.found
     assert f"lengths is {errors[0] / errors[1]:.1f}" in found.found
+
+
+class Bent(mf.RetrainBank):
+    """Retraining that moves λ by the prediction times the step, and by `bend` of it times the step's square."""
+
+    def __init__(self, start: torch.Tensor, predicted: torch.Tensor, bend: float, converged: bool = True) -> None:
+        self.parts = start, predicted, bend, converged
+
+    def leave_out(self, removals, level="task", strict=True, weight=0.0):
+        start, predicted, bend, converged = self.parts
+        step = 1 - weight
+        meta = start + step * predicted + step**2 * bend * predicted
+        ones = torch.ones(1)
+        return mf.Retrained(meta.unsqueeze(1), torch.tensor([converged]), ones, ones, ones)
+
+
+def largest_step(here: World, method: mf.AttributionMethod, bend: float = 0.0, bank=None, converged: bool = True):
+    context = here.context("query")
+    item = int(context.point.responses("query").norm(dim=0).argmax())
+    predicted = method.parameter_change(method.prepare(context), [(item,)]).values[:, 0]
+    context = replace(context, bank=bank or Bent(here.fit.meta, predicted, bend, converged))
+    change, loss = here.truth["query"]
+    truth = mf.Truth(tuple((i,) for i in range(len(loss))), change, loss, 0.0)
+    diagnostics = mf.diagnose(context.point, torch.Generator().manual_seed(0))
+    found = mf.certify(method, context, here.targets(mean=True), diagnostics, truth)
+    return next(check for check in found.checks if check.name == "largest step")
+
+
+@pytest.mark.parametrize(("bend", "error", "ok"), [(0.1, "9.1", True), (-0.53, "112.8", False), (0.0, "0.0", True)])
+def test_a_large_error_of_the_largest_step_is_no_success_whatever_its_ratio(bend, error, ok):
+    """An error that is wholly of second order has the ratio 4, however large it is."""
+    found = largest_step(world(0), METHOD, bend)
+    assert f"error {error} %" in found.found
+    assert "ratio of the errors' lengths is 4.0" in found.found or bend == 0
+    assert found.ok == ok
+
+
+def test_methods_that_are_not_additive_are_asked_for_their_error_only():
+    """Half of what leave_out predicts for a removal is not its prediction for half the weight."""
+    method = replace(METHOD, leave_out=True)
+    assert not largest_step(world(0), method, -0.53).ok
+    found = largest_step(world(0), method, 0.1)
+    assert found.ok
+    assert "ratio" not in found.asked + found.found
+
+
+def test_retrainings_that_do_not_converge_certify_no_step():
+    here = world(0)
+    stuck = Newton(max_steps=0)  # λ stays where it is
+    for bank in (None, mf.RetrainBank(here.problem, here.fit, stuck, Serial())):
+        found = largest_step(here, METHOD, 0.1, bank, converged=False)
+        assert not found.ok
+        assert "did not converge" in found.found
+
+
+def test_an_order_stands_beside_what_other_seeds_agree_to():
+    here = world(0)
+    change, loss = here.truth["query"]
+    removals = tuple((i,) for i in range(len(loss)))
+    ceiling = mf.Ceiling(1, 0.9, 0.8, 0.5, 0.95)
+    found = mf.certify(
+        METHOD, here.context("query"), here.targets(True), truth=mf.Truth(removals, change, loss, 0.0, ceiling=ceiling)
+    )
+    assert found.checks[-1].found.endswith("retraining from other seeds agrees to 0.800 (0.50 to 0.95)")
 
 
 def test_a_point_that_is_no_minimum_is_not_certified():

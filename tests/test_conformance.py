@@ -20,26 +20,37 @@ for _name, _spec in SUBJECTS.items():
     _suite.__name__ = _suite.__qualname__ = "Test" + _name.title().replace("-", "")
     globals()[_suite.__name__] = _suite
 
+# What a method does not claim, and how often it is tried where that is dear. Random scores depend on nothing; an item's
+# own loss does not claim to follow retraining, nor that an item without effect has none.
 METHODS = {
-    # Random scores depend on nothing; an item's own loss does not claim to follow retraining.
-    "random": {"skip": ("sign", "order", "twins")},
-    "loss": {"skip": ("sign",)},
+    "random": {"skip": ("sign", "order", "twins", "silent")},
+    "loss": {"skip": ("sign", "silent")},
     # That chunks change nothing is shown of the objective that it minimises, at a fraction of the time.
     "retrain": {"examples": 1, "skip": ("chunks",)},
     "grad-ascent": {"examples": 1},
+    "paper": {"examples": 1},
+    "leave-out": {"use": "influence", "leave_out": True, "solver": "exact", "examples": 1},
+    # The cosine of rounding with rounding is no zero.
+    "cosine": {"use": "gradient-similarity", "kind": "cosine", "examples": 1, "skip": ("silent",)},
+    "trak-gaussian": {"use": "trak", "projection": "gaussian", "models": "checkpoints", "examples": 1},
 }
-for _name in REGISTRY.names("method"):
-    _suite = method_suite(REGISTRY.build("method", _name), **METHODS.get(_name, {}))
-    _suite.__name__ = _suite.__qualname__ = "TestMethod" + _name.title().replace("-", "")
-    globals()[_suite.__name__] = _suite
-for _name, _spec in {
-    "leave-out": {"use": "influence", "leave_out": True, "solver": "exact"},
-    "cosine": {"use": "gradient-similarity", "kind": "cosine"},
-    "trak-gaussian": {"use": "trak", "projection": "gaussian", "models": "checkpoints"},
-}.items():
-    _suite = method_suite(REGISTRY.build("method", _spec), examples=1)
-    _suite.__name__ = _suite.__qualname__ = "TestMethod" + _name.title().replace("-", "")
-    globals()[_suite.__name__] = _suite
+# Learners of other kinds: a closed form and steps, which are differentiated through, and an implicit one in one space.
+# Direct-IF and EKFAC-IF are wrong on purpose where a whole network adapts: there they follow retraining by chance.
+ELSEWHERE = {
+    "ridge-head": ("influence", "leave-out", "paper", "direct-if", "tracin", "trak", "grad-ascent"),
+    "maml": ("influence", "leave-out", "paper", "tlxml", "tracin", "trak"),
+    "imaml": ("influence", "paper", "tlxml", "tracin", "trak", "loss"),
+}
+for _learner, _names in {"logistic-head": dict.fromkeys([*REGISTRY.names("method"), *METHODS]), **ELSEWHERE}.items():
+    for _name in _names:
+        _spec = {"use": _name, **METHODS.get(_name, {})}
+        _options = {key: _spec.pop(key) for key in ("skip", "examples") if key in _spec}
+        _options |= {} if _learner == "logistic-head" else {"examples": 1, "learner": _learner}
+        _suite = method_suite(REGISTRY.build("method", _spec), **_options)
+        _suite.__name__ = _suite.__qualname__ = "TestMethod" + f"{_name}-{_learner}".title().replace("-", "")
+        if _learner == "imaml":  # whose retrainings are dear
+            _suite.test_in_all_worlds = pytest.mark.slow(_suite.test_in_all_worlds)
+        globals()[_suite.__name__] = _suite
 del _suite
 
 

@@ -1,6 +1,7 @@
 """Studies of support and query instances: their rows, truth, budget, certificate, figures, and how they resume."""
 
 import json
+import re
 from pathlib import Path
 
 import matplotlib.image
@@ -82,7 +83,8 @@ def test_ground_truth_has_items_subsets_and_another_seed(done):
         assert len(truth.removals) == 5
         assert [len(s) for s in truth.subsets] == 4 * [max(1, round(0.3 * bench.context().items))]
         assert truth.ceiling.seeds == 1
-        assert -1 <= truth.ceiling.spearman <= 1
+        interval = np.array([-1, truth.ceiling.spearman_low, truth.ceiling.spearman, truth.ceiling.spearman_high, 1])
+        assert (np.diff(interval) > -1e-9).all()
         assert len(bench.remove) == 2
         assert np.isfinite(result.clean[level].loss)
     assert (folder / "bank-1").is_dir()
@@ -114,7 +116,7 @@ def test_levels_and_methods_may_be_added_to_a_finished_study(tmp_path):
 
 
 def test_budgets_and_certificates_are_of_their_levels(done):
-    result, _ = done
+    result, folder = done
     assert [(b.level, b.method) for b in result.budgets] == [
         ("task", "influence"),
         ("query", "influence"),
@@ -127,6 +129,9 @@ def test_budgets_and_certificates_are_of_their_levels(done):
         assert budget.total == pytest.approx(rows[budget.level, "influence"])
         assert budget.total == pytest.approx(budget.first_order, rel=1e-6)
     assert [c.level for c in result.certificates] == ["task", "query", "support"]
+    names = [file.stem for file in (folder / "budget").iterdir()]
+    assert all(re.fullmatch(r".+-[0-9a-f]{8}-[0-9a-f]{16}-[0-9a-f]{16}", name) for name in names)
+    assert all("retraining from other seeds agrees to" in c.checks[-1].found for c in result.certificates)
 
 
 def test_the_report_has_a_section_for_each_level(done):

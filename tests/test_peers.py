@@ -35,15 +35,15 @@ def double(monkeypatch):
 class Single:
     """A small network on random instances, for us and for the peers."""
 
-    def __init__(self, seed: int, tasks: int = 1) -> None:
+    def __init__(self, seed: int, tasks: int = 1, learner: str = "joint") -> None:
         generator = torch.Generator().manual_seed(seed)
         self.module = nn.Sequential(nn.Linear(FEATURES, 5), nn.Tanh(), nn.Linear(5, CLASSES)).double()
         self.inputs, self.labels = self._draw(TRAIN, generator)
         self.target_inputs, self.target_labels = self._draw(TARGETS, generator)
         train = self._tasks(self.inputs, self.labels, tasks)
         self.targets = self._tasks(self.target_inputs, self.target_labels, TARGETS)
-        learner = mf.build("learner", "joint", backbone=self.module, ways=CLASSES)
-        self.problem = mf.BilevelProblem(learner, train, L2, EXACT)
+        made = mf.build("learner", learner, backbone=self.module, ways=CLASSES)
+        self.problem = mf.BilevelProblem(made, train, L2, EXACT)
         self.metas = [self.problem.learner.init_meta(generator) for _ in range(3)]
 
     def scores(self, method: mf.AttributionMethod, which: list[int], level: mf.Level = "query") -> torch.Tensor:
@@ -156,8 +156,10 @@ def test_an_ensemble_of_trak_is_the_mean_of_its_models():
 @seeds
 @pytest.mark.parametrize("tasks", [1, 3])
 @pytest.mark.parametrize("level", ["task", "query"])
-def test_ekfac_if_is_influence_with_the_ek_fac_of_curvlinops(seed, tasks, level):
-    single, damping = Single(seed, tasks), 0.2
+@pytest.mark.parametrize("learner", ["joint", "imaml", "maml"])
+def test_ekfac_if_is_influence_with_the_ek_fac_of_curvlinops(seed, tasks, level, learner):
+    """Where a whole network adapts it is seen as it is before, as if it did not."""
+    single, damping = Single(seed, tasks, learner), 0.2
     meta = single.metas[0]
     single.module.load_state_dict(single.state(meta))
     data = [(single.inputs, single.labels)]

@@ -61,6 +61,12 @@ def test_the_same_retraining_agrees_with_itself_wholly():
     two, _ = retrain(*removals, "task", context.bank, targets, [(context.bank, targets), theirs])
     assert two.ceiling.seeds == 2
     assert two.ceiling.spearman < 1
+    alone, _ = retrain(*removals, "task", context.bank, targets, [theirs])
+    for what in ("pearson", "spearman", "lds"):  # the mean over both
+        assert getattr(two.ceiling, what) == pytest.approx((1 + getattr(alone.ceiling, what)) / 2)
+    assert two.ceiling.spearman_low <= two.ceiling.spearman <= two.ceiling.spearman_high
+    assert f"agrees to {two.ceiling.spearman:.3f} ({two.ceiling.spearman_low:.2f} to" in two.ceiling.said
+    assert mf.Ceiling().said == ""
 
 
 def test_items_may_keep_a_part_of_their_weight():
@@ -89,7 +95,17 @@ def test_rank_agreement_is_scipys_with_its_bootstrap_interval(seed, n):
     assert found == mf.rank_agreement(a, b, 400)
 
 
+def test_the_agreement_of_several_is_the_mean_of_each_on_the_same_draws():
+    generator = np.random.default_rng(0)
+    true, several = generator.normal(size=9), generator.normal(size=(3, 9))
+    found, each = mf.rank_agreement(several, true), [mf.rank_agreement(one, true) for one in several]
+    assert found.value == pytest.approx(np.mean([one.value for one in each]))
+    assert mf.rank_agreement(several[[1, 1]], true) == pytest.approx(each[1])
+    assert found.high - found.low < max(one.high - one.low for one in each)
+
+
 def test_nothing_is_said_where_nothing_varies():
+    assert np.isnan(bootstrap(np.empty(0), np.median).value)
     assert np.isnan(mf.rank_agreement(np.ones(5), np.arange(5.0)).value)
     assert np.isnan(mf.rank_agreement(np.arange(2.0), np.arange(2.0)).value)
 
@@ -123,6 +139,7 @@ def test_a_fit_is_kept_with_its_checkpoints(tmp_path):
     for one, other in zip(fit.checkpoints, again.checkpoints, strict=True):
         assert (one.step, one.learning_rate) == (other.step, other.learning_rate)
         assert torch.equal(one.meta, other.meta)
+        assert torch.equal(one.before, other.before)
     assert torch.equal(fit.meta, again.meta)
     assert again.seconds == fit.seconds
     plain = tmp_path / "newton.safetensors"

@@ -20,7 +20,7 @@ from metafluence.attribution import AttributionMethod, check_context
 from metafluence.curvature import Curvature
 from metafluence.errors import InputError, MetafluenceError
 from metafluence.fingerprints import component_fingerprint
-from metafluence.metrics import moved
+from metafluence.metrics import median, moved
 from metafluence.runs import Bench
 from metafluence.solving import Solver
 from metafluence.tasks import Level
@@ -41,10 +41,11 @@ class Exactly:
 
 @dataclass(frozen=True)
 class Budget:
-    """Errors of one method's Δλ by source, at one level, each ‖difference of two stages‖ / ‖true Δλ‖, medians.
+    """Errors of one method's Δλ by source, at one level, each ‖difference of two stages‖ / ‖true Δλ‖.
 
-    total: ‖predicted − true Δλ‖ / ‖true Δλ‖. The parts are lengths of vectors that add up to the whole error, so they
-    add up to at least its length. A budget that failed has a reason and NaN elsewhere.
+    total: ‖predicted − true Δλ‖ / ‖true Δλ‖. All are medians over the removals. For one removal the parts are lengths
+    of vectors that add up to the whole error, and add up to at least its length; their medians mostly do. inner_solve:
+    NaN for learners without inner solves. A budget that failed has a reason and NaN elsewhere.
     """
 
     method: str
@@ -68,10 +69,12 @@ class Budget:
         return {k: (None if isinstance(v, float) and np.isnan(v) else v) for k, v in asdict(self).items()}
 
 
-def stages(method: AttributionMethod, exactly: Exactly) -> list[AttributionMethod]:
-    """The method with ever less of it exact: all; all but its curvature; all but that and its inner solver; itself.
+def stages(method: AttributionMethod, exactly: Exactly, unrolls: bool = False) -> dict[str, AttributionMethod]:
+    """The method with ever less of it exact, by what is then no longer exact: first order alone; its curvature too; its
+    inner solver too; its outer solver too, which is the method itself.
 
-    What a method has no choice of stays as it is. Damping counts as curvature: it changes what is inverted.
+    What a method has no choice of stays as it is. Damping counts as curvature: it changes what is inverted. unrolls:
+    the learner has no inner solves, and there is no such stage.
     """
     names = {f.name for f in fields(method)}  # type: ignore[arg-type]
 
@@ -82,8 +85,8 @@ def stages(method: AttributionMethod, exactly: Exactly) -> list[AttributionMetho
     if "curvature" in names:  # of its own kind, so that what else it is stays out of the difference
         best = with_(method, curvature=exactly.curvature, damping=0.0, solver=exactly.outer, inner_solver=exactly.inner)
     curved = with_(method, solver=exactly.outer, inner_solver=exactly.inner)
-    inside = with_(method, solver=exactly.outer)
-    return [best, curved, inside, method]
+    inside = {} if unrolls else {"inner_solve": with_(method, solver=exactly.outer)}
+    return {"first_order": best, "curvature": curved, **inside, "outer_solve": method}
 
 
 def error_budget(
@@ -101,9 +104,13 @@ def error_budget(
     if bench.truth is None or not method.edits:
         lacks = "there is no ground truth" if bench.truth is None else f"{label} predicts no parameters"
         raise InputError(f"An error budget compares predicted parameters with retrained ones, and {lacks}.")
+    some = torch.from_numpy(moved(bench.truth.change.numpy()))
+    if not bool(some.any()):
+        return Budget(label, solver, bench.level, "failed", "No removal moves λ, so that there is no error to split.")
     known = {} if known is None else known
     changes = [bench.truth.change]
-    for stage in stages(method, exactly):
+    chain = stages(method, exactly, bench.problem.learner.unrolls)
+    for stage in chain.values():
         key = component_fingerprint(stage)
         try:
             if key not in known:
@@ -111,11 +118,10 @@ def error_budget(
         except MetafluenceError as error:
             return Budget(label, solver, bench.level, "failed", str(error))
         changes.append(known[key])
-    some = torch.from_numpy(moved(changes[0].numpy()))
     size = torch.linalg.vector_norm(changes[0], dim=0)[some]
     changes = [change[:, some] for change in changes]
     parts = [_median(one - other, size) for other, one in pairwise(changes)]
-    named = dict(zip(SOURCES, parts, strict=True))
+    named: dict[str, Any] = dict(zip(chain, parts, strict=True))
     return Budget(label, solver, bench.level, **named, total=_median(changes[-1] - changes[0], size))
 
 
@@ -129,4 +135,4 @@ def _predict(bench: Bench, method: AttributionMethod) -> Tensor:
 
 
 def _median(error: Tensor, size: Tensor) -> float:
-    return float(np.median((torch.linalg.vector_norm(error, dim=0) / size).numpy()))
+    return median((torch.linalg.vector_norm(error, dim=0) / size).numpy())

@@ -115,6 +115,8 @@ def sweep_damping(
         table.add_row(*metafluence.sweep_cells(row))
     console.print()
     console.print(table)
+    if bench.truth is not None and bench.truth.ceiling.said:
+        console.print(f"Spearman for comparison: {bench.truth.ceiling.said}.")
     console.print(f"\n{page}  (a figure of the same name beside it)", soft_wrap=True)
 
 

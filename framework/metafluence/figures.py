@@ -50,7 +50,7 @@ def predicted_against_true(result: StudyResult, level: Level) -> Figure | None:
     """Scores against exactly retrained changes of the validation loss, one panel per method that predicts changes."""
     truth = result.benches[level].truth
     runs = [r for r in _distinct(result, level) if r.row.units == "loss_change" and r.row.method != "retrain"]
-    if truth is None or not runs:
+    if truth is None or not runs or not bool(truth.loss_change.any()):
         return None
     columns = min(3, len(runs))
     rows = -(-len(runs) // columns)
@@ -148,6 +148,7 @@ def fidelity_against_runtime(result: StudyResult, level: Level) -> Figure | None
     if np.isfinite(truth.ceiling.spearman):
         label = "retraining from other seeds"
         axis.axhline(truth.ceiling.spearman, color="#777777", lw=1, ls="--", label=label, zorder=1)
+        axis.axhspan(truth.ceiling.spearman_low, truth.ceiling.spearman_high, color="#777777", alpha=0.12, lw=0)
     axis.set_xscale("log")
     axis.set(xlabel=f"seconds to score all {NOUNS[level]}s", ylabel="Spearman with exact retraining")
     axis.grid(color="#eeeeee", zorder=0)
@@ -169,7 +170,7 @@ def error_budget(budgets: Sequence[Budget]) -> Figure | None:
         names = [f"{b.method} ({b.solver})" if b.solver else b.method for b in some]
         start = np.zeros(len(some))
         for colour, source in zip(COLOURS, SOURCES, strict=False):
-            widths = np.array([getattr(b, source) for b in some])
+            widths = np.nan_to_num([getattr(b, source) for b in some])  # NaN where there is no such source
             axis.barh(names, widths, left=start, color=colour, height=0.62, label=source.replace("_", " "))
             start += widths
         axis.plot([b.total for b in some], names, "D", color="black", ms=5, label="whole error")

@@ -14,8 +14,8 @@ from metafluence.attribution import AttributionMethod, attribute
 from metafluence.errors import MetafluenceError
 from metafluence.metrics import score_agreement
 from metafluence.plans import GridPlan
+from metafluence.problem import BilevelProblem
 from metafluence.runs import Bench
-from metafluence.solving import Solver
 
 NAN = float("nan")
 
@@ -56,7 +56,7 @@ class Cell:
 
 def reference_scores(bench: Bench, method: AttributionMethod) -> Tensor:
     """The scores [N] that the grid's are compared with."""
-    return _score(bench, method, bench.problem.inner_solver)[0]
+    return _score(bench, method, bench.problem)[0]
 
 
 def run_cell(bench: Bench, plan: GridPlan, reference: Tensor) -> tuple[Cell, Tensor]:
@@ -65,7 +65,7 @@ def run_cell(bench: Bench, plan: GridPlan, reference: Tensor) -> tuple[Cell, Ten
     Errors of our own become a cell with the reason, and no scores.
     """
     try:
-        scores, facts = _score(bench, plan.method, plan.inner_solver)
+        scores, facts = _score(bench, plan.method, bench.problem.solving_with(plan.inner_solver))
     except MetafluenceError as error:
         return Cell(plan.inner, plan.outer, status="failed", reason=str(error)), reference.new_empty(0)
     facts["error"] = float(torch.linalg.vector_norm(scores - reference) / torch.linalg.vector_norm(reference))
@@ -75,9 +75,8 @@ def run_cell(bench: Bench, plan: GridPlan, reference: Tensor) -> tuple[Cell, Ten
     return Cell(plan.inner, plan.outer, **facts), scores
 
 
-def _score(bench: Bench, method: AttributionMethod, inner_solver: Solver) -> tuple[Tensor, dict[str, Any]]:
+def _score(bench: Bench, method: AttributionMethod, problem: BilevelProblem) -> tuple[Tensor, dict[str, Any]]:
     started = time.perf_counter()
-    problem = bench.problem.solving_with(inner_solver)
     context = bench.context(problem)
     scored = attribute(method, context, bench.targets(problem))
     facts = {

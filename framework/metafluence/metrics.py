@@ -44,6 +44,11 @@ def moved(true: Array) -> NDArray[np.bool_]:
     return size > 1e-7 * size.max()
 
 
+def median(values: Array) -> float:
+    """NaN of no values."""
+    return float(np.median(values)) if len(values) else float("nan")
+
+
 @dataclass(frozen=True)
 class ScoreAgreement:
     """Scores against true changes of a target's loss: Pearson, Spearman, and the slope of scores on true changes.
@@ -76,20 +81,31 @@ class Interval:
 
 
 def rank_agreement(predicted: Array, true: Array, resamples: int = 1000) -> Interval:
-    """Spearman correlation of two [n] arrays; the interval is of n pairs drawn anew, always with the same draws."""
-    if len(true) < 3 or np.ptp(predicted) == 0 or np.ptp(true) == 0:
+    """Spearman correlation of two [n] arrays; the interval is of n pairs drawn anew, always with the same draws.
+
+    Of several predictions [k, n] the mean of their correlations.
+    """
+    several = np.atleast_2d(predicted)
+    if len(true) < 3 or not np.ptp(several, axis=1).all() or np.ptp(true) == 0:
         return Interval()
     drawn = np.random.default_rng(0).integers(len(true), size=(resamples, len(true)))
-    first, second = (rankdata(x[drawn], axis=1) for x in (predicted, true))
-    first, second = (x - x.mean(axis=1, keepdims=True) for x in (first, second))
-    size = np.sqrt((first**2).sum(axis=1) * (second**2).sum(axis=1))
-    found = (first * second).sum(axis=1)[size > 0] / size[size > 0]  # draws of one pair alone have no order
-    low, high = np.quantile(found, [0.025, 0.975])
-    return Interval(float(np.asarray(spearmanr(predicted, true))[0]), float(low), float(high))
+    first, second = (rankdata(x[..., drawn], axis=-1) for x in (several, true))
+    first, second = (x - x.mean(axis=-1, keepdims=True) for x in (first, second))
+    size = np.sqrt((first**2).sum(axis=-1) * (second**2).sum(axis=-1))
+    ordered = (size > 0).all(axis=0)  # draws of one pair alone have no order
+    found = (first * second).sum(axis=-1)[:, ordered] / size[:, ordered]
+    low, high = np.quantile(found.mean(axis=0), [0.025, 0.975])
+    value = np.mean([np.asarray(spearmanr(one, true))[0] for one in several])
+    return Interval(float(value), float(low), float(high))
 
 
 def bootstrap(values: Array, statistic: Callable[..., Any], resamples: int = 1000) -> Interval:
-    """A statistic of [n] values, which takes `axis`; the interval is of n values drawn anew, always the same draws."""
+    """A statistic of [n] values, which takes `axis`; the interval is of n values drawn anew, always the same draws.
+
+    NaN of no values.
+    """
+    if not len(values):
+        return Interval()
     drawn = np.random.default_rng(0).integers(len(values), size=(resamples, len(values)))
     low, high = np.quantile(statistic(values[drawn], axis=1), [0.025, 0.975])
     return Interval(float(statistic(values, axis=0)), float(low), float(high))

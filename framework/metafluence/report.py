@@ -6,7 +6,7 @@ import base64
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -77,13 +77,15 @@ FIGURE_TEXT = {
     "error-budget": (
         "Where the error comes from",
         "The error of the predicted parameter change, split by source: what first order misses, what the curvature "
-        "adds, what the inner solves and the outer solve add. The parts are lengths of vectors, so they may add up to "
-        "more than the whole error (the diamond), in which they partly cancel.",
+        "adds, what the inner solves and the outer solve add. All are medians over the left-out items. The parts are "
+        "lengths of vectors, so they mostly add up to more than the whole error (the diamond), in which they partly "
+        "cancel.",
     ),
     "fidelity-against-runtime": (
         "Fidelity against runtime",
         "Up and to the left is better: scores that agree with exact retraining, sooner. The dashed line, if there is "
-        "one, is how well retraining from other seeds agrees with it: nothing can be held to more.",
+        "one, is how well retraining from other seeds agrees with it, the band its interval: what of the truth is the "
+        "data's and not the seed's. A method made at this very fit may lie above.",
     ),
     "inner-and-outer-solvers": (
         "Inner and outer solvers",
@@ -116,7 +118,8 @@ def ceiling_row(bench: Bench) -> Row | None:
     if not ceiling.seeds:
         return None
     name = f"retrain, {ceiling.seeds} other seed{'s' if ceiling.seeds > 1 else ''}"
-    return Row(name, "", bench.level, pearson=ceiling.pearson, spearman=ceiling.spearman, lds=ceiling.lds)
+    facts = {k: v for k, v in asdict(ceiling).items() if k != "seeds"}
+    return Row(name, "", bench.level, **facts)
 
 
 def table(result: StudyResult, level: Level, columns: Sequence[Column] = COLUMNS) -> list[list[str]]:
@@ -147,8 +150,7 @@ def _verdict(result: StudyResult, level: Level) -> list[str]:
     ranked = [r for r in scored if not math.isnan(r.spearman)]
     if ranked and bench.truth is not None:
         best = max(ranked, key=lambda r: (round(r.spearman, 3), -r.seconds))
-        ceiling = bench.truth.ceiling
-        other = f"; retraining from other seeds agrees to {ceiling.spearman:.3f}" if ceiling.seeds else ""
+        other = f"; {bench.truth.ceiling.said}" if bench.truth.ceiling.said else ""
         said.append(
             f"{_name(best)} ranks {noun}s most like exact retraining (Spearman {best.spearman:.3f}{other}), all of "
             f"them in {best.seconds:.2g} s, where retraining without {len(bench.truth.removals)} single ones"
@@ -283,11 +285,8 @@ def facts(result: StudyResult) -> list[tuple[str, str]]:
         ),
         ("meta-parameters", f"{result.fit.meta.numel()}"),
         ("‖∇F‖ at λ*", f"{d.gradient_norm:.1e} (largest task gradient {d.task_gradient:.1e})"),
-        (
-            "inner stationarity",
-            f"{d.inner_stationarity:.1e} at worst; {d.inner_converged} of {d.tasks} tasks converged",
-        ),
-        ("inner solves", f"largest relative residual {d.inner_residual:.0e}"),
+        ("inner stationarity", d.adaptation),
+        *([] if d.unrolled else [("inner solves", f"largest relative residual {d.inner_residual:.0e}")]),
         (
             "eigenvalues of δI + H",
             f"{e.smallest:.3g} (± {e.smallest_error:.0e}) to {e.largest:.4g} (± {e.largest_error:.0e})",

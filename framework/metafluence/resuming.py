@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from metafluence.errors import StoreError
 from metafluence.store import check_identity, load_tensors, save_tensors
-from metafluence.training import Checkpoint, Record
+from metafluence.training import Checkpoint, Record, stack_checkpoints
 
 OPTIMISER = "optimiser."
 
@@ -36,12 +35,11 @@ class TrainingState:
 
 def save_training(file: Path, state: TrainingState, identity: Mapping[str, str]) -> None:
     """Keep the state, whole or not at all. identity: what the fit is of, by parts."""
-    kept = [c.meta for c in state.checkpoints]
     tensors = {
         "meta": state.meta,
         "best": state.best,
         "generator": state.generator,
-        "checkpoints": torch.stack(kept) if kept else state.meta.detach().new_empty(0, state.meta.numel()),
+        "checkpoints": stack_checkpoints(state.checkpoints, state.meta),
         **{OPTIMISER + name: tensor for name, tensor in state.optimiser.items()},
     }
     facts = {
@@ -77,7 +75,7 @@ def load_training(file: Path, identity: Mapping[str, str], like: Tensor) -> Trai
             facts["step"],
             facts["seconds"],
             {name.removeprefix(OPTIMISER): tensor for name, tensor in tensors.items()},
-            [Checkpoint(step, rate, m.to(like.device)) for (step, rate), m in zip(facts["kept"], stacked, strict=True)],
+            [Checkpoint(*kept, *pair) for kept, pair in zip(facts["kept"], stacked.to(like.device), strict=True)],
             [Record(**record) for record in facts["history"]],
         )
     except (KeyError, TypeError, ValueError) as error:

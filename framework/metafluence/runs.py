@@ -18,6 +18,7 @@ from metafluence.metrics import (
     change_agreement,
     detection,
     linear_datamodeling_score,
+    median,
     moved,
     rank_agreement,
     score_agreement,
@@ -184,9 +185,9 @@ def _execute(bench: Bench, method: AttributionMethod, label: str, solver: str) -
             found = change_agreement(change.values.numpy(), bench.truth.change.numpy())
             errors, known = torch.from_numpy(found.relative_error), moved(bench.truth.change.numpy())
             facts |= {
-                "change_error": float(np.median(found.relative_error[known])),
-                "change_cosine": float(np.median(found.cosine[known])),
-                "change_norm_ratio": float(np.median(found.norm_ratio[known])),
+                "change_error": median(found.relative_error[known]),
+                "change_cosine": median(found.cosine[known]),
+                "change_norm_ratio": median(found.norm_ratio[known]),
                 "residual": _larger(facts["residual"], change.solve.residual),
             }
     spotted = detection(scores.numpy(), bench.problem.tasks.corrupted_items(bench.level).numpy())

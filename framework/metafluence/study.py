@@ -13,7 +13,7 @@ from metafluence.certificate import Certificate, certify
 from metafluence.config import StudyConfig
 from metafluence.diagnostics import Diagnostics
 from metafluence.episodes import Split
-from metafluence.errors import ConvergenceError, InputError
+from metafluence.errors import ConvergenceError, InputError, MetafluenceError
 from metafluence.fingerprints import component_fingerprint
 from metafluence.grid import Cell, reference_scores, run_cell
 from metafluence.observer import Observer
@@ -207,7 +207,7 @@ class Study:
         known: dict[Level, dict[str, Tensor]] = {level: {} for level in benches}
         for number, plan in enumerate(plans, start=1):
             bench = benches[plan.level]
-            exact = component_fingerprint(self._exactly.inner)[:4] + component_fingerprint(self._exactly.outer)[:4]
+            exact = "-".join(component_fingerprint(s) for s in (self._exactly.inner, self._exactly.outer))
             file = self.folder / "budget" / f"{plan.id}-{self._preparation.question(bench)}-{exact}.json"
             if file.exists():
                 budget = Budget.from_facts(load_facts(file))
@@ -231,8 +231,11 @@ class Study:
             if file.exists():
                 found.append(Certificate.from_facts(load_facts(file)))
             else:
-                found.append(certify(method, bench.context(), bench.targets(), ready.diagnostics, bench.truth))
-                save_facts(file, asdict(found[-1]))
+                try:
+                    found.append(certify(method, bench.context(), bench.targets(), ready.diagnostics, bench.truth))
+                    save_facts(file, asdict(found[-1]))
+                except MetafluenceError as error:
+                    found.append(Certificate.refused(bench.level, str(error)))
             self._observer.step(number, len(benches), bench.level)
         self._observer.done()
         return found

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -14,7 +13,7 @@ from metafluence.attribution import Targets
 from metafluence.curvature import Curvature
 from metafluence.errors import InputError
 from metafluence.lanczos import extreme_eigenvalues
-from metafluence.metrics import change_agreement, moved, score_agreement
+from metafluence.metrics import change_agreement, median, moved, score_agreement
 from metafluence.operators import LinearOperator
 from metafluence.problem import Point
 from metafluence.runs import Truth
@@ -120,7 +119,7 @@ def _change_errors(
         for kept, solution in zip(found, solved, strict=True):
             kept.append(solution.value)
     errors = [change_agreement(torch.cat(kept, dim=1).numpy(), true.numpy()).relative_error for kept in found]
-    return [float(np.median(e[moved(true.numpy())])) for e in errors], products
+    return [median(e[moved(true.numpy())]) for e in errors], products
 
 
 def _words(solution: Solution) -> str:

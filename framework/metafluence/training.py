@@ -52,11 +52,26 @@ Progress = Callable[[int, int, Record], None]
 @dataclass(frozen=True)
 class Checkpoint:
     """Meta-parameters [P] after `step` steps, and the mean learning rate of the steps since the checkpoint before it,
-    for steps along the sum F."""
+    for steps along the sum F.
+
+    before: the meta-parameters [P] before the last of these steps, where its gradient was taken; None if not kept.
+    """
 
     step: int
     learning_rate: float
     meta: Tensor
+    before: Tensor | None = None
+
+    @property
+    def taken_at(self) -> Tensor:
+        """Where the step's gradient was taken, [P]; `meta` if that was not kept."""
+        return self.meta if self.before is None else self.before
+
+
+def stack_checkpoints(checkpoints: Sequence[Checkpoint], like: Tensor) -> Tensor:
+    """[k, 2, P]: the meta-parameters of each, and where its last step was taken; like [P] gives the shape of none."""
+    pairs = [torch.stack([c.meta, c.taken_at]) for c in checkpoints]
+    return torch.stack(pairs) if pairs else like.detach().new_empty(0, 2, like.numel())
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 import torch
@@ -20,16 +20,29 @@ NAN = float("nan")
 
 @dataclass(frozen=True)
 class Ceiling:
-    """How well the same retrainings from other seeds agree with the study's: no estimator can be held to more.
+    """How well the same retrainings from other seeds agree with the study's: what of the truth is the data's, not the
+    seed's. An estimator made at the study's own fit may come closer to it than that.
 
     pearson, spearman: of the loss changes without single items; lds: Spearman of those without random subsets; each
-    the mean over `seeds` other seeds.
+    the mean over `seeds` other seeds, *_low and *_high its 95 % bootstrap interval.
     """
 
     seeds: int = 0
     pearson: float = NAN
     spearman: float = NAN
+    spearman_low: float = NAN
+    spearman_high: float = NAN
     lds: float = NAN
+    lds_low: float = NAN
+    lds_high: float = NAN
+
+    @property
+    def said(self) -> str:
+        """In words; empty where there is none."""
+        if np.isnan(self.spearman):
+            return ""
+        interval = f" ({self.spearman_low:.2f} to {self.spearman_high:.2f})"
+        return f"retraining from other seeds agrees to {self.spearman:.3f}{interval}"
 
 
 @dataclass(frozen=True)
@@ -104,11 +117,7 @@ def loss_changes(targets: Targets, metas: Tensor) -> Tensor:
 def _ceiling(ours: Tensor, theirs: list[Tensor], alone: Tensor, together: Tensor) -> Ceiling:
     if not theirs:
         return Ceiling()
-    single = [score_agreement(other[alone].numpy(), ours[alone].numpy()) for other in theirs]
-    subsets = [rank_agreement(other[together].numpy(), ours[together].numpy(), 1) for other in theirs]
-    return Ceiling(
-        len(theirs),
-        float(np.mean([s.pearson for s in single])),
-        float(np.mean([s.spearman for s in single])),
-        float(np.mean([s.value for s in subsets])),
-    )
+    others, true = torch.stack(theirs).numpy(), ours.numpy()
+    pearson = [score_agreement(other[alone], true[alone]).pearson for other in others]
+    single, subsets = (rank_agreement(others[:, some], true[some]) for some in (alone, together))
+    return Ceiling(len(theirs), float(np.mean(pearson)), *astuple(single), *astuple(subsets))

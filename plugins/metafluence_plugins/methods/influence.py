@@ -38,8 +38,9 @@ class InfluenceFunction(AttributionMethod):
 
     All items are scored with one solve per target, and one derivative along it that costs about a product. leave_out:
     a Newton step from λ* on the objective without the removed items, whose own curvature is then not in C; it costs
-    one solve per removal. inner_solver: of the tasks' own Hessians; the problem's if not given. judge: measure the
-    residual of every target's solve, which costs one product each; a solver like ek-fac needs none itself.
+    one solve per removal. inner_solver: of the tasks' own Hessians; the problem's if not given; learners that unroll
+    have none, so that it is left out, with a note. judge: measure the residual of every target's solve, which costs
+    one product each; a solver like ek-fac needs none itself.
     """
 
     curvature: Curvature = ExactCurvature()
@@ -57,14 +58,14 @@ class InfluenceFunction(AttributionMethod):
         return not self.leave_out
 
     def prepare(self, context: Context) -> Influence:
-        if self.inner_solver is not None:
-            old = context.point
+        old = context.point
+        if self.inner_solver is not None and not old.problem.learner.unrolls:
             problem = old.problem.solving_with(self.inner_solver)
             context = replace(context, point=problem.at(old.meta, old.weights, old.adapted))
         return Influence(self, context)
 
     def scores(self, state: Influence, targets: Targets) -> Scores:
-        if self.inner_solver is not None:
+        if self.inner_solver is not None and not targets.problem.learner.unrolls:
             targets = targets.solving_with(self.inner_solver)
         context, goals = state.context, targets.gradients(state.jacobian)
         if self.leave_out:
@@ -114,11 +115,14 @@ class Influence:
         self.context = context
         self.jacobian: Jacobian = method.curvature.jacobian(context.point)
         self.operator = method.curvature.at(context.point)
-        self.notes = (
-            ("dθ/dλ = I was assumed (first-order convention): the outer loss has no explicit λ.",)
-            if self.jacobian == "identity"
-            else ()
-        )
+        notes = []
+        if self.jacobian == "identity":
+            notes.append("dθ/dλ = I was assumed (first-order convention): the outer loss has no explicit λ.")
+        learner = context.problem.learner
+        if method.inner_solver is not None and learner.unrolls:
+            name = type(learner).__name__
+            notes.append(f"inner_solver was left out: {name} is differentiated through its own steps.")
+        self.notes = tuple(notes)
 
     @cached_property
     def full(self) -> PreparedSolve:

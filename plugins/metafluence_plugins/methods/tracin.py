@@ -28,7 +28,8 @@ from metafluence_plugins.curvatures.direct import DirectCurvature
 
 @dataclass(frozen=True)
 class Trace:
-    """The items' level, and every checkpoint with its rate: the learning rate times the steps it stands for."""
+    """The items' level, and where every checkpoint's step was taken, with its rate: the learning rate times the steps
+    that the checkpoint stands for."""
 
     level: Level
     points: tuple[Point, ...]
@@ -38,10 +39,13 @@ class Trace:
 
 @dataclass(frozen=True)
 class TracIn(AttributionMethod):
-    """Σ_c rate_c r_i(λ_c)ᵀ g_j(λ_c) over checkpoints c, r and g total gradients (or partial ones, with θ held).
+    """Σ_c rate_c r_i(λ_c)ᵀ g_j(λ_c) over checkpoints c, r and g total gradients (or partial ones, with θ held), λ_c
+    where the checkpoint's step was taken from.
 
-    As an edit the item's own steps are undone: Σ_c rate_c r_i(λ_c), which is their sum where every step of plain
-    gradient descent has its checkpoint. With other optimisers the size means nothing.
+    As an edit the item's own steps are undone: Σ_c rate_c r_i(λ_c). Where every step has its checkpoint and takes all
+    tasks, that is all that the item itself did to λ under plain gradient descent, and for one step what descent without
+    it gives; that later steps would then start elsewhere is not in it. With minibatches it is what the item did on
+    average over their draws; with other optimisers the size means nothing.
     """
 
     gradients: Literal["total", "partial"] = "total"
@@ -65,7 +69,7 @@ class TracIn(AttributionMethod):
                 raise InputError("Partial gradients do not see support instances. Use tracin with gradients: total.")
             jacobian = DirectCurvature().jacobian(context.point)
         problem, weights = context.problem, context.point.weights
-        points = tuple(problem.at(c.meta, weights, context.point.adapted) for c in context.checkpoints)
+        points = tuple(problem.at(c.taken_at, weights, context.point.adapted) for c in context.checkpoints)
         steps = [0, *(c.step for c in context.checkpoints)]
         rates = tuple(
             c.learning_rate * (now - before)

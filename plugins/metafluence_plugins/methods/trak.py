@@ -16,6 +16,7 @@ from metafluence import (
     Level,
     Point,
     Scores,
+    SoftmaxLoss,
     Targets,
     Units,
 )
@@ -43,13 +44,14 @@ class TRAK(AttributionMethod):
     """Rᵀr_i · (ΦᵀΦ + ridge)⁻¹ · Rᵀg_j, averaged over models; R a random [P, dim], all gradients total ones.
 
     Φ holds the projected gradients of the margin log p/(1 − p) of every query instance. The paper's Q = 1 − p turns
-    a margin's gradient into the loss's, so it is in the responses r at every level. ridge: relative to the kernel's
-    mean eigenvalue. models: `fit` is λ* alone; `checkpoints` those of meta-training. Needs a softmax outer loss.
+    a margin's gradient into the loss's, so it is in the responses r at every level. A query instance counts in the
+    kernel by its weight. ridge: relative to the kernel's mean eigenvalue. models: `fit` is λ* alone; `checkpoints`
+    those of meta-training. Raises InputError where the outer loss is not softmax cross-entropy.
     """
 
     dim: int = 512
     projection: Literal["rademacher", "gaussian"] = "rademacher"
-    ridge: float = 1e-3
+    ridge: float = 1.0
     models: Literal["fit", "checkpoints"] = "fit"
     seed: int = 0
 
@@ -69,6 +71,12 @@ class TRAK(AttributionMethod):
         return self.models == "checkpoints"
 
     def prepare(self, context: Context) -> Ensemble:
+        learner = context.problem.learner
+        if not isinstance(learner.output_loss, SoftmaxLoss):
+            raise InputError(
+                f"trak needs the margins of a softmax cross-entropy; {type(learner).__name__}'s output_loss here is "
+                f"{type(learner.output_loss).__name__}. Use influence."
+            )
         points = [context.point]
         if self.models == "checkpoints":
             start, weights = context.point.adapted, context.point.weights
@@ -82,16 +90,17 @@ class TRAK(AttributionMethod):
         items = query if level == "query" else point.projected(projection.apply, level)
         # A query instance's loss is −log p, so dloss/dmargin is −(1 − p).
         rest = -torch.expm1(-point.item_losses("query"))
-        weight = point.weights.task.unsqueeze(1).expand_as(point.weights.query).flatten()
-        scale = point.weights.query.shape[1] / (weight * rest.clamp_min(torch.finfo(rest.dtype).eps))
-        margins = torch.where(weight > 0, scale, 0).unsqueeze(1) * query
+        task, own = point.weights.task.unsqueeze(1).expand_as(point.weights.query).flatten(), point.weights.query
+        # A response has its task's weight as a factor and not its own; a sum of squares has both once.
+        scale = own.shape[1] / (task.sqrt() * rest.clamp_min(torch.finfo(rest.dtype).eps)) * own.flatten().sqrt()
+        margins = torch.where(task > 0, scale, 0).unsqueeze(1) * query
         kernel = margins.mT @ margins
         kernel.diagonal().add_(self.ridge * kernel.trace() / self.dim)
         factor, failed = torch.linalg.cholesky_ex(kernel)
         if int(failed):
             raise InputError(
                 f"trak's kernel of {self.dim} dimensions from {len(query)} query instances is singular. Give ridge "
-                "(1e-3, say), or fewer dimensions."
+                "(1, say), or fewer dimensions."
             )
         return Projected(point, items, factor)
 

@@ -171,6 +171,7 @@ class Minibatch(Trainer):
                 f"norm {norm}. Lower the learning rate ({rate:.1e} there), give it a warmup, or raise l2."
             )
         optimiser.param_groups[0]["lr"] = rate
+        before = meta.detach().clone()
         optimiser.step()
         record = Record(state.step, found.loss, found.accuracy, norm, rate)
         every = self.validate_every
@@ -181,7 +182,8 @@ class Minibatch(Trainer):
         if best_record(state.history) is record:
             state.best = meta.detach().clone()
         if state.step in {round((i + 1) * self.steps / self.checkpoints) for i in range(self.checkpoints)}:
-            state.checkpoints.append(self._checkpoint(problem, state.checkpoints, state.step, meta.detach().clone()))
+            now = meta.detach().clone()
+            state.checkpoints.append(self._checkpoint(problem, state.checkpoints, state.step, now, before))
 
     def _done(self, state: TrainingState) -> bool:
         best = best_record(state.history)
@@ -192,10 +194,12 @@ class Minibatch(Trainer):
         later = [r for r in state.history[best.step :] if r.validation_loss is not None]
         return len(later) >= self.patience
 
-    def _checkpoint(self, problem: BilevelProblem, earlier: list[Checkpoint], step: int, meta: Tensor) -> Checkpoint:
+    def _checkpoint(
+        self, problem: BilevelProblem, earlier: list[Checkpoint], step: int, meta: Tensor, before: Tensor | None = None
+    ) -> Checkpoint:
         since = earlier[-1].step if earlier else 0
         rate = fmean(self.rate(s) for s in range(since + 1, step + 1))
-        return Checkpoint(step, rate / len(problem.tasks), meta)
+        return Checkpoint(step, rate / len(problem.tasks), meta, before)
 
     def _path(self, problem: BilevelProblem, state: TrainingState, best: Record | None) -> tuple[Checkpoint, ...]:
         """The checkpoints that lead to the fit, the last of which is the fit."""

@@ -12,7 +12,7 @@ from metafluence_plugins.trainers.minibatch import Minibatch
 
 @dataclass(frozen=True)
 class SGD(Minibatch):
-    """Plain stochastic gradient descent on minibatches of tasks: the steps that TracIn undoes are these."""
+    """Plain stochastic gradient descent on minibatches of tasks: the steps that tracin undoes are these."""
 
     learning_rate: float = 0.1
 
