@@ -30,7 +30,7 @@ LAYERS = [
         "executors",
         "hooks",
     },
-    {"registry", "fingerprints", "bars", "layers"},
+    {"registry", "fingerprints", "bars", "layers", "datasets"},
     {"loader", "learners"},
     {"networks", "linearisation", "encoder"},
     {"implicit", "unrolled"},

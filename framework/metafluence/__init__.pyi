@@ -57,6 +57,18 @@ from .corruption import (
 from .curvature import (
     Curvature as Curvature,
 )
+from .datasets import (
+    Dataset as Dataset,
+)
+from .datasets import (
+    LabelledDataset as LabelledDataset,
+)
+from .datasets import (
+    Source as Source,
+)
+from .datasets import (
+    data_root as data_root,
+)
 from .derivatives import (
     batched_vjp as batched_vjp,
 )
@@ -70,16 +82,19 @@ from .diagnostics import (
     diagnose as diagnose,
 )
 from .episodes import (
-    Dataset as Dataset,
+    Episodes as Episodes,
 )
 from .episodes import (
-    Episodes as Episodes,
+    Instances as Instances,
 )
 from .episodes import (
     Labelled as Labelled,
 )
 from .episodes import (
     Split as Split,
+)
+from .episodes import (
+    generators as generators,
 )
 from .episodes import (
     sample as sample,

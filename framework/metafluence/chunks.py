@@ -125,7 +125,7 @@ class Chunk:
         A support instance counts as it would if the query held it.
         """
         half = self.support if level == "support" else self.query
-        ones = torch.ones_like(half.targets, dtype=self.adapted.dtype, requires_grad=True)
+        ones = self.adapted.new_ones(half.targets.shape[:2]).requires_grad_()
         with torch.enable_grad():
             loss = self._learner.outer_loss(self.rows, self.adapted, half, ones)
             (each,) = torch.autograd.grad(loss.sum(), ones)

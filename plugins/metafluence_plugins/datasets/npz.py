@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from metafluence import DataError, Dataset, Labelled
+from metafluence import DataError, Labelled, LabelledDataset
 
 
 @dataclass(frozen=True)
-class Npz(Dataset):
+class Npz(LabelledDataset):
     """`path` to an .npz archive that holds `inputs` and `labels`, arrays of equal length under those names.
 
     A relative path is looked for under `root`, else under $METAFLUENCE_DATA, else under the working folder. 8-bit
