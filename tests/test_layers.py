@@ -16,8 +16,20 @@ PLUGINS = sorted((ROOT / "plugins" / "metafluence_plugins").rglob("*.py"))
 # Lowest first: a module imports only from layers above its own line in this list.
 LAYERS = [
     {"errors"},
-    {"tasks", "operators", "losses", "backbones", "resources", "observer", "derivatives", "describe", "minimise"},
     {
+        "tasks",
+        "operators",
+        "losses",
+        "backbones",
+        "resources",
+        "terminal",
+        "observer",
+        "derivatives",
+        "describe",
+        "minimise",
+    },
+    {
+        "terminal",
         "importing",
         "validation",
         "corruption",
@@ -31,7 +43,7 @@ LAYERS = [
         "hooks",
     },
     {"registry", "fingerprints", "bars", "layers", "datasets"},
-    {"loader", "learners"},
+    {"loader", "learners", "fetch"},
     {"networks", "linearisation", "encoder"},
     {"implicit", "unrolled"},
     {"chunks"},
@@ -45,7 +57,8 @@ LAYERS = [
     {"study"},
     {"solver_figures"},
     {"figures"},
-    {"report"},
+    {"report", "sweep_report", "previews"},
+    {"data_cli"},
     {"cli"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

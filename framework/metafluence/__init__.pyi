@@ -135,6 +135,9 @@ from .executors import (
 from .executors import (
     Result as Result,
 )
+from .fetch import (
+    fetch_sources as fetch_sources,
+)
 from .fingerprints import (
     component_fingerprint as component_fingerprint,
 )
@@ -243,6 +246,15 @@ from .operators import (
 from .operators import (
     ShiftedOperator as ShiftedOperator,
 )
+from .previews import (
+    Summary as Summary,
+)
+from .previews import (
+    summarise as summarise,
+)
+from .previews import (
+    write_preview as write_preview,
+)
 from .problem import (
     BilevelProblem as BilevelProblem,
 )
@@ -263,6 +275,9 @@ from .report import (
 )
 from .report import (
     cell as cell,
+)
+from .report import (
+    columns as columns,
 )
 from .report import (
     table as table,
@@ -431,12 +446,6 @@ from .operators import (
 from .operators import (
     random_groups as random_groups,
 )
-from .report import (
-    sweep_cells as sweep_cells,
-)
-from .report import (
-    write_sweep as write_sweep,
-)
 from .solving import (
     Preconditioner as Preconditioner,
 )
@@ -448,6 +457,12 @@ from .solving import (
 )
 from .study import (
     Prepared as Prepared,
+)
+from .sweep_report import (
+    sweep_cells as sweep_cells,
+)
+from .sweep_report import (
+    write_sweep as write_sweep,
 )
 from .sweeps import (
     Damped as Damped,
