@@ -67,9 +67,9 @@ def _of_classes(data: Labelled) -> list[tuple[str, str]]:
     ]
     if data.splits is None:
         return [*lines, ("published splits", "none")]
-    sizes = [
-        f"{name} {len(part):,}" if part else f"{name} from train" for name, part in zip(SETS, data.splits, strict=True)
-    ]
+    sizes = [f"{name} {len(part):,}" for name, part in zip(SETS, data.splits, strict=True)]
+    if not data.splits[1]:
+        sizes[1] = "validation some of train's"
     return [*lines, ("published splits", ", ".join(sizes) + " classes")]
 
 

@@ -38,18 +38,16 @@ class FC100(LabelledDataset):
         return (Source(address, f"{CIFAR}.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85"),)
 
     def load(self) -> Labelled:
-        looked: list[Path] = []
-        for place in folders(self.root, "FC100", "fc100"):
+        places = folders(self.root, "FC100", "fc100")
+        for place in places:
             files = [place / f"FC100_{part}.pickle" for part in ("train", "val", "test")]
             if all(file.is_file() for file in files):
                 return labelled_arrays([joined(load_pickle(file, str(file)), file) for file in files])
-            looked += files
-        for place in folders(self.root, "FC100", "fc100"):
-            for source in (place / CIFAR, place / f"{CIFAR}.tar.gz"):
-                if source.exists():
-                    return _by_superclass(source)
-                looked.append(source)
-        raise missing("FC100", looked, fetched("fc100"))
+        for source in (place / name for place in places for name in (CIFAR, f"{CIFAR}.tar.gz")):
+            if source.exists():
+                return _by_superclass(source)
+        forms = ["FC100_{train,val,test}.pickle", f"the folder {CIFAR}", f"{CIFAR}.tar.gz"]
+        raise missing("FC100", places, forms, fetched("fc100"))
 
 
 def _by_superclass(source: Path) -> Labelled:

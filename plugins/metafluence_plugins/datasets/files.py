@@ -18,8 +18,8 @@ def missing(what: str, places: Sequence[Path], forms: Sequence[str], mend: str) 
     """What to raise where no form of a data set, each one or several files, is in any of the places."""
     listed = "\n".join(f"  {place.absolute()}" for place in places)
     return DataError(
-        f"{what} was not found. Looked for {'; or '.join(forms)}; in\n{listed}\n{mend} If it is elsewhere, set the data "
-        "set's root, or METAFLUENCE_DATA, to the folder that holds it."
+        f"{what} was not found. Looked for {'; or '.join(forms)}; in\n{listed}\n{mend} If it is elsewhere, set the "
+        "data set's root, or METAFLUENCE_DATA, to the folder that holds it."
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ def box_average(images: Pixels, size: int) -> Pixels:
     return np.rint(np.clip(shares @ images.astype(np.float64) @ shares.T, 0, 255)).astype(np.uint8)
 
 
+@lru_cache
 def _shares(old: int, new: int) -> NDArray[np.float64]:
     """[new, old]: the share that each old pixel has in each new one."""
     edges = np.arange(new + 1) * (old / new)

@@ -15,10 +15,17 @@ from metafluence_plugins.datasets.packed import joined, labelled_arrays, with_in
 from metafluence_plugins.datasets.pickles import load_pickle
 
 FOLDERS = ("mini-imagenet", "miniImagenet", "miniImageNet", "miniimagenet")
+PICKLES = ("train_phase_train", "val", "test")
+FORMS = (
+    "train.csv, val.csv, test.csv and the folder images",
+    "mini-imagenet-cache-{train,val,test}.pkl",
+    f"miniImageNet_category_split_{{{','.join(PICKLES)}}}.pickle",
+    "folders train, val and test",
+)
 NO_ADDRESS = (
     "Mini-ImageNet has no public address, because ImageNet's images may not be passed on. Get ImageNet's terms and "
-    "images at https://image-net.org, or one of the packed forms from someone who may give it to you, and put it in the "
-    "folder mini-imagenet of your data folder; docs/data.md lists the forms."
+    "images at https://image-net.org, or a packed form from someone who may give it to you, and put it in the folder "
+    "mini-imagenet of your data folder."
 )
 
 
@@ -44,13 +51,11 @@ class MiniImageNet(LabelledDataset):
         raise InputError(NO_ADDRESS)
 
     def load(self) -> Labelled:
-        looked: list[Path] = []
-        for place in folders(self.root, *FOLDERS):
+        places = folders(self.root, *FOLDERS)
+        for place in places:
             lists = [place / f"{part}.csv" for part in SPLITS]
             caches = [_cache(place, part) for part in SPLITS]
-            pickles = [
-                place / f"miniImageNet_category_split_{part}.pickle" for part in ("train_phase_train", "val", "test")
-            ]
+            pickles = [place / f"miniImageNet_category_split_{part}.pickle" for part in PICKLES]
             if all(file.is_file() for file in lists):
                 return self._from_lists(lists, place / "images")
             if all(file.is_file() for file in caches):
@@ -59,8 +64,7 @@ class MiniImageNet(LabelledDataset):
                 return self._sized(labelled_arrays([joined(load_pickle(f, str(f)), f) for f in pickles]), pickles)
             if all((place / part).is_dir() for part in SPLITS):
                 return labelled_folder(place, self.size, "RGB")
-            looked += [*lists, *caches, *pickles, *(place / part for part in SPLITS)]
-        raise missing("Mini-ImageNet", looked, NO_ADDRESS)
+        raise missing("Mini-ImageNet", places, FORMS, NO_ADDRESS)
 
     def _from_lists(self, lists: Sequence[Path], images: Path) -> Labelled:
         names: list[str] = []

@@ -93,33 +93,30 @@ class Omniglot(LabelledDataset):
 
     def _read(self) -> dict[Name, Pixels]:
         places, wanted = folders(self.root, "omniglot", "omniglot-py"), ARCHIVES[self.subset]
-        looked: list[Path] = []
         for place in places:
-            official = [[place / name, place / f"{name}.zip"] for name in wanted]
-            found = [next((p for p in pair if p.exists()), None) for pair in official]
-            looked += [path for pair in official for path in pair]
-            if all(found):
-                halves = zip(wanted, found, strict=True)
-                return {
-                    k: v for name, path in halves if path is not None for k, v in self._official(name, path).items()
-                }
-        packed = [place / name for place in places for name in PACKED]
-        for file in packed:
+            # A folder, else the archive of that name.
+            pairs = [(place / name, place / f"{name}.zip") for name in wanted]
+            found = [folder if folder.is_dir() else archive for folder, archive in pairs]
+            if all(path.exists() for path in found):
+                drawings: dict[Name, Pixels] = {}
+                for name, path in zip(wanted, found, strict=True):
+                    drawings |= self._official(name, path)
+                return drawings
+        for file in (place / name for place in places for name in PACKED):
             if file.is_file():
                 return self._packed(file, wanted)
-        raise missing(f"Omniglot ({', '.join(wanted)})", [*looked, *packed], fetched("omniglot"))
+        forms = [" and ".join(f"{name}.zip" for name in wanted), "folders of those names", *PACKED]
+        raise missing("Omniglot", places, forms, fetched("omniglot"))
 
     def _official(self, archive: str, path: Path) -> dict[Name, Pixels]:
-        by_name: dict[Name, list[tuple[str, Pixels]]] = {}
+        found: dict[Name, dict[str, Pixels]] = {}
         for name, file, image in _drawings(path):
-            by_name.setdefault((archive, *name), []).append((file, image))
-        if not by_name:
+            if image.shape != (105, 105):
+                raise DataError(f"{path}: {'/'.join(name)}/{file} is {image.shape}; drawings are of 105x105 pixels.")
+            found.setdefault((archive, *name), {})[file] = box_average(255 - image[None], self.size)
+        if not found:
             raise DataError(f"{path} holds no ALPHABET/characterNN/*.png. Get it again.")
-        for name, drawings in by_name.items():
-            if len({image.shape for _, image in drawings}) > 1 or drawings[0][1].shape != (105, 105):
-                raise DataError(f"{path}: the images of {'/'.join(name[1:])} are not all of 105x105 pixels.")
-        sorted_each = {name: np.stack([image for _, image in sorted(v, key=_file)]) for name, v in by_name.items()}
-        return {name: box_average(255 - images, self.size) for name, images in sorted_each.items()}
+        return {name: np.concatenate([drawings[file] for file in sorted(drawings)]) for name, drawings in found.items()}
 
     def _packed(self, file: Path, wanted: tuple[str, ...]) -> dict[Name, Pixels]:
         try:
@@ -127,15 +124,11 @@ class Omniglot(LabelledDataset):
                 images, names = archive["images"], [str(n) for n in archive["names"]]
         except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
             raise DataError(f"{file} cannot be read as packed Omniglot (images, names): {error}.") from error
-        if (
-            images.ndim != 4
-            or images.dtype != np.uint8
-            or len(images) != len(names)
-            or min(images.shape[2:]) < self.size
-        ):
+        right = images.ndim == 4 and images.dtype == np.uint8 and len(images) == len(names)
+        if not right or images.shape[2] != images.shape[3] or images.shape[3] < self.size:
             raise DataError(
                 f"{file} has images {images.dtype} {images.shape} and {len(names)} names; 8-bit images [characters, "
-                f"drawings, height, width] of at least {self.size} pixels are needed, and a name for each character."
+                f"drawings, side, side] of at least {self.size} pixels are needed, and a name for each character."
             )
         found = {}
         for name, drawings in zip(names, images, strict=True):
@@ -147,10 +140,6 @@ class Omniglot(LabelledDataset):
         if {name[0] for name in found} != set(wanted):
             raise DataError(f"{file} does not hold {' and '.join(wanted)}. {fetched('omniglot')}")
         return found
-
-
-def _file(drawing: tuple[str, Pixels]) -> str:
-    return drawing[0]
 
 
 def _drawings(path: Path) -> Iterator[tuple[tuple[str, str], str, Pixels]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def labelled_arrays(parts: Sequence[Part]) -> Labelled:
     if len(set(flat)) < len(flat):  # numbers that begin anew in every part
         flat = [f"{part} {n}" for part, some in zip(("train", "val", "test"), names, strict=True) for n in some]
     labels = np.concatenate([codes + start for (_, codes), start in zip(found, starts, strict=False)])
-    train, validation, test = (range(a, b) for a, b in zip(starts[:-1], starts[1:], strict=True))
+    train, validation, test = (range(a, b) for a, b in pairwise(starts))
     inputs = Arrays(tuple(images for images, _ in parts))
     return Labelled(inputs, torch.from_numpy(labels).long(), tuple(flat), (train, validation, test))
 
