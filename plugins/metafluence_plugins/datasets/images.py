@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -40,18 +39,9 @@ def decode(source: Any, name: str, mode: str, size: int | None = None) -> Pixels
 
 
 def box_average(images: Pixels, size: int) -> Pixels:
-    """Square images [n, s, s] scaled down to [n, size, size]: every new pixel is the mean of the area it covers."""
-    shares = _shares(images.shape[-1], size)
-    return np.rint(np.clip(shares @ images.astype(np.float64) @ shares.T, 0, 255)).astype(np.uint8)
-
-
-@lru_cache
-def _shares(old: int, new: int) -> NDArray[np.float64]:
-    """[new, old]: the share that each old pixel has in each new one."""
-    edges = np.arange(new + 1) * (old / new)
-    pixels = np.arange(old)
-    overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
-    return overlap.clip(min=0) * (new / old)
+    """Images [n, s, s] scaled down to [n, size, size]: every new pixel is the mean of those whose centres it covers."""
+    scaled = [Image.fromarray(image).resize((size, size), Image.Resampling.BOX) for image in images]
+    return np.stack([np.asarray(image) for image in scaled])
 
 
 @dataclass(frozen=True)

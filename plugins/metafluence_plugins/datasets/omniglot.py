@@ -40,10 +40,10 @@ class Omniglot(LabelledDataset):
     """1,623 characters, each drawn by 20 people (Lake et al. 2015), as [1, size, size] images in 8 bits.
 
     The published images have ink 0 on paper 1; here ink is bright (1) and paper 0. They are scaled down from 105x105
-    by the average over the area that a pixel covers. subset: `background` and `evaluation` are the published halves,
-    `small1` and `small2` the published small backgrounds. rotations: every character turned by 90, 180 and 270
-    degrees is a class of its own. published: the split that episodes.split: published takes, `vinyals` (1,028, 172
-    and 423 characters) or `background` (training from the background, testing on the evaluation set).
+    by box average: a pixel is the mean of those whose centres it covers. subset: `background` and `evaluation` are the
+    published halves, `small1` and `small2` the published small backgrounds. rotations: every character turned by 90,
+    180 and 270 degrees is a class of its own. published: the split that episodes.split: published takes, `vinyals`
+    (1,028, 172 and 423 characters) or `background` (training from the background, testing on the evaluation set).
     Files: the official images_*.zip or what is in them, or omniglot_28.npz (`images` [characters, drawings, h, w] with
     ink bright, `names` archive/alphabet/character), in the root or in its folder omniglot or omniglot-py.
     """

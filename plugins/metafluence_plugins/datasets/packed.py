@@ -58,10 +58,11 @@ def labelled_arrays(parts: Sequence[Part]) -> Labelled:
 
 def _entry(content: Any, key: str, file: Path) -> Any:
     if not isinstance(content, dict) or key not in content:
-        what = (
-            f"a dictionary of {', '.join(map(str, content))}" if isinstance(content, dict) else type(content).__name__
+        keys = f" of {', '.join(map(str, content))}" if isinstance(content, dict) else ""
+        raise DataError(
+            f"{file} holds a {type(content).__name__}{keys}; the entry {key!r} is needed. It is another file, or in "
+            "another form."
         )
-        raise DataError(f"{file} holds {what}; the entry {key!r} is needed. It is another file, or in another form.")
     return content[key]
 
 
