@@ -120,10 +120,13 @@ def test_the_command_downloads_to_where_the_data_set_reads(server, tmp_path, mon
     with pytest.raises(DataError, match=r"kmnist/train-images-idx3-ubyte.gz cannot be read"):
         mf.build("dataset", "kmnist", root=str(tmp_path)).load()
     monkeypatch.setattr(omniglot, "ADDRESS", address)
+    found = run("fetch", "omniglot", "--set", "subset=small1", "--root", str(tmp_path))
+    assert found.exit_code == 0, found.output
+    assert (tmp_path / "omniglot" / "images_background_small1.zip").is_file()
     found = run("fetch", "omniglot", "--root", str(tmp_path))
     assert isinstance(found.exception, DataError)
     assert "68d2efa1b9178cc56df9314c21c6e718" in str(found.exception)
-    assert not list((tmp_path / "omniglot").iterdir())
+    assert [file.name for file in (tmp_path / "omniglot").iterdir()] == ["images_background_small1.zip"]
 
 
 @pytest.mark.parametrize("name", ["omniglot", "mnist", "fashion-mnist", "kmnist", "fc100"])

@@ -25,6 +25,7 @@ RegistryOption = Annotated[Path | None, typer.Option("--registry", help="A regis
 @data_app.command("fetch")
 def fetch_data(
     name: NameArgument,
+    settings: SetOption = None,
     root: Annotated[
         Path | None, typer.Option(help="The folder of data sets; $METAFLUENCE_DATA or `data` if not given.")
     ] = None,
@@ -38,7 +39,10 @@ def fetch_data(
             f"There is nothing to download for {name}: it comes with the program, or from files of your own. "
             f"`metafluence show dataset {name}` says what it reads."
         )
-    sources, folder = known.build("dataset", name).sources(), metafluence.data_root(root)
+    sources, folder = (
+        known.build("dataset", {**_settings(settings), "use": name}).sources(),
+        metafluence.data_root(root),
+    )
     parts = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
     with Progress(*parts, console=console) as bars:
         shown: dict[str, Any] = {}
