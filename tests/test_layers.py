@@ -23,6 +23,7 @@ LAYERS = [
         "backbones",
         "norms",
         "resources",
+        "terminal",
         "observer",
         "derivatives",
         "describe",
@@ -41,8 +42,8 @@ LAYERS = [
         "executors",
         "hooks",
     },
-    {"registry", "fingerprints", "bars", "layers", "probes"},
-    {"loader", "learners"},
+    {"registry", "fingerprints", "bars", "layers", "probes", "datasets"},
+    {"loader", "learners", "fetch"},
     {"networks", "linearisation", "encoder"},
     {"implicit", "unrolled"},
     {"chunks"},
@@ -56,7 +57,8 @@ LAYERS = [
     {"study"},
     {"solver_figures"},
     {"figures"},
-    {"report"},
+    {"report", "sweep_report", "previews"},
+    {"data_cli"},
     {"cli"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

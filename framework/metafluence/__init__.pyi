@@ -57,6 +57,18 @@ from .corruption import (
 from .curvature import (
     Curvature as Curvature,
 )
+from .datasets import (
+    Dataset as Dataset,
+)
+from .datasets import (
+    LabelledDataset as LabelledDataset,
+)
+from .datasets import (
+    Source as Source,
+)
+from .datasets import (
+    data_root as data_root,
+)
 from .derivatives import (
     batched_vjp as batched_vjp,
 )
@@ -70,16 +82,19 @@ from .diagnostics import (
     diagnose as diagnose,
 )
 from .episodes import (
-    Dataset as Dataset,
+    Episodes as Episodes,
 )
 from .episodes import (
-    Episodes as Episodes,
+    Instances as Instances,
 )
 from .episodes import (
     Labelled as Labelled,
 )
 from .episodes import (
     Split as Split,
+)
+from .episodes import (
+    generators as generators,
 )
 from .episodes import (
     sample as sample,
@@ -119,6 +134,9 @@ from .executors import (
 )
 from .executors import (
     Result as Result,
+)
+from .fetch import (
+    fetch_sources as fetch_sources,
 )
 from .fingerprints import (
     component_fingerprint as component_fingerprint,
@@ -228,6 +246,15 @@ from .operators import (
 from .operators import (
     ShiftedOperator as ShiftedOperator,
 )
+from .previews import (
+    Summary as Summary,
+)
+from .previews import (
+    summarise as summarise,
+)
+from .previews import (
+    write_preview as write_preview,
+)
 from .problem import (
     BilevelProblem as BilevelProblem,
 )
@@ -248,6 +275,9 @@ from .report import (
 )
 from .report import (
     cell as cell,
+)
+from .report import (
+    columns as columns,
 )
 from .report import (
     table as table,
@@ -434,12 +464,6 @@ from .operators import (
 from .probes import (
     probe_module as probe_module,
 )
-from .report import (
-    sweep_cells as sweep_cells,
-)
-from .report import (
-    write_sweep as write_sweep,
-)
 from .resuming import (
     TrainingState as TrainingState,
 )
@@ -460,6 +484,12 @@ from .solving import (
 )
 from .study import (
     Prepared as Prepared,
+)
+from .sweep_report import (
+    sweep_cells as sweep_cells,
+)
+from .sweep_report import (
+    write_sweep as write_sweep,
 )
 from .sweeps import (
     Damped as Damped,

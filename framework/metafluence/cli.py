@@ -1,4 +1,4 @@
-"""The command line: `metafluence run | sweep | list | show | demo`.
+"""The command line: `metafluence run | sweep | data | list | show | demo`.
 
 Exit codes: 0 done, 1 a run failed, 2 bad input. Whatever needs torch is reached through `metafluence`'s lazy names, so
 that `list` answers at once.
@@ -13,16 +13,17 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 import metafluence
 from metafluence.bars import Bars
+from metafluence.data_cli import data_app
 from metafluence.errors import InputError, MetafluenceError, StoreError
 from metafluence.loader import default_registry
 from metafluence.registry import Entry, Registry
 from metafluence.resources import resource
+from metafluence.terminal import console, errors
 
 app = typer.Typer(
     add_completion=False,
@@ -36,12 +37,9 @@ Start with `metafluence demo`. Then copy its study (printed at the end), change 
 `metafluence list` shows every part that can be swapped; a file `registry.yaml` beside a study adds parts of your own.
 """,
 )
-# Where the output goes to a file, tables get the width they need.
-console = Console() if sys.stdout.isatty() else Console(width=120)
-errors = Console(stderr=True)
-
 sweep_app = typer.Typer(no_args_is_help=True, help="See how results depend on one number.")
 app.add_typer(sweep_app, name="sweep")
+app.add_typer(data_app, name="data")
 
 RegistryOption = Annotated[
     Path | None,
@@ -221,7 +219,7 @@ def _run(study: Path, out: Path | None, overlay: Path | None) -> None:
 
 
 def _table(result: metafluence.StudyResult, level: metafluence.Level) -> Table:
-    columns = [column for column in metafluence.COLUMNS if column.brief]
+    columns = [column for column in metafluence.columns(result) if column.brief]
     title = f"{level} level" if len(result.benches) > 1 else None
     table = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left", title_style="bold")
     for column in columns:

@@ -21,8 +21,9 @@ class Corruption:
     """What is done to a random `fraction` of the tasks.
 
     kind: `query-labels` and `support-labels` give a share `strength` of that half's instances the label of another
-    class of the task; `noise` adds Gaussian noise of standard deviation `strength` to all inputs. Given as a pair,
-    every corrupted task draws its own strength between the two, so that some are harder to find than others.
+    class of the task, or, where targets are real values, those of another instance of the half; `noise` adds Gaussian
+    noise of standard deviation `strength` to all inputs. Given as a pair, every corrupted task draws its own strength
+    between the two, so that some are harder to find than others.
     """
 
     kind: Literal["query-labels", "support-labels", "noise"] = "query-labels"
@@ -52,7 +53,8 @@ def corrupt(tasks: TaskSet, corruption: Corruption, generator: torch.Generator) 
         return _spoil(tasks, chosen, strengths, generator)
     half = corruption.kind.removesuffix("-labels")
     batch: Batch = getattr(tasks, half)
-    targets, touched = _relabel(batch.targets, tasks.ways, chosen, strengths, generator)
+    ways = None if tasks.real else tasks.ways
+    targets, touched = _relabel(batch.targets, ways, chosen, strengths, generator)
     marks = touched | getattr(tasks, f"corrupted_{half}")
     return replace(tasks, **{half: Batch(batch.inputs, targets), f"corrupted_{half}": marks})
 
@@ -60,7 +62,7 @@ def corrupt(tasks: TaskSet, corruption: Corruption, generator: torch.Generator) 
 def _spoil(tasks: TaskSet, chosen: Tensor, strengths: Tensor, generator: torch.Generator) -> TaskSet:
     for half in ("support", "query"):
         batch: Batch = getattr(tasks, half)
-        inputs, touched = batch.inputs.clone(), torch.zeros_like(batch.targets, dtype=torch.bool)
+        inputs, touched = batch.inputs.clone(), torch.zeros(batch.targets.shape[:2], dtype=torch.bool)
         noise = torch.randn(inputs[chosen].shape, generator=generator, dtype=inputs.dtype)
         inputs[chosen] += strengths.to(inputs).reshape(-1, *([1] * (inputs.dim() - 1))) * noise
         touched[chosen] = (strengths > 0).unsqueeze(1)
@@ -70,13 +72,19 @@ def _spoil(tasks: TaskSet, chosen: Tensor, strengths: Tensor, generator: torch.G
 
 
 def _relabel(
-    targets: Tensor, ways: int, chosen: Tensor, strengths: Tensor, generator: torch.Generator
+    targets: Tensor, ways: int | None, chosen: Tensor, strengths: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    targets, touched = targets.clone(), torch.zeros_like(targets, dtype=torch.bool)
+    found, touched = targets.clone(), torch.zeros(targets.shape[:2], dtype=torch.bool)
+    size = targets.shape[1]
+    if ways is None and size < 2:
+        raise InputError("A half of one instance has no other targets to give it. Raise episodes.shot or query to 2.")
     for task, strength in zip(chosen.tolist(), strengths.tolist(), strict=True):
-        count = round(strength * targets.shape[1])
-        instances = torch.randperm(targets.shape[1], generator=generator)[:count]
-        shift = torch.randint(1, ways, (count,), generator=generator)
-        targets[task, instances] = (targets[task, instances] + shift) % ways
+        count = round(strength * size)
+        instances = torch.randperm(size, generator=generator)[:count]
+        shift = torch.randint(1, ways or size, (count,), generator=generator)
+        if ways is None:
+            found[task, instances] = targets[task, (instances + shift) % size]
+        else:
+            found[task, instances] = (targets[task, instances] + shift) % ways
         touched[task, instances] = True
-    return targets, touched
+    return found, touched

@@ -19,10 +19,13 @@ def by_task(tasks: TaskSet, level: Level) -> list[Removal]:
 def by_class(tasks: TaskSet, level: Level) -> dict[tuple[str, int], Removal]:
     """For each task's id and each class that occurs there, the instances of that class.
 
-    A class is one of its task's: label 0 of two tasks is not the same thing. Raises InputError for level `task`.
+    A class is one of its task's: label 0 of two tasks is not the same thing. Raises InputError for level `task`
+    and for real targets.
     """
     if level == "task":
         raise InputError("A task has no class of its own. Group items of level support or query.")
+    if tasks.real:
+        raise InputError("These tasks have real targets, which are no classes. Group items with by_task.")
     targets = getattr(tasks, level).targets
     found: dict[tuple[str, int], Removal] = {}
     for name, numbers, labels in zip(tasks.ids, _numbers(tasks, level), targets, strict=True):

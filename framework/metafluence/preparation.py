@@ -11,8 +11,9 @@ import torch
 from metafluence.attribution import Targets
 from metafluence.config import StudyConfig
 from metafluence.corruption import corrupt
+from metafluence.datasets import Dataset
 from metafluence.diagnostics import Diagnostics, diagnose
-from metafluence.episodes import Dataset, Split, sample
+from metafluence.episodes import Split
 from metafluence.executors import Executor
 from metafluence.fingerprints import component_fingerprint
 from metafluence.fits import stored_fit
@@ -95,7 +96,7 @@ class Preparation:
     def _tasks(self) -> Split:
         self._observer.stage("sampling tasks")
         dtype = DTYPES[self.config.dtype]
-        split = sample(self._dataset.load(), self.config.episodes, self._generator("tasks"), dtype)
+        split = self._dataset.tasks(self.config.episodes, self._generator("tasks"), dtype)
         train, generator = split.train, self._generator("corruption")
         for corruption in self.config.corruption:
             train = corrupt(train, corruption, generator)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -18,12 +17,10 @@ import yaml
 from matplotlib.figure import Figure
 
 import metafluence
-from metafluence.figures import NOUNS, draw, draw_overall
+from metafluence.figures import NOUNS, draw, draw_overall, png
 from metafluence.runs import Bench, Row
-from metafluence.solver_figures import damping_figure
 from metafluence.store import write_atomically
 from metafluence.study import StudyResult
-from metafluence.sweeps import Damped, DampingSweep
 from metafluence.tasks import Level
 from metafluence.truth import Ceiling
 
@@ -100,6 +97,23 @@ FIGURE_TEXT = {
 }
 
 
+REGRESSION = (
+    Column("loss_edited", "loss edited", ".4f", "test loss at λ* + predicted Δλ of removing", "loss edit"),
+    Column("loss_retrained", "loss retrained", ".4f", "test loss, retrained without the same", "loss retr"),
+)
+"""What stands in the place of accuracies where targets are real values."""
+
+
+def columns(result: StudyResult) -> list[Column]:
+    """The columns of this study's tables."""
+    if not result.split.test.real:
+        return list(COLUMNS)
+    of_quality = ("accuracy_edited", "accuracy_retrained", "loss_retrained")
+    first = next(i for i, column in enumerate(COLUMNS) if column.field in of_quality)
+    kept = [column for column in COLUMNS if column.field not in of_quality]
+    return [*kept[:first], *REGRESSION, *kept[first:]]
+
+
 def cell(row: Row, column: Column) -> str:
     """One cell as text; a dash where there is nothing to say."""
     value = getattr(row, column.field)
@@ -122,11 +136,12 @@ def ceiling_row(bench: Bench) -> Row | None:
     return Row(name, "", bench.level, **facts)
 
 
-def table(result: StudyResult, level: Level, columns: Sequence[Column] = COLUMNS) -> list[list[str]]:
-    """The rows of one level as text, the ceiling first where there is one."""
+def table(result: StudyResult, level: Level, shown: Sequence[Column] | None = None) -> list[list[str]]:
+    """The rows of one level as text, the ceiling first where there is one; in all columns if none are given."""
+    shown = columns(result) if shown is None else shown
     ceiling = ceiling_row(result.benches[level])
     rows = [*([ceiling] if ceiling is not None else []), *(run.row for run in result.at(level))]
-    return [[cell(row, column) for column in columns] for row in rows]
+    return [[cell(row, column) for column in shown] for row in rows]
 
 
 def verdict(result: StudyResult) -> list[str]:
@@ -162,20 +177,24 @@ def _verdict(result: StudyResult, level: Level) -> list[str]:
         best, worst = max(found, key=lambda r: (r.auroc, -r.seconds)), min(found, key=lambda r: r.auroc)
         least = f", {_name(worst)} worst ({worst.auroc:.3f})" if best.auroc - worst.auroc > 0.005 else ""
         said.append(f"{_name(best)} finds the corrupted {noun}s best (AUROC {best.auroc:.3f}){least}.")
-    edited = [r for r in scored if not math.isnan(r.accuracy_retrained)]
+    edited = [r for r in scored if not math.isnan(r.loss_retrained)]
     if edited:
         best = min(edited, key=lambda r: (round(r.loss_retrained, 4), r.seconds))
+        what, before, after = "loss", f"{result.full.loss:.4f}", f"{best.loss_retrained:.4f}"
+        if not math.isnan(result.full.accuracy):
+            what, before = "accuracy", f"{result.full.accuracy:.3f} (loss {before})"
+            after = f"{best.accuracy_retrained:.3f} (loss {after})"
         said.append(
-            f"With all {noun}s the test accuracy is {result.full.accuracy:.3f} (loss {result.full.loss:.4f}); "
-            f"retrained without the {bench.remove[0]} that {_name(best)} scores lowest it is "
-            f"{best.accuracy_retrained:.3f} (loss {best.loss_retrained:.4f})."
+            f"With all {noun}s the test {what} is {before}; retrained without the {bench.remove[0]} that {_name(best)} "
+            f"scores lowest it is {after}."
         )
     return said
 
 
 def frame(result: StudyResult) -> pd.DataFrame:
-    """All rows with all their fields."""
-    return pd.DataFrame([{**row.facts(), "notes": " ".join(row.notes)} for row in result.rows])
+    """All rows with all their fields, but for accuracies where targets are real values and there are none."""
+    found = pd.DataFrame([{**row.facts(), "notes": " ".join(row.notes)} for row in result.rows])
+    return found.drop(columns=[c for c in found if c.startswith("accuracy_")]) if result.split.test.real else found
 
 
 def refusals(result: StudyResult) -> list[tuple[str, str]]:
@@ -223,7 +242,7 @@ def write_report(result: StudyResult, folder: Path) -> Path:
         result=result,
         verdict=verdict(result),
         facts=facts(result),
-        columns=COLUMNS,
+        columns=columns(result),
         nouns=NOUNS,
         sections=sections,
         pictures=pictures,
@@ -240,37 +259,11 @@ def _pictures(figures: dict[str, Figure], folder: Path, suffix: str = "") -> lis
     """Figures written to files, and as the page wants them."""
     pictures = []
     for name, figure in figures.items():
-        png = _png(figure)
-        write_atomically(folder / "figures" / f"{name}{suffix}.png", png)
+        drawn = png(figure)
+        write_atomically(folder / "figures" / f"{name}{suffix}.png", drawn)
         title, caption = FIGURE_TEXT[name]
-        pictures.append({"name": name, "title": title, "caption": caption, "data": base64.b64encode(png).decode()})
+        pictures.append({"name": name, "title": title, "caption": caption, "data": base64.b64encode(drawn).decode()})
     return pictures
-
-
-def sweep_cells(row: Damped) -> list[str]:
-    """A row of a damping sweep as text: damping, eigenvalue, residual, stability, Spearman, error of Δλ, status."""
-
-    def number(value: float, form: str) -> str:
-        return "–" if math.isnan(value) else format(value, form)
-
-    error = "–" if math.isnan(row.change_error) else f"{100 * row.change_error:.1f} %"
-    return [
-        f"{row.damping:.3g}",
-        f"{row.smallest_eigenvalue:.3g}",
-        number(row.residual, ".0e"),
-        number(row.stability, ".3f"),
-        number(row.spearman, ".3f"),
-        error,
-        row.status,
-    ]
-
-
-def write_sweep(sweep: DampingSweep, folder: Path, name: str) -> Path:
-    """Write the rows as NAME.csv and a figure as NAME.png. Returns the table's path."""
-    write_atomically(folder / f"{name}.png", _png(damping_figure(sweep)))
-    path = folder / f"{name}.csv"
-    write_atomically(path, sweep.frame().to_csv(index=False).encode())
-    return path
 
 
 def facts(result: StudyResult) -> list[tuple[str, str]]:
@@ -297,12 +290,6 @@ def facts(result: StudyResult) -> list[tuple[str, str]]:
             count = len(bench.truth.removals) + len(bench.truth.subsets)
             said.append((f"retrained without {NOUNS[level]}s", f"{count} times in {bench.truth.seconds:.3g} s of work"))
     return said
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150)
-    return buffer.getvalue()
 
 
 def _name(row: Row) -> str:

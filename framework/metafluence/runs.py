@@ -109,7 +109,7 @@ class Run:
 
 @dataclass(frozen=True)
 class TestQuality:
-    """Mean accuracy and loss (nats) over the test tasks' queries."""
+    """Mean accuracy and loss (nats) over the test tasks' queries; real targets have no accuracy (NaN)."""
 
     accuracy: float = NAN
     loss: float = NAN
@@ -144,8 +144,10 @@ class Bench:
     def test(self, meta: Tensor) -> TestQuality:
         """How the model does on the test tasks, after adapting to their supports at `meta`."""
         point = self.problem.over(self.test_tasks).at(meta)
-        right = accuracy(point.predictions, self.test_tasks.query.targets)
-        return TestQuality(float(right.mean()), float(point.task_losses.mean()))
+        loss = float(point.task_losses.mean())
+        if self.test_tasks.real:
+            return TestQuality(loss=loss)
+        return TestQuality(float(accuracy(point.predictions, self.test_tasks.query.targets).mean()), loss)
 
 
 def execute(bench: Bench, method: AttributionMethod, label: str, solver: str) -> Run:

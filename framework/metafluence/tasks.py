@@ -23,7 +23,10 @@ Removal = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Batch:
-    """Instances: `inputs` [..., n, *shape] and `targets` [..., n]; a stack of tasks has a leading dimension N."""
+    """Instances: `inputs` [..., n, *shape] and `targets`; a stack of tasks has a leading dimension N.
+
+    Targets are class indices [..., n] (int64), or real values [..., n, C] for regression.
+    """
 
     inputs: Tensor
     targets: Tensor
@@ -45,7 +48,8 @@ class Task:
 class TaskSet:
     """N tasks of one shape, stacked.
 
-    support, query: `inputs` [N, n, *shape] (floating point), `targets` [N, n] (class indices, int64).
+    support, query: `inputs` [N, n, *shape] (floating point), `targets` [N, n] (class indices, int64)
+    or [N, n, C] (real values, floating point).
     ids: one name per task. corrupted_support [N, n_s], corrupted_query [N, n_q]: the truth kept by a
     corruption, for detection metrics only; no learner or method reads it.
     """
@@ -60,9 +64,13 @@ class TaskSet:
         for half in ("support", "query"):
             batch: Batch = getattr(self, half)
             _check_half(half, batch, self.ids)
+            _check_targets(half, batch.targets, self.ids)
             if getattr(self, f"corrupted_{half}") is None:
-                clean = torch.zeros_like(batch.targets, dtype=torch.bool)
+                clean = torch.zeros(batch.targets.shape[:2], dtype=torch.bool, device=batch.targets.device)
                 object.__setattr__(self, f"corrupted_{half}", clean)
+        if self.support.targets.shape[2:] != self.query.targets.shape[2:]:
+            support, query = (tuple(half.targets.shape) for half in (self.support, self.query))
+            raise InputError(f"Support targets are {support}, query targets {query}: both halves need the same kind.")
         if len(set(self.ids)) != len(self.ids):
             twice = next(name for name in self.ids if self.ids.count(name) > 1)
             raise InputError(f"Two tasks are called {twice!r}. Give every task an id of its own.")
@@ -77,12 +85,13 @@ class TaskSet:
         for task in items[1:]:
             for half in ("support", "query"):
                 ours, theirs = getattr(task, half), getattr(first, half)
-                if ours.inputs.shape != theirs.inputs.shape or ours.targets.shape[:1] != theirs.targets.shape[:1]:
-                    raise InputError(
-                        f"Task {task.id!r} has {half} inputs of shape {tuple(ours.inputs.shape)}, but task "
-                        f"{first.id!r} has {tuple(theirs.inputs.shape)}. Tasks are stacked, so sample all with one "
-                        "way, shot and number of queries."
-                    )
+                for what in ("inputs", "targets"):
+                    mine, other = (tuple(getattr(batch, what).shape) for batch in (ours, theirs))
+                    if mine != other:
+                        raise InputError(
+                            f"Task {task.id!r} has {half} {what} of shape {mine}, but task {first.id!r} has {other}. "
+                            "Tasks are stacked, so sample all with one way, shot and number of queries."
+                        )
 
         def join(name: str) -> Batch:
             return Batch(
@@ -113,7 +122,8 @@ class TaskSet:
 
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> TaskSet:
         def move(batch: Batch) -> Batch:
-            return Batch(batch.inputs.to(dtype=dtype, device=device), batch.targets.to(device=device))
+            real = dtype if batch.targets.is_floating_point() else None
+            return Batch(batch.inputs.to(dtype=dtype, device=device), batch.targets.to(dtype=real, device=device))
 
         return replace(self, support=move(self.support), query=move(self.query))
 
@@ -131,8 +141,15 @@ class TaskSet:
         return self.support.inputs.shape[2:]
 
     @property
+    def real(self) -> bool:
+        """Whether targets are real values, not classes."""
+        return self.support.targets.is_floating_point()
+
+    @property
     def ways(self) -> int:
-        """Number of classes: one more than the largest target."""
+        """Number of classes: one more than the largest target. Raises InputError where targets are real values."""
+        if self.real:
+            raise InputError("These tasks have real targets, so they have no number of classes.")
         return int(max(half.targets.max() for half in (self.support, self.query) if half.targets.numel())) + 1
 
     @property
@@ -165,7 +182,7 @@ class Weights:
         def one(*shape: int) -> Tensor:
             return torch.ones(shape, dtype=tasks.dtype, device=tasks.device)
 
-        return cls(one(len(tasks)), one(*tasks.support.targets.shape), one(*tasks.query.targets.shape))
+        return cls(one(len(tasks)), one(*tasks.support.targets.shape[:2]), one(*tasks.query.targets.shape[:2]))
 
     def set(self, level: Level, items: int | Sequence[int] | Tensor, value: float) -> Weights:
         """A copy in which the named items have weight `value`.
@@ -209,16 +226,29 @@ def _check_half(half: str, batch: Batch, ids: tuple[str, ...]) -> None:
     if inputs.shape[0] != len(ids) or inputs.shape[:2] != targets.shape[:2]:
         raise InputError(
             f"The {half} half has inputs {tuple(inputs.shape)} and targets {tuple(targets.shape)} for {len(ids)} ids. "
-            "Inputs are [N, n, ...] and targets [N, n]."
+            "Inputs are [N, n, ...], targets [N, n] of classes or [N, n, C] of real values."
         )
     if not inputs.is_floating_point():
         raise InputError(f"The {half} inputs are {inputs.dtype}. Convert them to floating point, scaled to about 1.")
-    finite = inputs.isfinite().flatten(2).all(dim=2) if inputs.dim() > 2 else inputs.isfinite()
+    _check_finite(half, "inputs", inputs, ids)
+
+
+def _check_targets(half: str, targets: Tensor, ids: tuple[str, ...]) -> None:
+    if targets.is_floating_point() and targets.dim() == 3:
+        _check_finite(half, "targets", targets, ids)
+    elif targets.is_floating_point() or targets.dim() != 2 or (targets.numel() and int(targets.min()) < 0):
+        raise InputError(
+            f"The {half} targets must be class indices 0, 1, ... of an integer type, [N, n], or real values [N, n, C]; "
+            f"these are {targets.dtype} {tuple(targets.shape)}."
+        )
+
+
+def _check_finite(half: str, what: str, values: Tensor, ids: tuple[str, ...]) -> None:
+    finite = values.isfinite().flatten(2).all(dim=2) if values.dim() > 2 else values.isfinite()
     if not bool(finite.all()):
         task, instance = (~finite).nonzero()[0].tolist()
+        of = "" if what == "inputs" else " as targets"
         raise InputError(
-            f"Task {ids[task]!r} has NaN or infinite values in {half} instance {instance}. "
+            f"Task {ids[task]!r} has NaN or infinite values in {half} instance {instance}{of}. "
             "Remove or fill them before building the task."
         )
-    if targets.is_floating_point() or (targets.numel() and int(targets.min()) < 0):
-        raise InputError(f"The {half} targets must be class indices 0, 1, ... of an integer type.")

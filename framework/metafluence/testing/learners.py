@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from metafluence import MetaLearner, build
-from metafluence.testing.learner_checks import CHECKS, OF_AN_OBJECTIVE, RETRAINING, Trial
+from metafluence.testing.learner_checks import CHECKS, OF_AN_OBJECTIVE, RETRAINING
+from metafluence.testing.learner_trial import Trial
 from metafluence.testing.problems import problems
 
 FEWER = 3

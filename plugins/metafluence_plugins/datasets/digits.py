@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from sklearn.datasets import load_digits
 
-from metafluence import Dataset, Labelled
+from metafluence import Labelled, LabelledDataset
 
 
 @dataclass(frozen=True)
-class Digits(Dataset):
+class Digits(LabelledDataset):
     """1,797 digits of 8x8 pixels in 10 classes (Alpaydin and Kaynak 1998), scaled to [0, 1], as [1, 8, 8] images."""
 
     def load(self) -> Labelled:

@@ -3,57 +3,77 @@
 from __future__ import annotations
 
 import os
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from metafluence import DataError, Dataset, Labelled
+from metafluence import DataError, Labelled, LabelledDataset
 
 
 @dataclass(frozen=True)
-class Npz(Dataset):
+class Npz(LabelledDataset):
     """`path` to an .npz archive that holds `inputs` and `labels`, arrays of equal length under those names.
 
     A relative path is looked for under `root`, else under $METAFLUENCE_DATA, else under the working folder. 8-bit
-    images are scaled to [0, 1]; images [n, h, w] and [n, h, w, 3] become [n, channels, h, w]. An array [classes,
-    instances, h, w] needs no labels.
+    images are kept in 8 bits and scaled to [0, 1] when drawn; images [n, h, w] and [n, h, w, 3] become [n, channels,
+    h, w]. An array [classes, instances, h, w] needs no labels. If the archive has an array `classes` (under that
+    name) with a name for every label 0, 1, ..., classes are called by it. without: classes to leave out, by name.
     """
 
     path: str
     root: str | None = None
     inputs: str = "images"
     labels: str = "labels"
+    classes: str = "classes"
+    without: tuple[str, ...] = ()
 
     def load(self) -> Labelled:
         file = self._find()
         try:
             with np.load(file, allow_pickle=False) as archive:
-                names = sorted(archive.files)
-                images = archive[self.inputs] if self.inputs in names else None
-                labels = archive[self.labels] if self.labels in names else None
-        except (OSError, ValueError, EOFError) as error:
+                held = sorted(archive.files)
+                images, labels, titles = (
+                    archive[key] if key in held else None for key in (self.inputs, self.labels, self.classes)
+                )
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise DataError(f"{file} cannot be read as an .npz archive: {error}. Make it anew.") from error
         if images is None:
             raise DataError(
-                f"{file} has no array {self.inputs!r}; it holds {', '.join(names)}. Set inputs to one of them."
+                f"{file} has no array {self.inputs!r}; it holds {', '.join(held)}. Set inputs to one of them."
             )
         if labels is None:
             if images.ndim != 4:
-                raise DataError(f"{file} has no array {self.labels!r}; it holds {', '.join(names)}. Set labels.")
+                raise DataError(f"{file} has no array {self.labels!r}; it holds {', '.join(held)}. Set labels.")
             labels = np.repeat(np.arange(images.shape[0]), images.shape[1])
             images = images.reshape(-1, *images.shape[2:])
         if len(images) != len(labels):
             raise DataError(f"{file} has {len(images)} inputs but {len(labels)} labels. They must be equally many.")
+        if titles is not None and np.issubdtype(labels.dtype, np.integer) and labels.size:
+            if labels.min() < 0 or labels.max() >= len(titles):
+                raise DataError(f"{file} has the label {labels.max()} but only {len(titles)} {self.classes}.")
+            labels = titles[labels]
+        images, labels = self._kept(images, labels, file)
         names, codes = np.unique(labels, return_inverse=True)
         values = torch.from_numpy(images)
-        values = values.to(torch.float32) / 255 if values.dtype == torch.uint8 else values
         if values.dim() == 3:
             values = values.unsqueeze(1)
         elif values.dim() == 4 and values.shape[-1] in (1, 3):
             values = values.movedim(-1, 1)
         return Labelled(values, torch.from_numpy(codes).long(), tuple(str(n) for n in names))
+
+    def _kept(self, images: np.ndarray, labels: np.ndarray, file: Path) -> tuple[np.ndarray, np.ndarray]:
+        if not self.without:
+            return images, labels
+        named = labels.astype(str)
+        unknown = sorted(set(self.without) - set(named))
+        if unknown:
+            raise DataError(f"{file} has no class {unknown[0]!r} to leave out; it has {', '.join(sorted(set(named)))}.")
+        keep = ~np.isin(named, self.without)
+        return images[keep], labels[keep]
 
     def _find(self) -> Path:
         root = self.root or os.environ.get("METAFLUENCE_DATA") or "."
