@@ -63,7 +63,7 @@ def plain(problem: mf.BilevelProblem, task: int, weights: mf.Weights):
         meta, theta = both[: problem.size], both[problem.size :]
         features = learner.encode(meta, query.inputs[0]).unsqueeze(0)
         batch = mf.Batch(features, query.targets)
-        return learner.outer_loss(meta.unsqueeze(0), theta.unsqueeze(0), batch, weights.query[task : task + 1])[0]
+        return learner.outer_loss(meta[learner.own].unsqueeze(0), theta.unsqueeze(0), batch, weights.query[task : task + 1])[0]
 
     return loss
 
@@ -126,7 +126,16 @@ def test_leaving_a_task_out_takes_its_own_part_from_the_same_curvature(curvature
 
 
 class NoOutputLoss(IMAML):
+    """Its losses are its own."""
+
     output_loss = None
+
+    def inner_loss(self, rows, adapted, support, weights):
+        losses = mf.cross_entropy(self.predict(rows, adapted, support.inputs), support.targets)
+        return mf.weighted_mean(losses, weights) + self.proximal / 2 * (adapted - rows).square().sum(dim=-1)
+
+    def outer_loss(self, rows, adapted, query, weights):
+        return mf.weighted_mean(mf.cross_entropy(self.predict(rows, adapted, query.inputs), query.targets), weights)
 
 
 @given(data=st.data())

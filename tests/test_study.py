@@ -296,8 +296,8 @@ def test_a_failed_run_exits_with_1(tmp_path):
 
 def test_a_solver_in_one_file_takes_part(tmp_path):
     """What the README shows."""
-    (tmp_path / "steepest.py").write_text((Path(__file__).parents[1] / "examples" / "steepest.py").read_text())
-    (tmp_path / "registry.yaml").write_text((Path(__file__).parents[1] / "examples" / "registry.yaml").read_text())
+    for name in ("steepest.py", "bias_head.py", "registry.yaml"):
+        (tmp_path / name).write_text((Path(__file__).parents[1] / "examples" / name).read_text())
     write(tmp_path, methods=["task-if"], solvers=["exact", "steepest"], executor="processes")
     found = command(tmp_path, "run", "study.yaml")
     assert found.returncode == 0, found.stderr
