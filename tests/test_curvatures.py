@@ -63,7 +63,8 @@ def plain(problem: mf.BilevelProblem, task: int, weights: mf.Weights):
         meta, theta = both[: problem.size], both[problem.size :]
         features = learner.encode(meta, query.inputs[0]).unsqueeze(0)
         batch = mf.Batch(features, query.targets)
-        return learner.outer_loss(meta[learner.own].unsqueeze(0), theta.unsqueeze(0), batch, weights.query[task : task + 1])[0]
+        rows = meta[learner.own].unsqueeze(0)
+        return learner.outer_loss(rows, theta.unsqueeze(0), batch, weights.query[task : task + 1])[0]
 
     return loss
 

@@ -24,6 +24,9 @@ from metafluence.tasks import Level, TaskSet, Weights
 # Past this much a batch of columns only falls out of the caches (measured: 64 columns cost half per column of 256).
 COLUMN_BYTES = 2**27
 
+# Graphs of tasks that are worked on together; past this a processor waits for memory (conv4: 2.5 times as long).
+CHUNK_BYTES = 2**27
+
 # A gradient alone keeps no graph afterwards; past this much on a processor, fresh memory costs more than it saves.
 GRADIENT_BYTES = 2**26
 
@@ -145,7 +148,8 @@ class Point:
         budget = problem.memory_gib * 2**30
         per_task = problem.bytes_per_task(meta)
         count = len(problem.tasks)
-        self._chunk_size = int(min(count, max(1, budget // per_task)))
+        bound = min(budget, CHUNK_BYTES) if meta.device.type == "cpu" else budget
+        self._chunk_size = int(min(count, max(1, bound // per_task)))
         self.columns = int(max(1, min(budget, COLUMN_BYTES) // (per_task * self._chunk_size)))
         self._kept: list[Chunk] | None = [] if per_task * count <= budget else None
         parts, losses, outputs = [], [], []
