@@ -99,6 +99,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 def measure(name: str, count: int, repeats: int, answer: multiprocessing.Queue) -> None:
     torch.set_num_threads(1)
+    mf.keep_freed_memory()
     learner = mf.build("learner", name, backbone={"use": "conv4"}, **LEARNERS[name])
     problem = mf.BilevelProblem(learner, tasks(count), 1.0, mf.build("solver", "cg", rtol=RTOL))
     meta = problem.learner.init_meta(torch.Generator().manual_seed(0))

@@ -1,5 +1,8 @@
 """Stubs of the lazy public API: what is imported here is what `metafluence` exports."""
 
+from .allocator import (
+    keep_freed_memory as keep_freed_memory,
+)
 from .attribution import (
     AttributionMethod as AttributionMethod,
 )

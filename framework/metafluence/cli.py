@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 import metafluence
+from metafluence.allocator import keep_freed_memory
 from metafluence.bars import Bars
 from metafluence.data_cli import data_app
 from metafluence.errors import InputError, MetafluenceError, StoreError
@@ -238,6 +239,7 @@ def _parameters(entry: Entry) -> str:
 
 def main() -> None:
     """Entry point: turns our own errors into one message and an exit code."""
+    keep_freed_memory()
     try:
         app()
     except (InputError, StoreError) as error:

@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from joblib import Parallel, cpu_count, delayed
 
-from metafluence import Executor, Item, Result
+from metafluence import Executor, Item, Result, keep_freed_memory
 
 
 @dataclass(frozen=True)
@@ -27,5 +27,6 @@ class Processes(Executor):
 
 
 def _numbered(function: Callable[[Item], Result], index: int, item: Item, threads: int) -> tuple[int, Result]:
+    keep_freed_memory()
     torch.set_num_threads(threads)
     return index, function(item)
