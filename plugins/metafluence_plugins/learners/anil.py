@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from metafluence import Adaptation, Backbone, Batch, InputError, weighted_mean
-from metafluence_plugins.learners.inner_steps import StepRule, descend
+from metafluence import Backbone, Batch, weighted_mean
+from metafluence_plugins.learners.inner_steps import StepLearner, StepRule, descend
 from metafluence_plugins.learners.linear_head import LinearHead
 
 
 @dataclass(frozen=True, eq=False)
-class ANIL(LinearHead):
+class ANIL(StepLearner, LinearHead):
     """Meta-parameters: the backbone, then the head's start [C, d + 1] and, with learn_rate, ln(rate / its start).
 
     Adapted: the head, by `steps` steps of `rule` on the mean support loss over the backbone's features; derivatives go
@@ -27,20 +27,6 @@ class ANIL(LinearHead):
     learn_rate: bool = False
     first_order: bool = False
     ways: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or not self.rate > 0:
-            raise InputError(
-                f"anil needs steps >= 1 and rate > 0; they are {self.steps} and {self.rate}. Try 5 and 0.1."
-            )
-
-    @property
-    def unrolls(self) -> bool:
-        return True
-
-    @property
-    def exact(self) -> bool:
-        return not self.first_order
 
     @property
     def extra_size(self) -> int:
@@ -62,6 +48,3 @@ class ANIL(LinearHead):
         size = self.adapted_size
         rate = self.rate * rows[:, size:].exp() if self.learn_rate else self.rate
         return descend(loss, rows[:, :size], self.rule, rate, self.steps, track, self.first_order)
-
-    def adapt(self, rows: Tensor, support: Batch, weights: Tensor, init: Tensor | None) -> Adaptation:
-        return Adaptation.by_steps(self.unroll(rows, support, weights, track=False), self.steps)

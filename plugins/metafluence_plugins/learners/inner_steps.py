@@ -1,4 +1,4 @@
-"""Steps of a differentiable optimiser on the inner loss, all tasks at once: what maml and anil share."""
+"""Adaptation by steps of a differentiable optimiser, all tasks at once: what maml and anil share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,35 @@ import torch
 from higher.optim import DifferentiableAdam, DifferentiableOptimizer, DifferentiableSGD
 from torch import Tensor
 
+from metafluence import Adaptation, Batch, InputError, NetworkLearner
+
 StepRule = Literal["sgd", "adam"]
+
+
+class StepLearner(NetworkLearner):
+    """A dataclass with the fields `steps`, `rate` and `first_order`, whose `unroll` takes those steps."""
+
+    steps: int
+    rate: float
+    first_order: bool
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or not self.rate > 0:
+            raise InputError(
+                f"{type(self).__name__.lower()} needs steps >= 1 and rate > 0; they are {self.steps} and {self.rate}. "
+                "Try 5 and 0.1."
+            )
+
+    @property
+    def unrolls(self) -> bool:
+        return True
+
+    @property
+    def exact(self) -> bool:
+        return not self.first_order
+
+    def adapt(self, rows: Tensor, support: Batch, weights: Tensor, init: Tensor | None) -> Adaptation:
+        return Adaptation.by_steps(self.unroll(rows, support, weights, track=False), self.steps)
 
 
 class _SmoothAdam(DifferentiableAdam):

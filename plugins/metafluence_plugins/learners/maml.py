@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from metafluence import Adaptation, Backbone, Batch, InputError, NetworkLearner, weighted_mean
-from metafluence_plugins.learners.inner_steps import StepRule, descend
+from metafluence import Backbone, Batch, InputError, weighted_mean
+from metafluence_plugins.learners.inner_steps import StepLearner, StepRule, descend
 from metafluence_plugins.learners.joint import Joint
 
 
 @dataclass(frozen=True, eq=False)
-class MAML(NetworkLearner):
+class MAML(StepLearner):
     """θ: the network after `steps` steps of `rule` on the mean support loss, from λ; derivatives go through the steps.
 
     rate: of all steps. learn_rates: one learned rate per layer (Li et al. 2017, Meta-SGD, has one per parameter), as
@@ -29,20 +29,6 @@ class MAML(NetworkLearner):
     learn_rates: bool = False
     first_order: bool = False
     ways: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or not self.rate > 0:
-            raise InputError(
-                f"maml needs steps >= 1 and rate > 0; they are {self.steps} and {self.rate}. Try 5 and 0.1."
-            )
-
-    @property
-    def unrolls(self) -> bool:
-        return True
-
-    @property
-    def exact(self) -> bool:
-        return not self.first_order
 
     @property
     def shares_space(self) -> bool:
@@ -70,9 +56,6 @@ class MAML(NetworkLearner):
             sizes = torch.tensor(self.network.layer_sizes, device=rows.device)
             rate = self.rate * rows[:, size:].exp().repeat_interleave(sizes, dim=1)
         return descend(loss, rows[:, :size], self.rule, rate, self.steps, track, self.first_order)
-
-    def adapt(self, rows: Tensor, support: Batch, weights: Tensor, init: Tensor | None) -> Adaptation:
-        return Adaptation.by_steps(self.unroll(rows, support, weights, track=False), self.steps)
 
     def unadapted(self) -> Joint:
         """The network at the meta-parameters themselves."""
