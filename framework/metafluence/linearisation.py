@@ -102,6 +102,8 @@ class Head:
     @cached_property
     def _plain(self) -> list[Tensor]:
         """∇outer by the explicit parts and θ, where `_first` is ∇ℒ."""
+        if self._lagrangian is self._outer:
+            return self._first
         with torch.enable_grad():
             return gradients(self._outer, [*self.explicit, self._theta], create_graph=True)
 
