@@ -199,14 +199,15 @@ def check_chunks(trial: Trial) -> None:
 
 
 def check_parts(trial: Trial) -> None:
-    """A task's own product is what the Hessian loses without it."""
-    point = trial.problem.at(trial.meta)
-    columns = trial.random(trial.problem.size, len(trial.problem.tasks))
-    own = point.product_each(columns)
-    for i in range(len(trial.problem.tasks)):
-        column = columns[:, [i]]
-        without = trial.problem.at(trial.meta, point.weights.without("task", i)).hessian().matmat(column)
-        wanted = (point.hessian().matmat(column) - without)[:, 0]
+    """A task's own product is that of the Hessian where no other task counts, but for the l2 term."""
+    problem = trial.problem
+    count = len(problem.tasks)
+    columns = trial.random(problem.size, count)
+    own = problem.at(trial.meta).product_each(columns)
+    for i in range(count):
+        column, others = columns[:, [i]], [k for k in range(count) if k != i]
+        alone = problem.at(trial.meta, Weights.ones(problem.tasks).set("task", others, 0.0)).hessian()
+        wanted = (alone.matmat(column) - problem.l2 * column)[:, 0]
         near(own[:, i], wanted, 1e-10, "a task's own product", scale=float(column.norm()))
 
 
