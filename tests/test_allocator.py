@@ -13,12 +13,15 @@ import metafluence as mf
 if sys.argv[1] == "keep":
     assert mf.keep_freed_memory()
 torch.set_num_threads(1)
-for _ in range(3):
-    torch.ones(2**24)
+def work():
+    for _ in range(5):
+        parts = [torch.ones(2**20) for _ in range(16)]
+        del parts
+
+
+work()  # what is fetched once is not counted
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(5):
-    parts = [torch.ones(2**20) for _ in range(16)]
-    del parts
+work()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
