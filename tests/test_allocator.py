@@ -13,10 +13,13 @@ import metafluence as mf
 if sys.argv[1] == "keep":
     assert mf.keep_freed_memory()
 torch.set_num_threads(1)
+network = torch.nn.Sequential(torch.nn.Conv2d(1, 32, 3), torch.nn.SiLU(), torch.nn.Conv2d(32, 32, 3), torch.nn.SiLU())
+images = torch.randn(40, 1, 28, 28)
+
+
 def work():
-    for _ in range(5):
-        parts = [torch.ones(2**20) for _ in range(16)]
-        del parts
+    for _ in range(12):
+        network(images).square().mean().backward()
 
 
 work()  # what is fetched once is not counted
