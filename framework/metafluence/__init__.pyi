@@ -46,9 +46,6 @@ from .config import (
     StudyConfig as StudyConfig,
 )
 from .config import (
-    load_study as load_study,
-)
-from .config import (
     parse_study as parse_study,
 )
 from .corruption import (
@@ -395,6 +392,30 @@ from .certificate import (
 from .certificate import (
     certify as certify,
 )
+from .comparison import (
+    Comparing as Comparing,
+)
+from .comparison import (
+    Stored as Stored,
+)
+from .comparison import (
+    open_stores as open_stores,
+)
+from .comparison_report import (
+    Merged as Merged,
+)
+from .comparison_report import (
+    merged as merged,
+)
+from .comparison_report import (
+    write_comparison as write_comparison,
+)
+from .comparison_tables import (
+    brief_table as brief_table,
+)
+from .comparison_verdict import (
+    comparison_verdict as comparison_verdict,
+)
 from .config import (
     GridConfig as GridConfig,
 )
@@ -464,6 +485,15 @@ from .operators import (
 from .operators import (
     random_groups as random_groups,
 )
+from .outcomes import (
+    Outcome as Outcome,
+)
+from .overrides import (
+    parse_assignment as parse_assignment,
+)
+from .pilot import (
+    pilot as pilot,
+)
 from .probes import (
     probe_module as probe_module,
 )
@@ -520,4 +550,22 @@ from .training import (
 )
 from .training import (
     validate as validate,
+)
+from .variations import (
+    Comparison as Comparison,
+)
+from .variations import (
+    Published as Published,
+)
+from .variations import (
+    Variation as Variation,
+)
+from .variations import (
+    load_comparison as load_comparison,
+)
+from .variations import (
+    load_study as load_study,
+)
+from .variations import (
+    parse_comparison as parse_comparison,
 )

@@ -143,11 +143,13 @@ class AttributionMethod(ABC):
     """A frozen dataclass whose fields are its configuration.
 
     levels: the kinds of items it can score. units: of its scores. edits: it also predicts parameters.
+    retrains: its scores are exact retrainings, from the context's bank.
     """
 
     levels: ClassVar[frozenset[Level]] = frozenset({"task"})
     units: ClassVar[Units] = "loss_change"
     edits: ClassVar[bool] = False
+    retrains: ClassVar[bool] = False
 
     @property
     def additive(self) -> bool:

@@ -45,6 +45,11 @@ class Bars(Observer):
     ) -> None:
         self._bars.stop()
 
+    def study(self, number: int, count: int, label: str) -> None:
+        for task in self._bars.task_ids:  # the finished stages of the study before
+            self._bars.remove_task(task)
+        self._console.print(f"[{number} of {count}] {label}", markup=False)
+
     def stage(self, name: str, total: int | None = None) -> None:
         self._name = name
         self._task = self._bars.add_task(name, total=total, note="")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -24,6 +25,9 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 def _listed(value: Any) -> Any:
     """One is a list of one."""
     return value if isinstance(value, list) else [] if value is None else [value]
+
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class _Strict(BaseModel):
@@ -101,8 +105,8 @@ class StudyConfig(_Strict):
 LISTED = ("corruption", "remove")
 
 
-def load_study(path: Path) -> StudyConfig:
-    """Read and validate a study. Raises ConfigError naming the file, the field, what was given and what is expected."""
+def read_mapping(path: Path) -> dict[str, Any]:
+    """A study's YAML as it stands. Raises ConfigError where there is none."""
     if not path.is_file():
         near = nearest(path.name, [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else [])
         guess = f" Did you mean {near[0]!r}?" if near else ""
@@ -113,13 +117,18 @@ def load_study(path: Path) -> StudyConfig:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} holds no study: a study is a mapping of fields such as dataset, learner, methods.")
-    return parse_study(raw, str(path))
+    return raw
 
 
 def parse_study(raw: dict[str, Any], where: str = "The study") -> StudyConfig:
     """Validate a study given as a mapping."""
+    return check(StudyConfig, raw, where)
+
+
+def check(model: type[Model], raw: dict[str, Any], where: str) -> Model:
+    """Validate a mapping. Raises ConfigError with a sentence for each thing that is wrong."""
     try:
-        return StudyConfig.model_validate(raw)
+        return model.model_validate(raw)
     except ValidationError as error:
         raise ConfigError("\n".join(_sentence(where, dict(e)) for e in error.errors())) from error
 
@@ -128,13 +137,18 @@ def _sentence(where: str, error: dict[str, Any]) -> str:
     # What may be one or several is named as if it were one, while it can be.
     path = ".".join(str(p) for i, p in enumerate(error["loc"]) if (i, p) != (1, 0) or error["loc"][0] not in LISTED)
     if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        known = sorted(_fields_at(error["loc"][:-1]))
-        close = nearest(str(error["loc"][-1]), known)
-        guess = f" Did you mean {close[0]!r}?" if close else ""
-        return f"{where}: there is no field {path!r}.{guess} Fields here: {', '.join(known)}."
+        return f"{where}: {no_field(path, _fields_at(error['loc'][:-1]))}"
     if error["type"] in ("missing", "missing_argument"):
         return f"{where}: the field {path!r} is missing."
     return f"{where}: {path} is {error['input']!r}. {error['msg']}."
+
+
+def no_field(path: str, known: Iterable[str]) -> str:
+    """The sentence for a field that there is not."""
+    names = sorted(known)
+    close = nearest(path.rsplit(".", 1)[-1], names)
+    guess = f" Did you mean {close[0]!r}?" if close else ""
+    return f"there is no field {path!r}.{guess} Fields here: {', '.join(names)}."
 
 
 def _fields_at(path: tuple[Any, ...]) -> list[str]:

@@ -6,6 +6,9 @@ from __future__ import annotations
 class Observer:
     """Silent. Subclass it to show progress; stages do not nest."""
 
+    def study(self, number: int, count: int, label: str) -> None:
+        """One of several studies begins."""
+
     def stage(self, name: str, total: int | None = None) -> None:
         """A stage begins; `total` steps, if that is known."""
 

@@ -25,8 +25,8 @@ from metafluence.retraining import RetrainBank
 from metafluence.runs import Bench
 from metafluence.solving import Solver
 from metafluence.store import claim, write_atomically
-from metafluence.tasks import Level
-from metafluence.training import Fit, Record, Trainer
+from metafluence.tasks import Level, Removal
+from metafluence.training import Checkpoint, Fit, Record, Trainer
 from metafluence.truth import Truth, draw_removals, retrain
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
@@ -49,6 +49,16 @@ class Prepared:
         return next(iter(self.benches.values()))
 
 
+@dataclass(frozen=True)
+class Started:
+    """Tasks, problem, λ*, and the checkpoints for the methods that need some."""
+
+    split: Split
+    problem: BilevelProblem
+    fit: Fit
+    checkpoints: tuple[Checkpoint, ...]
+
+
 class Preparation:
     """Builds a study's components, and makes from them what its runs share. folder: where all of it is kept."""
 
@@ -64,12 +74,23 @@ class Preparation:
             self._descent = registry.build("trainer", config.checkpoints, "checkpoints")
         self._executor: Executor = registry.build("executor", config.executor)
 
-    def run(self) -> Prepared:
-        """Do what is not done yet."""
+    def start(self) -> Started:
+        """Draw the tasks and fit, if that is not done yet."""
         split = self._tasks()
         problem = BilevelProblem(self._learner, split.train, self.config.l2, self._inner_solver, self.config.memory_gib)
         self._claim(problem, split)
         fit = self._fit("meta-training", "fit", self._trainer, problem, split, "fit")
+        checkpoints = fit.checkpoints
+        if self._descent is not None:
+            name = f"checkpoints-{component_fingerprint(self._descent)}"
+            stage = "meta-training for checkpoints"
+            checkpoints = self._fit(stage, name, self._descent, problem, split, "fit").checkpoints
+        return Started(split, problem, fit, checkpoints)
+
+    def run(self) -> Prepared:
+        """Do what is not done yet."""
+        started = self.start()
+        split, problem, fit = started.split, started.problem, started.fit
         point = problem.at(fit.meta)
         self._observer.stage("checking the fit")
         diagnostics = diagnose(point, self._generator("diagnostics"))
@@ -77,13 +98,17 @@ class Preparation:
         warnings = list(diagnostics.warnings)
         if not fit.converged:
             warnings.insert(0, f"Meta-training stopped before its tolerance (‖∇F‖ = {fit.gradient_norm:.1e}).")
-        checkpoints = fit.checkpoints
-        if self._descent is not None:
-            name = f"checkpoints-{component_fingerprint(self._descent)}"
-            stage = "meta-training for checkpoints"
-            checkpoints = self._fit(stage, name, self._descent, problem, split, "fit").checkpoints
-        bank = self._bank(problem, fit, split, "fit", self.folder / "bank") if self.config.truth is not None else None
-        shared = (problem, fit.meta, point.adapted, split.validation, split.test, bank, checkpoints, self.config.seed)
+        bank = self.bank(started)
+        shared = (
+            problem,
+            fit.meta,
+            point.adapted,
+            split.validation,
+            split.test,
+            bank,
+            started.checkpoints,
+            self.config.seed,
+        )
         benches: dict[Level, Bench] = {}
         others = self._other_seeds(problem, split)
         for level in self.config.levels:
@@ -92,6 +117,17 @@ class Preparation:
             bench = Bench(*shared, level, None, remove)
             benches[level] = replace(bench, truth=self._truth(bench, others, warnings))
         return Prepared(split, fit, diagnostics, benches, tuple(warnings))
+
+    def bank(self, started: Started) -> RetrainBank | None:
+        """The retrainings about λ*; None where the study asks for no ground truth."""
+        if self.config.truth is None:
+            return None
+        return self._bank(started.problem, started.fit, started.split, "fit", self.folder / "bank")
+
+    def removals(self, level: Level, items: int) -> tuple[list[Removal], list[Removal]]:
+        """The single items and the random subsets that the ground truth leaves out."""
+        assert self.config.truth is not None
+        return draw_removals(self.config.truth, items, self._generator(f"truth {level}"))
 
     def _tasks(self) -> Split:
         self._observer.stage("sampling tasks")
@@ -169,11 +205,10 @@ class Preparation:
         return found
 
     def _truth(self, bench: Bench, others: list[tuple[RetrainBank, Targets]], warnings: list[str]) -> Truth | None:
-        asked = self.config.truth
-        if asked is None or bench.bank is None:
+        if bench.bank is None:
             return None
         items = len(bench.problem.tasks.corrupted_items(bench.level))
-        singles, subsets = draw_removals(asked, items, self._generator(f"truth {bench.level}"))
+        singles, subsets = self.removals(bench.level, items)
         count = (len(singles) + len(subsets)) * (1 + len(others))
         self._observer.stage(f"retraining without {NAMES[bench.level]}", len(singles) + len(subsets))
         truth, bad = retrain(singles, subsets, bench.level, bench.bank, bench.targets(), others)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -40,7 +41,8 @@ class Row:
     against true changes of the validation loss; lds: of random subsets, by the sum of their items' scores; *_low and
     *_high: 95 % bootstrap intervals. auroc, average_precision, found: of the corrupted items; `found` is the share of
     them among the removed ones. accuracy_*, loss_*: on the test tasks, after removing the items of lowest score, by
-    editing λ* and by retraining. seconds: to score all items; change_seconds: to predict all parameter changes.
+    editing λ* and by retraining. seconds: to score all items; change_seconds: to predict all parameter changes;
+    edit_seconds: to predict the one of removing the items of lowest score; retrain_seconds: to retrain without them.
     products: Hessian products for the scores. residual: the largest of the method's solves.
     """
 
@@ -70,6 +72,8 @@ class Row:
     loss_retrained: float = NAN
     seconds: float = NAN
     change_seconds: float = NAN
+    edit_seconds: float = NAN
+    retrain_seconds: float = NAN
     products: int = 0
     residual: float = NAN
     converged: bool = True
@@ -196,7 +200,12 @@ def _execute(bench: Bench, method: AttributionMethod, label: str, solver: str) -
     if spotted is not None:
         facts |= {"auroc": spotted.auroc, "average_precision": spotted.average_precision}
         facts["found"] = spotted.found_at(bench.remove[0] / len(scores))
-    curve, unfinished = _removal_curve(bench, method, state, scores)
+    order = torch.argsort(scores, stable=True)
+    worst: list[Removal] = [tuple(sorted(order[:count].tolist())) for count in bench.remove]
+    curve = torch.full((len(worst), 4), NAN, dtype=torch.float64)
+    edit_seconds = _edit(bench, method, state, worst, curve)
+    facts["retrain_seconds"], unfinished = _retrain(bench, worst, curve)
+    facts["edit_seconds"] = edit_seconds if scored.seconds is None else facts["retrain_seconds"]
     if unfinished:
         notes.append(f"{unfinished} of {len(curve)} retrainings without the items of lowest score did not converge.")
     names = ("accuracy_edited", "loss_edited", "accuracy_retrained", "loss_retrained")
@@ -214,25 +223,33 @@ def _fidelity(scores: Array, truth: Truth) -> dict[str, float]:
     return facts | {"lds": lds.value, "lds_low": lds.low, "lds_high": lds.high}
 
 
-def _removal_curve(bench: Bench, method: AttributionMethod, state: Any, scores: Tensor) -> tuple[Tensor, int]:
-    """The curve, and how many of its retrainings did not converge."""
-    order = torch.argsort(scores, stable=True)
-    worst: list[Removal] = [tuple(sorted(order[:count].tolist())) for count in bench.remove]
-    curve = torch.full((len(worst), 4), NAN, dtype=torch.float64)
-    edit = method.parameter_change(state, worst)
-    if edit is not None:
-        for line, change in zip(curve, edit.values.T, strict=True):
-            quality = bench.test(bench.meta + change)
-            line[:2] = torch.tensor([quality.accuracy, quality.loss])
-    unfinished = 0
-    if bench.bank is not None:
-        found = bench.bank.leave_out(worst, bench.level, strict=False)
-        unfinished = int((~found.converged).sum())
-        for line, meta, converged in zip(curve, found.meta.T, found.converged, strict=True):
-            if converged:
-                quality = bench.test(meta)
-                line[2:] = torch.tensor([quality.accuracy, quality.loss])
-    return curve, unfinished
+def _edit(bench: Bench, method: AttributionMethod, state: Any, worst: Sequence[Removal], curve: Tensor) -> float:
+    """Fill in test accuracy and loss at λ* + predicted Δλ. Returns the seconds that the first prediction took."""
+    seconds = NAN
+    for removal, line in zip(worst, curve, strict=True):
+        started = time.perf_counter()
+        change = method.parameter_change(state, [removal])
+        if change is None:
+            break
+        seconds = time.perf_counter() - started if np.isnan(seconds) else seconds
+        quality = bench.test(bench.meta + change.values[:, 0])
+        line[:2] = torch.tensor([quality.accuracy, quality.loss])
+    return seconds
+
+
+def _retrain(bench: Bench, worst: Sequence[Removal], curve: Tensor) -> tuple[float, int]:
+    """Fill in test accuracy and loss after retraining.
+
+    Returns the seconds of the first retraining, and how many did not converge.
+    """
+    if bench.bank is None:
+        return NAN, 0
+    found = bench.bank.leave_out(worst, bench.level, strict=False)
+    for line, meta, converged in zip(curve, found.meta.T, found.converged, strict=True):
+        if converged:
+            quality = bench.test(meta)
+            line[2:] = torch.tensor([quality.accuracy, quality.loss])
+    return float(found.seconds[0]), int((~found.converged).sum())
 
 
 def _interval(low: float, high: float) -> str:

@@ -87,7 +87,7 @@ class Study:
         self._observer = observer or Observer()
         self._hook = registry.hooks.hook
         self._registry = registry
-        self._preparation = Preparation(config, registry, folder, self._observer)
+        self.preparation = Preparation(config, registry, folder, self._observer)
         self.plans = make_plans(config.methods, config, registry)
         self.grid_plans = make_grid(config.grid, registry) if config.grid is not None else []
         self.budget_plans = self._plan_budget() if config.budget is not None else []
@@ -120,7 +120,7 @@ class Study:
 
     def prepare(self) -> Prepared:
         """Everything that runs have in common: tasks, fit, diagnostics and ground truth."""
-        return self._preparation.run()
+        return self.preparation.run()
 
     def _without_corrupted(self, bench: Bench, warnings: list[str]) -> TestQuality:
         marks = bench.problem.tasks.corrupted_items(bench.level)
@@ -138,7 +138,7 @@ class Study:
         runs, reused = [], 0
         for number, plan in enumerate(self.plans, start=1):
             bench = benches[plan.level]
-            file = self.folder / "runs" / f"{plan.id}-{self._preparation.question(bench)}.safetensors"
+            file = self.folder / "runs" / f"{plan.id}-{self.preparation.question(bench)}.safetensors"
             if file.exists():
                 tensors, facts = load_tensors(file)
                 run = Run(Row.from_facts(facts), **tensors)
@@ -159,7 +159,7 @@ class Study:
         if self.config.grid is None:
             return []
         self._observer.stage("inner and outer solvers", len(self.grid_plans))
-        suffix = self._preparation.question(bench)
+        suffix = self.preparation.question(bench)
         cells, reference = [], None
         for number, plan in enumerate(self.grid_plans, start=1):
             file = self.folder / "grid" / f"{plan.id}-{suffix}.safetensors"
@@ -208,7 +208,7 @@ class Study:
         for number, plan in enumerate(plans, start=1):
             bench = benches[plan.level]
             exact = "-".join(component_fingerprint(s) for s in (self._exactly.inner, self._exactly.outer))
-            file = self.folder / "budget" / f"{plan.id}-{self._preparation.question(bench)}-{exact}.json"
+            file = self.folder / "budget" / f"{plan.id}-{self.preparation.question(bench)}-{exact}.json"
             if file.exists():
                 budget = Budget.from_facts(load_facts(file))
             else:
@@ -227,7 +227,7 @@ class Study:
         self._observer.stage("certifying", len(benches))
         found, method = [], self._registry.build("method", "influence")
         for number, bench in enumerate(benches, start=1):
-            file = self.folder / "certificates" / f"{bench.level}-{self._preparation.question(bench)}.json"
+            file = self.folder / "certificates" / f"{bench.level}-{self.preparation.question(bench)}.json"
             if file.exists():
                 found.append(Certificate.from_facts(load_facts(file)))
             else:

@@ -29,6 +29,7 @@ class Retrain(AttributionMethod):
 
     levels: ClassVar[frozenset[Level]] = frozenset(LEVELS)
     edits: ClassVar[bool] = True
+    retrains: ClassVar[bool] = True
 
     def prepare(self, context: Context) -> tuple[Context, RetrainBank]:
         if context.bank is None:

@@ -1,0 +1,200 @@
+"""Figures over several variations and seeds: means as lines, 95 % intervals as bands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from metafluence.aggregation import Group, mean, mean_curve, methods, values
+from metafluence.figures import COLOURS, MARKERS, NOUNS
+from metafluence.tasks import Level
+
+Curve = Callable[[Group, int, tuple[str, str]], list[np.ndarray]]
+
+
+def draw_level(groups: Sequence[Group], level: Level) -> dict[str, Figure]:
+    """All figures of one level that there is something for, by name."""
+    made = {
+        "removal-curves": removal_curves(groups, level),
+        "items-found": items_found(groups, level),
+        "fidelity-against-runtime": fidelity_against_runtime(groups, level),
+        "methods-and-variations": heat_map(groups, level),
+    }
+    return {name: figure for name, figure in made.items() if figure is not None}
+
+
+def removal_curves(groups: Sequence[Group], level: Level) -> Figure | None:
+    """Test accuracy (loss, for real targets) after retraining without ever more of the items scored lowest."""
+    real = groups[0].outcomes[0].real
+    column, what = (3, "loss") if real else (2, "accuracy")
+    side = groups[0].outcomes[0].sides[level]
+    if len(side.removed) < 2:
+        return None
+    order = np.argsort(side.removed)
+    across = np.concatenate([[0], np.array(side.removed)[order]]) / side.items
+
+    def curves(group: Group, method: tuple[str, str]) -> list[np.ndarray]:
+        found = []
+        for one in group.outcomes:
+            for line in one.lines:
+                if _is(line.row, level, method) and len(line.curve) == len(order):
+                    start = getattr(one.full, what)
+                    found.append(np.concatenate([[start], line.curve[:, column].numpy()[order]]))
+        return found
+
+    def mark(axis: Axes, group: Group) -> None:
+        clean = mean(getattr(one.sides[level].clean, what) for one in group.outcomes)
+        share = side.corrupted / side.items
+        if clean.n:
+            axis.plot([share], [clean.value], marker="*", ms=11, color="#777777", ls="", label="exactly the corrupted")
+
+    titles = (f"share of {NOUNS[level]}s removed, lowest score first", f"test {what} after retraining")
+    return _panels(groups, level, curves, across, titles, mark)
+
+
+def items_found(groups: Sequence[Group], level: Level) -> Figure | None:
+    """Share of the corrupted items found against share inspected, lowest score first."""
+    first = [line.found for line in groups[0].outcomes[0].lines if line.row.level == level and len(line.found)]
+    if not first:
+        return None
+    across = np.linspace(0, 1, len(first[0]))
+
+    def curves(group: Group, method: tuple[str, str]) -> list[np.ndarray]:
+        lines = [line for one in group.outcomes for line in one.lines]
+        return [line.found.numpy() for line in lines if _is(line.row, level, method) and len(line.found) == len(across)]
+
+    def mark(axis: Axes, group: Group) -> None:
+        side = group.outcomes[0].sides[level]
+        share = side.corrupted / side.items
+        axis.plot([0, share, 1], [0, 1, 1], color="#bbbbbb", lw=1, ls=":", label="perfect")
+        axis.plot([0, 1], [0, 1], color="#bbbbbb", lw=1, ls="--", label="chance")
+        axis.yaxis.set_major_formatter(PercentFormatter(1))
+
+    titles = (f"share of {NOUNS[level]}s inspected, lowest score first", "share of the corrupted found")
+    return _panels(groups, level, curves, across, titles, mark)
+
+
+def fidelity_against_runtime(groups: Sequence[Group], level: Level) -> Figure | None:
+    """Mean rank agreement with retraining against mean time, both with intervals; the Pareto front joined."""
+    drawn = [g for g in groups if any(mean(values(g, level, m, "spearman")).n for m in methods(g, level))]
+    if not drawn:
+        return None
+    figure, axes = _grid(len(drawn))
+    names = _all_methods(groups, level)
+    for axis, group in zip(axes, drawn, strict=False):
+        points = []
+        for method in methods(group, level):
+            fidelity, time = (mean(values(group, level, method, field)) for field in ("spearman", "seconds"))
+            if not fidelity.n:
+                continue
+            i = names.index(method)
+            points.append((max(time.value, 1e-4), fidelity.value))
+            axis.errorbar(
+                *points[-1], xerr=None, yerr=np.nan_to_num(fidelity.half), fmt=MARKERS[(i + i // 8) % 8], ms=7,
+                color=COLOURS[i % 8], capsize=2, lw=1, label=_named(method), zorder=3,
+            )  # fmt: skip
+        front = pareto(points)
+        axis.step(*np.array(front).T, where="post", color="#777777", lw=1, ls=":", label="Pareto front", zorder=1)
+        axis.set(xscale="log", xlabel=f"seconds to score all {NOUNS[level]}s", title=group.label)
+    axes[0].set_ylabel("Spearman with exact retraining")
+    _legend(figure, axes)
+    return figure
+
+
+def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Of (cost, worth), those for which no other is at most as dear and worth more, cheapest first."""
+    front: list[tuple[float, float]] = []
+    for cost, worth in sorted(points, key=lambda p: (p[0], -p[1])):
+        if not front or worth > front[-1][1]:
+            front.append((cost, worth))
+    return front
+
+
+def heat_map(groups: Sequence[Group], level: Level) -> Figure | None:
+    """Mean Spearman of every method in every variation."""
+    names = _all_methods(groups, level)
+    table = np.array([[mean(values(group, level, method, "spearman")).value for group in groups] for method in names])
+    if len(groups) < 2 or not np.isfinite(table).any():
+        return None
+    figure = Figure(figsize=(3.2 + 1.25 * len(groups), 1.6 + 0.36 * len(names)), layout="constrained")
+    axis = figure.subplots()
+    axis.imshow(table, cmap="viridis", norm=Normalize(-0.2, 1), aspect="auto")
+    axis.set_yticks(range(len(names)), [_named(method) for method in names], fontsize=8)
+    axis.set_xticks(range(len(groups)), [g.label.replace(", ", "\n") for g in groups], fontsize=8)
+    for (row, column), value in np.ndenumerate(table):
+        text = "–" if np.isnan(value) else f"{value:.2f}"
+        dark = np.isfinite(value) and value < 0.6
+        axis.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
+    axis.set_title("Spearman with exact retraining", fontsize=10)
+    return figure
+
+
+def _panels(
+    groups: Sequence[Group],
+    level: Level,
+    curves: Callable[[Group, tuple[str, str]], list[np.ndarray]],
+    across: np.ndarray,
+    titles: tuple[str, str],
+    mark: Callable[[Axes, Group], None],
+) -> Figure | None:
+    """A panel a group, in each a line and a band a method."""
+    names = _all_methods(groups, level)
+    figure, axes = _grid(len(groups))
+    any_drawn = False
+    for axis, group in zip(axes, groups, strict=False):
+        for i, method in enumerate(names):
+            found = curves(group, method)
+            if not found or not np.isfinite(np.stack(found)[:, 1:]).any():
+                continue
+            any_drawn = True
+            middle, half = mean_curve(found)
+            axis.plot(across, middle, label=_named(method), **_line(i))
+            axis.fill_between(across, middle - half, middle + half, color=COLOURS[i % 8], alpha=0.12, lw=0)
+        mark(axis, group)
+        axis.xaxis.set_major_formatter(PercentFormatter(1))
+        axis.set(xlabel=titles[0], title=group.label)
+    axes[0].set_ylabel(titles[1])
+    _legend(figure, axes)
+    return figure if any_drawn else None
+
+
+def _grid(count: int) -> tuple[Figure, list[Axes]]:
+    columns = min(3, count)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(2.2 + 4.6 * columns, 4.2 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel().tolist()
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(color="#eeeeee", zorder=0)
+    for axis in axes[count:]:
+        axis.set_visible(False)
+    return figure, axes
+
+
+def _legend(figure: Figure, axes: Sequence[Axes]) -> None:
+    entries = {}
+    for axis in axes:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    figure.legend(list(entries.values()), list(entries), loc="outside right upper", fontsize=8, frameon=False)
+
+
+def _all_methods(groups: Sequence[Group], level: Level) -> list[tuple[str, str]]:
+    return list(dict.fromkeys(method for group in groups for method in methods(group, level)))
+
+
+def _is(row, level: Level, method: tuple[str, str]) -> bool:
+    return row.level == level and row.status == "ok" and (row.method, row.solver) == method
+
+
+def _named(method: tuple[str, str]) -> str:
+    return f"{method[0]} ({method[1]})" if method[1] else method[0]
+
+
+def _line(i: int) -> dict:
+    return {"color": COLOURS[i % 8], "lw": 1.7, "ls": ["-", "--", ":"][i // 8 % 3]}
