@@ -53,7 +53,7 @@ LAYERS = [
     {"attribution"},
     {"truth"},
     {"runs", "plans"},
-    {"grid", "sweeps", "preparation", "budget", "certificate"},
+    {"grid", "sweeps", "preparation", "budget", "certificate", "dampings"},
     {"study"},
     {"solver_figures"},
     {"figures"},

@@ -41,7 +41,8 @@ class Row:
     *_high: 95 % bootstrap intervals. auroc, average_precision, found: of the corrupted items; `found` is the share of
     them among the removed ones. accuracy_*, loss_*: on the test tasks, after removing the items of lowest score, by
     editing λ* and by retraining. seconds: to score all items; change_seconds: to predict all parameter changes.
-    products: Hessian products for the scores. residual: the largest of the method's solves.
+    products: Hessian products for the scores. residual: the largest of the method's solves. damping: the method's, set
+    or chosen by the study's rule (NaN where it takes none); the search for it is in none of the times.
     """
 
     method: str
@@ -50,6 +51,7 @@ class Row:
     status: str = "ok"
     reason: str = ""
     units: str = ""
+    damping: float = NAN
     change_error: float = NAN
     change_cosine: float = NAN
     change_norm_ratio: float = NAN
@@ -117,7 +119,11 @@ class TestQuality:
 
 @dataclass(frozen=True)
 class Bench:
-    """What every run at one level shares. remove: the numbers of items that each method has removed."""
+    """What every run at one level shares.
+
+    validation: the targets of all scores. selection: validation tasks that choose dampings and are no targets; None
+    where nothing is chosen. remove: the numbers of items that each method has removed.
+    """
 
     problem: BilevelProblem
     meta: Tensor
@@ -130,12 +136,16 @@ class Bench:
     level: Level = "task"
     truth: Truth | None = None
     remove: tuple[int, ...] = (1,)
+    selection: TaskSet | None = None
 
     def context(self, problem: BilevelProblem | None = None) -> Context:
         """A fresh point, so that no method finds the graphs of the one before it ready made."""
         point = (problem or self.problem).at(self.meta, init=self.adapted)
-        generator = torch.Generator().manual_seed(self.seed)
-        return Context(point, self.level, generator, self.bank, self.checkpoints)
+        return Context(point, self.level, self.generator(), self.bank, self.checkpoints)
+
+    def generator(self) -> torch.Generator:
+        """The randomness of every run, from its start."""
+        return torch.Generator().manual_seed(self.seed)
 
     def targets(self, problem: BilevelProblem | None = None) -> Targets:
         """The mean loss of the validation tasks."""
@@ -148,6 +158,11 @@ class Bench:
         if self.test_tasks.real:
             return TestQuality(loss=loss)
         return TestQuality(float(accuracy(point.predictions, self.test_tasks.query.targets).mean()), loss)
+
+
+def lowest(scores: Tensor, count: int) -> Removal:
+    """The items of lowest score: what a method has removed."""
+    return tuple(sorted(torch.argsort(scores, stable=True)[:count].tolist()))
 
 
 def execute(bench: Bench, method: AttributionMethod, label: str, solver: str) -> Run:
@@ -169,6 +184,7 @@ def _execute(bench: Bench, method: AttributionMethod, label: str, solver: str) -
     scores = scored.values[:, 0]
     facts: dict[str, Any] = {
         "units": scored.units,
+        "damping": getattr(method, "damping", NAN),
         "seconds": seconds,
         "products": scored.solve.products,
         "residual": scored.solve.residual,
@@ -216,8 +232,7 @@ def _fidelity(scores: Array, truth: Truth) -> dict[str, float]:
 
 def _removal_curve(bench: Bench, method: AttributionMethod, state: Any, scores: Tensor) -> tuple[Tensor, int]:
     """The curve, and how many of its retrainings did not converge."""
-    order = torch.argsort(scores, stable=True)
-    worst: list[Removal] = [tuple(sorted(order[:count].tolist())) for count in bench.remove]
+    worst = [lowest(scores, count) for count in bench.remove]
     curve = torch.full((len(worst), 4), NAN, dtype=torch.float64)
     edit = method.parameter_change(state, worst)
     if edit is not None:
