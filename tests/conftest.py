@@ -17,7 +17,8 @@ settings.register_profile(
 settings.load_profile("metafluence")
 
 # Tests that share what is dear to make (worlds with their retrainings, finished studies) run in one process.
-TOGETHER = ("test_budget", "test_certificate", "test_truth", "test_groups", "test_trak", "test_levels", "test_study")
+TOGETHER = ("test_budget", "test_certificate", "test_truth", "test_groups", "test_trak")
+ALONE = ("test_levels", "test_study", "test_damping")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -25,8 +26,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         module = item.path.stem
         if item.cls is not None and item.cls.__name__.startswith("TestMethod"):
             item.add_marker(pytest.mark.xdist_group("worlds"))
-        elif module in TOGETHER:
-            item.add_marker(pytest.mark.xdist_group(module if module in ("test_levels", "test_study") else "worlds"))
+        elif module in TOGETHER + ALONE:
+            item.add_marker(pytest.mark.xdist_group(module if module in ALONE else "worlds"))
 
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

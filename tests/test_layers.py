@@ -54,7 +54,7 @@ LAYERS = [
     {"attribution", "variations"},
     {"truth"},
     {"runs", "plans"},
-    {"grid", "sweeps", "preparation", "budget", "certificate"},
+    {"grid", "sweeps", "preparation", "budget", "certificate", "dampings"},
     {"study"},
     {"outcomes"},
     {"aggregation", "comparison"},

@@ -79,7 +79,7 @@ def test_a_size_changes_parts_and_set_goes_on_top():
         ({"seeds": []}, r"seeds is \[\]. .*Give one seed or more"),
         ({"seeds": [0, 0]}, "a seed asks for what another variation does already"),
         ({"seeds": 0}, "seeds is 0. .*Give one seed or more"),
-        ({"seeds": ["a"]}, "seeds.0 is 'a'"),
+        ({"seeds": ["a"]}, r"seeds.0 is 'a'"),
         ({"vary": {"l2": []}}, "vary.l2 is empty"),
         ({"vary": {"l2": [1.0, 1.0]}}, "holds '1.0' twice"),
         ({"vary": {"l2": [-1.0]}}, r"\(l2 -1.0\): l2 is -1.0"),

@@ -66,6 +66,18 @@ class BudgetConfig(_Strict):
     outer: Spec = "exact"
 
 
+class DampingConfig(_Strict):
+    """The damping of every method that takes one and sets none, chosen by one rule for all of them.
+
+    values: tried with each method; the one whose removal of the items of lowest score leaves the retrained model the
+    lowest loss on the selection tasks is taken. share: of the validation tasks, that are kept for this choice and are
+    no targets of any method's scores, so that nothing in a row is measured on tasks that had a part in it.
+    """
+
+    values: list[Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field([0.0, 0.01, 0.1, 1.0, 10.0], min_length=1)
+    share: Share = 0.5
+
+
 class StudyConfig(_Strict):
     """Everything that a study is.
 
@@ -73,9 +85,10 @@ class StudyConfig(_Strict):
     own key `levels` names. solvers: every method that takes a solver and names none is run with each. corruption: one,
     or several in turn. remove: share of the items that each method has removed for the accuracy columns, or several of
     them for removal curves, the first for the columns; the corrupted share if not given. checkpoints: a trainer whose
-    checkpoints serve the methods that need some; the study's own trainer's if not given. grid: one method's scores
-    with inner and outer solvers swapped against each other, at the first level. budget: methods whose error is split
-    by where it comes from. certificate: whether influence can be trusted here is checked, where there is ground truth.
+    checkpoints serve the methods that need some; the study's own trainer's if not given. damping: how `methods` that
+    take a damping and set none come by it; as the methods have it if not given. grid: one method's scores with inner
+    and outer solvers swapped against each other, at the first level. budget: methods whose error is split by where it
+    comes from. certificate: whether influence can be trusted here is checked, where there is ground truth.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -93,6 +106,7 @@ class StudyConfig(_Strict):
     levels: list[Level] = Field(default=["task"], min_length=1)
     methods: list[Spec] = Field(min_length=1)
     solvers: list[Spec] = Field(default=["cg"], min_length=1)
+    damping: DampingConfig | None = None
     grid: GridConfig | None = None
     budget: BudgetConfig | None = None
     certificate: bool = True
@@ -155,5 +169,5 @@ def _fields_at(path: tuple[Any, ...]) -> list[str]:
     parts = {"episodes": Episodes, "corruption": Corruption}
     if path and path[0] in parts:
         return [f.name for f in fields(parts[path[0]])]
-    models = {"truth": TruthConfig, "grid": GridConfig, "budget": BudgetConfig}
+    models = {"truth": TruthConfig, "damping": DampingConfig, "grid": GridConfig, "budget": BudgetConfig}
     return list((models.get(str(path[0]), StudyConfig) if path else StudyConfig).model_fields)

@@ -68,7 +68,7 @@ def pilot(work: Comparing) -> Pilot:
 
 
 def _retrainings(study: Study, started: Started) -> int:
-    """At most so many: the ground truth, each run's removals, and the runs that score by retraining."""
+    """At most so many: the ground truth, each run's removals and dampings tried, and the runs that score by retraining."""
     asked = study.config.truth
     if asked is None:
         return 0
@@ -78,7 +78,7 @@ def _retrainings(study: Study, started: Started) -> int:
         singles, subsets = study.preparation.removals(level, items)
         plans = [plan for plan in study.plans if plan.level == level]
         count += (len(singles) + len(subsets)) * (1 + asked.seeds) + len(plans) * max(1, len(study.config.remove))
-        count += sum(items for plan in plans if plan.method.retrains)
+        count += sum(items if plan.method.retrains else len(plan.dampings) for plan in plans)
     return count
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -18,16 +19,23 @@ from metafluence.tasks import LEVELS, Level
 
 @dataclass(frozen=True)
 class Plan:
-    """One run to be made: its label, its solver's label, the method itself, and the level of its items."""
+    """One run to be made: its label, its solver's label, the method itself, and the level of its items.
+
+    dampings: those that the method is to be tried with, ascending; none if it is to run as it is.
+    """
 
     label: str
     solver: str
     method: AttributionMethod
     level: Level
+    dampings: tuple[float, ...] = ()
 
     @property
     def id(self) -> str:
-        return _file_name(f"{self.level}-{self.label}-{self.solver}", component_fingerprint(self.method))
+        fingerprint = component_fingerprint(self.method)
+        if self.dampings:
+            fingerprint = hashlib.sha256(f"{fingerprint} {self.dampings}".encode()).hexdigest()
+        return _file_name(f"{self.level}-{self.label}-{self.solver}", fingerprint)
 
 
 @dataclass(frozen=True)
@@ -45,17 +53,20 @@ class GridPlan:
         return _file_name(f"{self.inner}-{self.outer}", prints, 16)
 
 
-def make_plans(methods: Sequence[Spec], config: StudyConfig, registry: Registry) -> list[Plan]:
+def make_plans(
+    methods: Sequence[Spec], config: StudyConfig, registry: Registry, dampings: Sequence[float] = ()
+) -> list[Plan]:
     """By level: every method that claims it, with each of the study's solvers where it takes one and names none.
 
-    Raises InputError for a run asked for twice, and for a method that has nothing to say at any level of the study.
+    dampings: to be tried with every method that takes one and sets none. Raises InputError for a run asked for twice,
+    and for a method that has nothing to say at any level of the study.
     """
     plans = []
     for spec in methods:
         name, params = parts(spec)
         asked = _levels(params.pop("levels", None), name, config)
-        swaps = _takes_solver(registry, name) and "solver" not in params
-        swaps = swaps and "solver" not in registry.entry("method", name).params
+        tried = tuple(sorted(set(dampings))) if _leaves_open("damping", registry, name, params) else ()
+        swaps = _leaves_open("solver", registry, name, params)
         for solver in config.solvers if swaps else [params.get("solver")]:
             full = {**params, "solver": solver} if solver is not None else params
             method = registry.build("method", {"use": name, **full}, "methods")
@@ -67,7 +78,7 @@ def make_plans(methods: Sequence[Spec], config: StudyConfig, registry: Registry)
                     f"{', '.join(level for level in LEVELS if level in method.levels)}. Add one of them to the "
                     "study's levels, or remove the method."
                 )
-            plans += [Plan(label(name, params), label_of_solver, method, level) for level in levels]
+            plans += [Plan(label(name, params), label_of_solver, method, level, tried) for level in levels]
     seen: set[str] = set()
     for plan in plans:
         if plan.id in seen:
@@ -93,7 +104,7 @@ def _levels(asked: Any, name: str, config: StudyConfig) -> list[Level]:
 def make_grid(grid: GridConfig, registry: Registry) -> list[GridPlan]:
     """Every inner solver with every outer one. Raises InputError where the method takes no solver."""
     name, params = parts(grid.method)
-    if not _takes_solver(registry, name) or "solver" in params:
+    if not _takes("solver", registry, name) or "solver" in params:
         raise InputError(f"grid.method is {grid.method!r}; it must take a solver and name none. Try task-if.")
     plans = []
     for inner in grid.inner:
@@ -128,8 +139,14 @@ def spec_label(spec: Spec) -> str:
     return label(*parts(spec))
 
 
-def _takes_solver(registry: Registry, name: str) -> bool:
-    return any(f.name == "solver" for f in fields(registry.load("method", name)))
+def _takes(what: str, registry: Registry, name: str) -> bool:
+    """The method has a field of that name."""
+    return any(f.name == what for f in fields(registry.load("method", name)))
+
+
+def _leaves_open(what: str, registry: Registry, name: str, params: dict[str, Any]) -> bool:
+    """The method has such a field, which neither the study sets nor, where it is a preset, the registry."""
+    return _takes(what, registry, name) and what not in {**registry.entry("method", name).params, **params}
 
 
 def _short(value: Any) -> str:

@@ -14,6 +14,7 @@ from metafluence.corruption import corrupt
 from metafluence.datasets import Dataset
 from metafluence.diagnostics import Diagnostics, diagnose
 from metafluence.episodes import Split
+from metafluence.errors import InputError
 from metafluence.executors import Executor
 from metafluence.fingerprints import component_fingerprint
 from metafluence.fits import stored_fit
@@ -25,7 +26,7 @@ from metafluence.retraining import RetrainBank
 from metafluence.runs import Bench
 from metafluence.solving import Solver
 from metafluence.store import claim, write_atomically
-from metafluence.tasks import Level, Removal
+from metafluence.tasks import Level, Removal, TaskSet
 from metafluence.training import Checkpoint, Fit, Record, Trainer
 from metafluence.truth import Truth, draw_removals, retrain
 
@@ -65,6 +66,9 @@ class Preparation:
     def __init__(self, config: StudyConfig, registry: Registry, folder: Path, observer: Observer) -> None:
         self.config, self.folder = config, folder
         self._observer = observer
+        if config.damping is not None and (config.truth is None or config.episodes.validation < 2):
+            lacks = "has no `truth`" if config.truth is None else "has fewer than two of those"
+            raise InputError(f"damping is chosen by retraining, on some of the validation tasks; the study {lacks}.")
         self._dataset: Dataset = registry.build("dataset", config.dataset)
         self._learner: MetaLearner = registry.build("learner", config.learner)
         self._inner_solver: Solver = registry.build("solver", config.inner_solver, "inner_solver")
@@ -99,22 +103,14 @@ class Preparation:
         if not fit.converged:
             warnings.insert(0, f"Meta-training stopped before its tolerance (‖∇F‖ = {fit.gradient_norm:.1e}).")
         bank = self.bank(started)
-        shared = (
-            problem,
-            fit.meta,
-            point.adapted,
-            split.validation,
-            split.test,
-            bank,
-            started.checkpoints,
-            self.config.seed,
-        )
+        goals, selection = self.judges(split.validation)
+        shared = (problem, fit.meta, point.adapted, goals, split.test, bank, started.checkpoints, self.config.seed)
         benches: dict[Level, Bench] = {}
-        others = self._other_seeds(problem, split)
+        others = self._other_seeds(problem, split, goals)
         for level in self.config.levels:
             corrupted = split.train.corrupted_items(level)
             remove = self._removed(len(corrupted), float(corrupted.double().mean()))
-            bench = Bench(*shared, level, None, remove)
+            bench = Bench(*shared, level, None, remove, selection)
             benches[level] = replace(bench, truth=self._truth(bench, others, warnings))
         return Prepared(split, fit, diagnostics, benches, tuple(warnings))
 
@@ -193,7 +189,17 @@ class Preparation:
             split.validation if self._trainer.needs_validation else None,
         )
 
-    def _other_seeds(self, problem: BilevelProblem, split: Split) -> list[tuple[RetrainBank, Targets]]:
+    def judges(self, validation: TaskSet) -> tuple[TaskSet, TaskSet | None]:
+        """The targets of scores, and the selection tasks: the last validation tasks, where dampings are chosen.
+
+        The fit, where its trainer judges its steps, has all of them.
+        """
+        if self.config.damping is None:
+            return validation, None
+        kept = min(max(1, round(self.config.damping.share * len(validation))), len(validation) - 1)
+        return validation[: len(validation) - kept], validation[len(validation) - kept :]
+
+    def _other_seeds(self, problem: BilevelProblem, split: Split, goals: TaskSet) -> list[tuple[RetrainBank, Targets]]:
         """Banks about fits from other seeds, and the same targets there."""
         found = []
         for seed in range(1, self.config.truth.seeds + 1) if self.config.truth is not None else ():
@@ -201,7 +207,7 @@ class Preparation:
             stage = f"meta-training with other seed {seed}"
             fit = self._fit(stage, f"fit-{seed}", self._trainer, problem, split, purpose)
             bank = self._bank(problem, fit, split, purpose, self.folder / f"bank-{seed}")
-            found.append((bank, Targets(problem, split.validation, fit.meta)))
+            found.append((bank, Targets(problem, goals, fit.meta)))
         return found
 
     def _truth(self, bench: Bench, others: list[tuple[RetrainBank, Targets]], warnings: list[str]) -> Truth | None:
@@ -229,4 +235,6 @@ class Preparation:
         """A hash of what a stored run depends on besides the study's identity and the run's own plan."""
         descent = component_fingerprint(self._descent) if self._descent is not None else ""
         asked = f"{bench.level} {bench.remove} {self.config.truth!r} {descent}"
+        if self.config.damping is not None:  # its values are the plan's
+            asked += f" targets {len(bench.validation)}"
         return hashlib.sha256(asked.encode()).hexdigest()[:8]

@@ -39,6 +39,7 @@ class Column:
 COLUMNS = (
     Column("method", "method", "s", "the estimator", "method"),
     Column("solver", "solver", "s", "how it inverts the Hessian", "solver"),
+    Column("damping", "damping", ".3g", "added to the curvature: the method's own, or chosen", "damping"),
     Column("change_error", "Δλ error", "%", "median ‖predicted − true Δλ‖ / ‖true Δλ‖, one item left out", "Δλ error"),
     Column("change_cosine", "Δλ cosine", ".3f", "median cosine of predicted and true Δλ"),
     Column("spearman", "Spearman", ".3f", "of scores and true changes of the validation loss", "Spearman"),
@@ -105,12 +106,14 @@ REGRESSION = (
 
 
 def columns(result: StudyResult) -> list[Column]:
-    """The columns of this study's tables."""
+    """The columns of this study's tables; dampings stand there where the study has a rule for them."""
+    chosen = result.config.damping is not None
+    shown = [column for column in COLUMNS if chosen or column.field != "damping"]
     if not result.split.test.real:
-        return list(COLUMNS)
+        return shown
     of_quality = ("accuracy_edited", "accuracy_retrained", "loss_retrained")
-    first = next(i for i, column in enumerate(COLUMNS) if column.field in of_quality)
-    kept = [column for column in COLUMNS if column.field not in of_quality]
+    first = next(i for i, column in enumerate(shown) if column.field in of_quality)
+    kept = [column for column in shown if column.field not in of_quality]
     return [*kept[:first], *REGRESSION, *kept[first:]]
 
 
@@ -147,9 +150,24 @@ def table(result: StudyResult, level: Level, shown: Sequence[Column] | None = No
 def verdict(result: StudyResult) -> list[str]:
     """What was found, in sentences."""
     said = [sentence for level in result.benches for sentence in _verdict(result, level)]
+    if result.config.damping is not None:
+        said.append(_policy(result))
     if result.failed:
         said.append(f"{len(result.failed)} of {len(result.rows)} runs failed; the reasons stand below the table.")
     return said
+
+
+def _policy(result: StudyResult) -> str:
+    """The rule by which dampings were chosen."""
+    assert result.config.damping is not None
+    bench = next(iter(result.benches.values()))
+    of = ", ".join(f"{value:g}" for value in sorted(set(result.config.damping.values)))
+    removed = " and ".join(f"{b.remove[0]} {NOUNS[level]}s" for level, b in result.benches.items())
+    return (
+        f"Every method that takes a damping and sets none was tried with each of {of}, and has the one whose "
+        f"{removed} of lowest score, once removed, leave the retrained model the lowest loss on "
+        f"{len(bench.selection or ())} validation tasks kept for this choice, which are no targets."
+    )
 
 
 def _verdict(result: StudyResult, level: Level) -> list[str]:

@@ -43,7 +43,8 @@ class Row:
     them among the removed ones. accuracy_*, loss_*: on the test tasks, after removing the items of lowest score, by
     editing λ* and by retraining. seconds: to score all items; change_seconds: to predict all parameter changes;
     edit_seconds: to predict the one of removing the items of lowest score; retrain_seconds: to retrain without them.
-    products: Hessian products for the scores. residual: the largest of the method's solves.
+    products: Hessian products for the scores. residual: the largest of the method's solves. damping: the method's, set
+    or chosen by the study's rule (NaN where it takes none); the search for it is in none of the times.
     """
 
     method: str
@@ -52,6 +53,7 @@ class Row:
     status: str = "ok"
     reason: str = ""
     units: str = ""
+    damping: float = NAN
     change_error: float = NAN
     change_cosine: float = NAN
     change_norm_ratio: float = NAN
@@ -121,7 +123,11 @@ class TestQuality:
 
 @dataclass(frozen=True)
 class Bench:
-    """What every run at one level shares. remove: the numbers of items that each method has removed."""
+    """What every run at one level shares.
+
+    validation: the targets of all scores. selection: validation tasks that choose dampings and are no targets; None
+    where nothing is chosen. remove: the numbers of items that each method has removed.
+    """
 
     problem: BilevelProblem
     meta: Tensor
@@ -134,12 +140,16 @@ class Bench:
     level: Level = "task"
     truth: Truth | None = None
     remove: tuple[int, ...] = (1,)
+    selection: TaskSet | None = None
 
     def context(self, problem: BilevelProblem | None = None) -> Context:
         """A fresh point, so that no method finds the graphs of the one before it ready made."""
         point = (problem or self.problem).at(self.meta, init=self.adapted)
-        generator = torch.Generator().manual_seed(self.seed)
-        return Context(point, self.level, generator, self.bank, self.checkpoints)
+        return Context(point, self.level, self.generator(), self.bank, self.checkpoints)
+
+    def generator(self) -> torch.Generator:
+        """The randomness of every run, from its start."""
+        return torch.Generator().manual_seed(self.seed)
 
     def targets(self, problem: BilevelProblem | None = None) -> Targets:
         """The mean loss of the validation tasks."""
@@ -152,6 +162,11 @@ class Bench:
         if self.test_tasks.real:
             return TestQuality(loss=loss)
         return TestQuality(float(accuracy(point.predictions, self.test_tasks.query.targets).mean()), loss)
+
+
+def lowest(scores: Tensor, count: int) -> Removal:
+    """The items of lowest score: what a method has removed."""
+    return tuple(sorted(torch.argsort(scores, stable=True)[:count].tolist()))
 
 
 def execute(bench: Bench, method: AttributionMethod, label: str, solver: str) -> Run:
@@ -173,6 +188,7 @@ def _execute(bench: Bench, method: AttributionMethod, label: str, solver: str) -
     scores = scored.values[:, 0]
     facts: dict[str, Any] = {
         "units": scored.units,
+        "damping": getattr(method, "damping", NAN),
         "seconds": seconds,
         "products": scored.solve.products,
         "residual": scored.solve.residual,
@@ -200,8 +216,7 @@ def _execute(bench: Bench, method: AttributionMethod, label: str, solver: str) -
     if spotted is not None:
         facts |= {"auroc": spotted.auroc, "average_precision": spotted.average_precision}
         facts["found"] = spotted.found_at(bench.remove[0] / len(scores))
-    order = torch.argsort(scores, stable=True)
-    worst: list[Removal] = [tuple(sorted(order[:count].tolist())) for count in bench.remove]
+    worst = [lowest(scores, count) for count in bench.remove]
     curve = torch.full((len(worst), 4), NAN, dtype=torch.float64)
     edit_seconds = _edit(bench, method, state, worst, curve)
     facts["retrain_seconds"], unfinished = _retrain(bench, worst, curve)

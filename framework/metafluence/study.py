@@ -11,6 +11,7 @@ from metafluence.attribution import AttributionMethod
 from metafluence.budget import Budget, Exactly, error_budget
 from metafluence.certificate import Certificate, certify
 from metafluence.config import StudyConfig
+from metafluence.dampings import execute_plan
 from metafluence.diagnostics import Diagnostics
 from metafluence.episodes import Split
 from metafluence.errors import ConvergenceError, InputError, MetafluenceError
@@ -20,7 +21,7 @@ from metafluence.observer import Observer
 from metafluence.plans import Plan, make_grid, make_plans, parts
 from metafluence.preparation import Preparation, Prepared
 from metafluence.registry import Registry
-from metafluence.runs import Bench, Row, Run, TestQuality, execute
+from metafluence.runs import Bench, Row, Run, TestQuality
 from metafluence.store import load_facts, load_tensors, save_facts, save_tensors
 from metafluence.tasks import Level
 from metafluence.training import Fit
@@ -88,7 +89,8 @@ class Study:
         self._hook = registry.hooks.hook
         self._registry = registry
         self.preparation = Preparation(config, registry, folder, self._observer)
-        self.plans = make_plans(config.methods, config, registry)
+        dampings = config.damping.values if config.damping is not None else ()
+        self.plans = make_plans(config.methods, config, registry, dampings)
         self.grid_plans = make_grid(config.grid, registry) if config.grid is not None else []
         self.budget_plans = self._plan_budget() if config.budget is not None else []
 
@@ -144,7 +146,7 @@ class Study:
                 run = Run(Row.from_facts(facts), **tensors)
                 reused += 1
             else:
-                run = execute(bench, plan.method, plan.label, plan.solver)
+                run = execute_plan(bench, plan)
                 if run.row.status == "ok":
                     tensors = {"scores": run.scores, "change_errors": run.change_errors, "curve": run.curve}
                     save_tensors(file, tensors, run.row.facts())

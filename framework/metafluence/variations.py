@@ -28,7 +28,7 @@ Changes = dict[str, Any]
 
 def _seeds(value: Any) -> Any:
     """A number is that many, from 0."""
-    if isinstance(value, int) and value < 1 or value == []:
+    if (isinstance(value, int) and value < 1) or value == []:
         raise ValueError("Give one seed or more, or leave the field out")
     return list(range(value)) if isinstance(value, int) else value
 
