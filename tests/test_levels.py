@@ -1,6 +1,5 @@
 """Studies of support and query instances: their rows, truth, budget, certificate, figures, and how they resume."""
 
-import json
 import re
 from pathlib import Path
 
@@ -182,7 +181,11 @@ def test_a_trainer_s_own_checkpoints_serve(tmp_path):
 
 def test_a_study_s_configuration_comes_back(done):
     result, folder = done
-    assert mf.parse_study(json.loads((folder / "study.json").read_text())) == result.config
+    config, versions = mf.stored_study(folder)
+    assert config == result.config
+    assert versions["metafluence"] == mf.__version__
+    with pytest.raises(mf.StoreError, match="no study in"):
+        mf.stored_study(folder / "runs")
 
 
 @pytest.mark.parametrize(

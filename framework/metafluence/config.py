@@ -11,7 +11,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from metafluence.corruption import Corruption
 from metafluence.episodes import Episodes
-from metafluence.errors import ConfigError, nearest
+from metafluence.errors import ConfigError, StoreError, nearest
+from metafluence.store import load_facts
 from metafluence.tasks import Level
 
 Spec = str | dict[str, Any]
@@ -114,6 +115,20 @@ def load_study(path: Path) -> StudyConfig:
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} holds no study: a study is a mapping of fields such as dataset, learner, methods.")
     return parse_study(raw, str(path))
+
+
+def stored_study(folder: Path) -> tuple[StudyConfig, dict[str, str | None]]:
+    """The configuration of the study whose results are in `folder`, and the versions that it last ran with.
+
+    Raises StoreError where there is none, or it is damaged.
+    """
+    file = folder / "study.json"
+    if not file.exists():
+        raise StoreError(f"There is no study in {folder}. `metafluence run STUDY.yaml --out {folder}` puts one there.")
+    facts = load_facts(file)
+    if not {"config", "versions"} <= facts.keys():
+        raise StoreError(f"{file} is of an older version. Run its study again; stored work is reused.")
+    return parse_study(facts["config"], str(file)), facts["versions"]
 
 
 def parse_study(raw: dict[str, Any], where: str = "The study") -> StudyConfig:

@@ -20,11 +20,12 @@ from metafluence.fits import stored_fit
 from metafluence.learners import MetaLearner
 from metafluence.observer import Observer
 from metafluence.problem import BilevelProblem
+from metafluence.provenance import versions
 from metafluence.registry import Registry
 from metafluence.retraining import RetrainBank
 from metafluence.runs import Bench
 from metafluence.solving import Solver
-from metafluence.store import claim, write_atomically
+from metafluence.store import claim, save_facts
 from metafluence.tasks import Level
 from metafluence.training import Fit, Record, Trainer
 from metafluence.truth import Truth, draw_removals, retrain
@@ -101,7 +102,7 @@ class Preparation:
         for corruption in self.config.corruption:
             train = corrupt(train, corruption, generator)
         self._observer.done()
-        return replace(split, train=train)
+        return replace(split, train=train, drawn=split.train)
 
     def _generator(self, purpose: str) -> torch.Generator:
         """Randomness for one purpose; what one purpose draws does not shift what another does."""
@@ -117,8 +118,8 @@ class Preparation:
             "seed": str(self.config.seed),
         }
         claim(self.folder, identity)
-        config = self.config.model_dump_json(indent=1).encode()
-        write_atomically(self.folder / "study.json", config)
+        asked = {"config": self.config.model_dump(mode="json"), "versions": versions()}
+        save_facts(self.folder / "study.json", asked)
 
     def _fit(self, stage: str, name: str, trainer: Trainer, problem: BilevelProblem, split: Split, purpose: str) -> Fit:
         judged = ""
