@@ -1,6 +1,5 @@
 """Studies of support and query instances: their rows, truth, budget, certificate, figures, and how they resume."""
 
-import json
 import re
 from pathlib import Path
 
@@ -178,11 +177,6 @@ def test_a_trainer_s_own_checkpoints_serve(tmp_path):
     again = study(tmp_path, trainer=trainer, **small).run()  # from the stored fit
     assert not again.failed
     assert len(again.benches["task"].checkpoints) == 2
-
-
-def test_a_study_s_configuration_comes_back(done):
-    result, folder = done
-    assert mf.parse_study(json.loads((folder / "study.json").read_text())) == result.config
 
 
 @pytest.mark.parametrize(

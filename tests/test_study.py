@@ -15,7 +15,7 @@ import yaml
 import metafluence as mf
 from metafluence import cli, default_registry
 from metafluence.hooks import hookimpl
-from metafluence.report import COLUMNS, cell
+from metafluence.result_table import COLUMNS, cell
 from metafluence.runs import Row
 from metafluence_plugins.methods.loss import LossScore
 from metafluence_plugins.trainers.newton import Newton

@@ -271,22 +271,19 @@ from .registry import (
     Registry as Registry,
 )
 from .report import (
+    write_report as write_report,
+)
+from .result_table import (
     COLUMNS as COLUMNS,
 )
-from .report import (
+from .result_table import (
     cell as cell,
 )
-from .report import (
+from .result_table import (
     columns as columns,
 )
-from .report import (
+from .result_table import (
     table as table,
-)
-from .report import (
-    verdict as verdict,
-)
-from .report import (
-    write_report as write_report,
 )
 from .retraining import (
     RetrainBank as RetrainBank,
@@ -368,6 +365,9 @@ from .truth import (
 )
 from .truth import (
     Truth as Truth,
+)
+from .verdicts import (
+    verdict as verdict,
 )
 
 __version__: str

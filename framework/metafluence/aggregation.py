@@ -11,10 +11,12 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import t
 
-from metafluence.outcomes import Outcome
+from metafluence.outcomes import Line, Outcome
 from metafluence.tasks import Level
 
 Array = NDArray[np.float64]
+Method = tuple[str, str]
+"""A method's label and its solver's."""
 NAN = float("nan")
 
 
@@ -72,7 +74,7 @@ def groups(outcomes: Iterable[Outcome]) -> list[Group]:
     return [Group(dict(key), tuple(members)) for key, members in found.items()]
 
 
-def methods(group: Group, level: Level) -> list[tuple[str, str]]:
+def methods(group: Group, level: Level) -> list[Method]:
     """The methods at a level with their solvers, in the order of the study."""
     rows = [line.row for one in group.outcomes for line in one.lines if line.row.level == level]
     return list(dict.fromkeys((row.method, row.solver) for row in rows))
@@ -105,25 +107,30 @@ def rows_frame(outcomes: Iterable[Outcome]) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def values(group: Group, level: Level, method: tuple[str, str], field: str) -> list[float]:
+def lines(group: Group, level: Level, method: Method) -> list[tuple[Outcome, Line]]:
+    """A method's runs at a level, one a seed, with the outcomes that they are of."""
+    return [
+        (one, line)
+        for one in group.outcomes
+        for line in one.lines
+        if line.row.level == level and (line.row.method, line.row.solver) == method
+    ]
+
+
+def values(group: Group, level: Level, method: Method, field: str) -> list[float]:
     """A field of a method's rows, one value a seed; NaN where the run failed."""
-    found = []
-    for one in group.outcomes:
-        for line in one.lines:
-            row = line.row
-            if row.level == level and (row.method, row.solver) == method:
-                value = getattr(row, field)
-                found.append(NAN if value is None else float(value))
-    return found
+    return [float(getattr(line.row, field)) for _, line in lines(group, level, method)]
 
 
-def runtime_ratios(group: Group, level: Level, method: tuple[str, str]) -> list[float]:
+def runtime_ratios(group: Group, level: Level, method: Method) -> list[float]:
     """Seconds to score all items and to edit λ*, to the seconds of a fit from scratch, one value a seed."""
     found = []
-    for one in group.outcomes:
-        for line in one.lines:
-            row = line.row
-            if row.level == level and (row.method, row.solver) == method:
-                edit = 0.0 if math.isnan(row.edit_seconds) else row.edit_seconds
-                found.append((row.seconds + edit) / one.fit_seconds)
+    for one, line in lines(group, level, method):
+        edit = 0.0 if math.isnan(line.row.edit_seconds) else line.row.edit_seconds
+        found.append((line.row.seconds + edit) / one.fit_seconds)
     return found
+
+
+def named(method: Method) -> str:
+    """A method as it is called in words."""
+    return f"{method[0]} ({method[1]})" if method[1] else method[0]

@@ -60,7 +60,7 @@ class Bars(Observer):
 
     def done(self, note: str = "") -> None:
         if self._task is not None:
-            finished = self._bars.tasks[self._task].completed or 1
+            finished = next(task.completed for task in self._bars.tasks if task.id == self._task) or 1
             self._bars.update(self._task, completed=finished, total=finished, note=note)
         if not self._console.is_terminal:
             self._console.print(f"{self._name}: done{f' ({note})' if note else ''}")

@@ -9,6 +9,7 @@ from pathlib import Path
 from metafluence.errors import MetafluenceError, StoreError
 from metafluence.observer import Observer
 from metafluence.outcomes import Outcome, load_outcome, outcome, save_outcome
+from metafluence.provenance import versions
 from metafluence.registry import Registry
 from metafluence.store import load_facts, save_facts
 from metafluence.study import Study, StudyResult
@@ -28,20 +29,20 @@ class Store:
         """Where fits, retrainings and scores are kept; variations with the same fit share it."""
         return self.folder / "work" / variation.work
 
-    def page(self, variation: Variation, of: int) -> Path:
+    def page(self, id: str, of: int) -> Path:
         """The folder of a variation's own report: the store itself for the only one."""
-        return self.folder if of == 1 else self.folder / "variations" / variation.id
+        return self.folder if of == 1 else self.folder / "variations" / id
 
     def outcome(self, id: str) -> Path:
         return self.folder / "outcomes" / f"{id}.safetensors"
 
-    def write_study(self, comparison: Comparison, provenance: dict[str, str]) -> None:
-        """Keep what was asked, resolved, and with what it was done."""
+    def write_study(self, comparison: Comparison) -> None:
+        """Keep what was asked, resolved, and the versions that it is done with."""
         asked = {
             "study": comparison.raw,
             "variations": [variation.id for variation in comparison.variations],
             "configurations": {v.id: v.config.model_dump(mode="json") for v in comparison.variations},
-            "provenance": provenance,
+            "versions": versions(),
         }
         save_facts(self.folder / "study.json", asked)
 
@@ -62,6 +63,7 @@ class Comparing:
 
     def run(self, finished: Finished) -> list[Outcome]:
         """Do what is not done yet. Raises the first error where every variation failed."""
+        self.store.write_study(self.comparison)
         outcomes: list[Outcome] = []
         errors: list[MetafluenceError] = []
         count = len(self.studies)
@@ -77,7 +79,7 @@ class Comparing:
             kept = outcome(variation, result)
             save_outcome(self.store.outcome(variation.id), kept)
             outcomes.append(kept)
-            finished(study, result, self.store.page(variation, count))
+            finished(study, result, self.store.page(variation.id, count))
         if len(errors) == count:
             raise errors[0]
         return outcomes
@@ -85,13 +87,16 @@ class Comparing:
 
 @dataclass(frozen=True)
 class Stored:
-    """A store as it is: the study's mapping as it was resolved, and what is finished of it."""
+    """A store as it is: the study's mapping as it was resolved, and what is finished of it, and where each is
+    reported.
+    """
 
     folder: Path
     raw: dict[str, object]
-    provenance: dict[str, str]
+    versions: dict[str, str | None]
     outcomes: tuple[Outcome, ...]
     missing: tuple[str, ...]
+    pages: tuple[Path, ...]
 
     @property
     def name(self) -> str:
@@ -121,4 +126,5 @@ def _open(folder: Path) -> Stored:
         raise StoreError(f"Nothing in {folder} is finished yet. Run its study to the end of a variation first.")
     outcomes = tuple(load_outcome(store.outcome(id)) for id in done)
     missing = tuple(id for id in facts["variations"] if id not in done)
-    return Stored(folder, facts["study"], facts["provenance"], outcomes, missing)
+    pages = tuple(store.page(id, len(facts["variations"])) for id in done)
+    return Stored(folder, facts["study"], facts["versions"], outcomes, missing, pages)

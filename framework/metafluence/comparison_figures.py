@@ -10,11 +10,13 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from metafluence.aggregation import Group, mean, mean_curve, methods, values
-from metafluence.figures import COLOURS, MARKERS, NOUNS
+from metafluence.aggregation import Group, Method, lines, mean, mean_curve, methods, named, values
+from metafluence.figures import NOUNS
+from metafluence.labels import label_points
+from metafluence.metrics import pareto_front
+from metafluence.palette import COLOURS, MARKERS
+from metafluence.palette import line as look
 from metafluence.tasks import Level
-
-Curve = Callable[[Group, int, tuple[str, str]], list[np.ndarray]]
 
 
 def draw_level(groups: Sequence[Group], level: Level) -> dict[str, Figure]:
@@ -38,13 +40,11 @@ def removal_curves(groups: Sequence[Group], level: Level) -> Figure | None:
     order = np.argsort(side.removed)
     across = np.concatenate([[0], np.array(side.removed)[order]]) / side.items
 
-    def curves(group: Group, method: tuple[str, str]) -> list[np.ndarray]:
+    def curves(group: Group, method: Method) -> list[np.ndarray]:
         found = []
-        for one in group.outcomes:
-            for line in one.lines:
-                if _is(line.row, level, method) and len(line.curve) == len(order):
-                    start = getattr(one.full, what)
-                    found.append(np.concatenate([[start], line.curve[:, column].numpy()[order]]))
+        for one, line in lines(group, level, method):
+            if len(line.curve) == len(order):
+                found.append(np.concatenate([[getattr(one.full, what)], line.curve[:, column].numpy()[order]]))
         return found
 
     def mark(axis: Axes, group: Group) -> None:
@@ -64,9 +64,9 @@ def items_found(groups: Sequence[Group], level: Level) -> Figure | None:
         return None
     across = np.linspace(0, 1, len(first[0]))
 
-    def curves(group: Group, method: tuple[str, str]) -> list[np.ndarray]:
-        lines = [line for one in group.outcomes for line in one.lines]
-        return [line.found.numpy() for line in lines if _is(line.row, level, method) and len(line.found) == len(across)]
+    def curves(group: Group, method: Method) -> list[np.ndarray]:
+        runs = lines(group, level, method)
+        return [line.found.numpy() for _, line in runs if len(line.found) == len(across)]
 
     def mark(axis: Axes, group: Group) -> None:
         side = group.outcomes[0].sides[level]
@@ -80,39 +80,35 @@ def items_found(groups: Sequence[Group], level: Level) -> Figure | None:
 
 
 def fidelity_against_runtime(groups: Sequence[Group], level: Level) -> Figure | None:
-    """Mean rank agreement with retraining against mean time, both with intervals; the Pareto front joined."""
+    """Mean rank agreement with retraining, with its interval, against mean time; the Pareto front joined and named."""
     drawn = [g for g in groups if any(mean(values(g, level, m, "spearman")).n for m in methods(g, level))]
     if not drawn:
         return None
     figure, axes = _grid(len(drawn))
+    named_points = []
     names = _all_methods(groups, level)
     for axis, group in zip(axes, drawn, strict=False):
-        points = []
+        points, shown = [], []
         for method in methods(group, level):
             fidelity, time = (mean(values(group, level, method, field)) for field in ("spearman", "seconds"))
             if not fidelity.n:
                 continue
             i = names.index(method)
             points.append((max(time.value, 1e-4), fidelity.value))
+            shown.append(named(method))
             axis.errorbar(
                 *points[-1], xerr=None, yerr=np.nan_to_num(fidelity.half), fmt=MARKERS[(i + i // 8) % 8], ms=7,
-                color=COLOURS[i % 8], capsize=2, lw=1, label=_named(method), zorder=3,
+                color=COLOURS[i % 8], capsize=2, lw=1, label=named(method), zorder=3,
             )  # fmt: skip
-        front = pareto(points)
-        axis.step(*np.array(front).T, where="post", color="#777777", lw=1, ls=":", label="Pareto front", zorder=1)
+        front = pareto_front(*np.array(points).T)
+        axis.plot(*np.array(points)[front].T, color="#777777", lw=1, ls=":", label="Pareto front", zorder=1)
         axis.set(xscale="log", xlabel=f"seconds to score all {NOUNS[level]}s", title=group.label)
+        named_points.append((axis, [points[i] for i in front], [shown[i] for i in front], points))
     axes[0].set_ylabel("Spearman with exact retraining")
     _legend(figure, axes)
+    for axis, points, shown, others in named_points:
+        label_points(figure, axis, points, shown, others)
     return figure
-
-
-def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Of (cost, worth), those for which no other is at most as dear and worth more, cheapest first."""
-    front: list[tuple[float, float]] = []
-    for cost, worth in sorted(points, key=lambda p: (p[0], -p[1])):
-        if not front or worth > front[-1][1]:
-            front.append((cost, worth))
-    return front
 
 
 def heat_map(groups: Sequence[Group], level: Level) -> Figure | None:
@@ -124,7 +120,7 @@ def heat_map(groups: Sequence[Group], level: Level) -> Figure | None:
     figure = Figure(figsize=(3.2 + 1.25 * len(groups), 1.6 + 0.36 * len(names)), layout="constrained")
     axis = figure.subplots()
     axis.imshow(table, cmap="viridis", norm=Normalize(-0.2, 1), aspect="auto")
-    axis.set_yticks(range(len(names)), [_named(method) for method in names], fontsize=8)
+    axis.set_yticks(range(len(names)), [named(method) for method in names], fontsize=8)
     axis.set_xticks(range(len(groups)), [g.label.replace(", ", "\n") for g in groups], fontsize=8)
     for (row, column), value in np.ndenumerate(table):
         text = "–" if np.isnan(value) else f"{value:.2f}"
@@ -137,9 +133,9 @@ def heat_map(groups: Sequence[Group], level: Level) -> Figure | None:
 def _panels(
     groups: Sequence[Group],
     level: Level,
-    curves: Callable[[Group, tuple[str, str]], list[np.ndarray]],
+    curves: Callable[[Group, Method], list[np.ndarray]],
     across: np.ndarray,
-    titles: tuple[str, str],
+    titles: Method,
     mark: Callable[[Axes, Group], None],
 ) -> Figure | None:
     """A panel a group, in each a line and a band a method."""
@@ -153,7 +149,7 @@ def _panels(
                 continue
             any_drawn = True
             middle, half = mean_curve(found)
-            axis.plot(across, middle, label=_named(method), **_line(i))
+            axis.plot(across, middle, label=named(method), **look(i))
             axis.fill_between(across, middle - half, middle + half, color=COLOURS[i % 8], alpha=0.12, lw=0)
         mark(axis, group)
         axis.xaxis.set_major_formatter(PercentFormatter(1))
@@ -184,17 +180,5 @@ def _legend(figure: Figure, axes: Sequence[Axes]) -> None:
     figure.legend(list(entries.values()), list(entries), loc="outside right upper", fontsize=8, frameon=False)
 
 
-def _all_methods(groups: Sequence[Group], level: Level) -> list[tuple[str, str]]:
+def _all_methods(groups: Sequence[Group], level: Level) -> list[Method]:
     return list(dict.fromkeys(method for group in groups for method in methods(group, level)))
-
-
-def _is(row, level: Level, method: tuple[str, str]) -> bool:
-    return row.level == level and row.status == "ok" and (row.method, row.solver) == method
-
-
-def _named(method: tuple[str, str]) -> str:
-    return f"{method[0]} ({method[1]})" if method[1] else method[0]
-
-
-def _line(i: int) -> dict:
-    return {"color": COLOURS[i % 8], "lw": 1.7, "ls": ["-", "--", ":"][i // 8 % 3]}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,8 +15,8 @@ import yaml
 
 from metafluence.aggregation import Group, groups, mean, rows_frame
 from metafluence.budget import SOURCES
-from metafluence.captions import FIGURE_TEXT
-from metafluence.comparison import Stored
+from metafluence.captions import FIGURE_TEXT, OVER_SEEDS
+from metafluence.comparison import Comparing, Stored
 from metafluence.comparison_figures import draw_level
 from metafluence.comparison_tables import Table, level_table, published_table
 from metafluence.comparison_verdict import comparison_verdict
@@ -25,22 +27,26 @@ from metafluence.provenance import versions
 from metafluence.store import write_atomically
 from metafluence.tables import filled, write_tables
 from metafluence.tasks import LEVELS, Level
-from metafluence.variations import Comparison, Published
+from metafluence.variations import Published
 
 
 @dataclass(frozen=True)
 class Merged:
-    """The outcomes of one study, or of several that are reported as one."""
+    """The outcomes of one study, or of several that are reported as one. pages: the folders of their own reports."""
 
     name: str
     about: str
     outcomes: tuple[Outcome, ...]
     published: Published | None
     raws: tuple[dict[str, object], ...]
+    pages: tuple[Path, ...]
 
     @classmethod
-    def of(cls, comparison: Comparison, outcomes: Sequence[Outcome]) -> Merged:
-        return cls(comparison.name, comparison.about, tuple(outcomes), comparison.published, (comparison.raw,))
+    def of(cls, work: Comparing, outcomes: Sequence[Outcome]) -> Merged:
+        """Of a study that was just done."""
+        asked = work.comparison
+        pages = tuple(work.store.page(one.id, len(outcomes)) for one in outcomes)
+        return cls(asked.name, asked.about, tuple(outcomes), asked.published, (asked.raw,), pages)
 
     @cached_property
     def groups(self) -> list[Group]:
@@ -65,7 +71,9 @@ def merged(stores: Sequence[Stored]) -> Merged:
     names = [store.name for store in stores]
     about = str(stores[0].raw.get("about", "")) if len(stores) == 1 else f"{len(stores)} studies: {', '.join(names)}."
     published = next((store.published for store in stores if store.published is not None), None)
-    return Merged(" and ".join(dict.fromkeys(names)), about, tuple(outcomes), published, tuple(s.raw for s in stores))
+    pages = tuple(page for store in stores for page in store.pages)
+    raws = tuple(store.raw for store in stores)
+    return Merged(" and ".join(dict.fromkeys(names)), about, tuple(outcomes), published, raws, pages)
 
 
 def write_comparison(whole: Merged, folder: Path) -> Path:
@@ -76,8 +84,8 @@ def write_comparison(whole: Merged, folder: Path) -> Path:
     return write_page(
         folder / "report.html",
         "comparison.html.j2",
-        made_with,
-        whole=whole,
+        name=whole.name,
+        about=whole.about,
         verdict=comparison_verdict(whole.outcomes, whole.groups),
         sections=[_section(whole, level, folder) for level in whole.levels],
         failed=[(one.label, one.seed, one.reason) for one in whole.outcomes if one.reason],
@@ -87,6 +95,7 @@ def write_comparison(whole: Merged, folder: Path) -> Path:
         ],
         budget=_budget(whole),
         glossary=first.headings,
+        exhibits=_exhibits(whole),
         links=_links(whole, folder),
         configs=[yaml.safe_dump(dict(raw), sort_keys=False, allow_unicode=True) for raw in whole.raws],
         made_with=[(what, value) for what, value in made_with.items() if value],
@@ -102,7 +111,7 @@ def _section(whole: Merged, level: Level, folder: Path) -> dict[str, Any]:
     if whole.published is not None:
         tables += [published_table(whole.published, group, level) for group in some]
     pictures = [
-        picture(figure, *FIGURE_TEXT[name], folder / "figures" / f"{name}-{level}.png")
+        picture(figure, *OVER_SEEDS[name], folder / "figures" / f"{name}-{level}.png")
         for name, figure in draw_level(some, level).items()
     ]
     counts = Counter(len(group.outcomes) for group in some)
@@ -168,10 +177,25 @@ def _budget(whole: Merged) -> dict[str, Any] | None:
 
 
 def _links(whole: Merged, folder: Path) -> list[tuple[str, str]]:
-    """The pages of variations that lie below the folder of this one."""
-    found = []
-    for one in whole.outcomes:
-        page = Path("variations") / one.id / "report.html"
-        if (folder / page).exists():
-            found.append((f"{one.label} seed {one.seed}".strip(), page.as_posix()))
-    return found
+    """The pages of the variations, from this one."""
+    return [
+        (f"{one.label} seed {one.seed}".strip(), os.path.relpath(page / "report.html", folder))
+        for one, page in zip(whole.outcomes, whole.pages, strict=True)
+        if (page / "report.html").exists()
+    ]
+
+
+def _exhibits(whole: Merged) -> list[dict[str, Any]]:
+    """The most harmful and most helpful items of each group's first variation, as its own report shows them."""
+    shown = []
+    firsts = {group.outcomes[0].id for group in whole.groups}
+    for one, page in zip(whole.outcomes, whole.pages, strict=True):
+        for level in one.sides if one.id in firsts else ():
+            for name in ("harmful", "helpful"):
+                file = page / "figures" / f"{name}-{level}.png"
+                if file.exists():
+                    title, caption = FIGURE_TEXT[name]
+                    where = f"{title} {NOUNS[level]}s, {one.label} seed {one.seed}".replace(",  ", ", ")
+                    data = base64.b64encode(file.read_bytes()).decode()
+                    shown.append({"title": where, "caption": caption, "data": data, "broad": True, "reasons": []})
+    return shown

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from metafluence.aggregation import Group, Mean, mean, methods, runtime_ratios, values
+from metafluence.aggregation import Group, Mean, Method, lines, mean, methods, runtime_ratios, values
+from metafluence.tables import NOTHING
 from metafluence.tasks import Level
 from metafluence.variations import Published
 
@@ -69,7 +70,7 @@ def brief_table(groups: Sequence[Group], level: Level) -> Table:
     return Table(whole.title, tuple(whole.headings[i] for i in kept), rows)
 
 
-def gaps(group: Group, level: Level, method: tuple[str, str]) -> list[float]:
+def gaps(group: Group, level: Level, method: Method) -> list[float]:
     """Test accuracy (loss, for real targets) at the edited λ less that after retraining, one a seed."""
     what = "loss" if group.outcomes[0].real else "accuracy"
     edited, retrained = (values(group, level, method, f"{what}_{how}") for how in ("edited", "retrained"))
@@ -93,7 +94,7 @@ def published_table(published: Published, group: Group, level: Level) -> Table:
         theirs = [_plain(stated.get("accuracy"), ".4f"), _plain(ratio, ".3g")]
         if name == "retrain":
             clean = mean(one.sides[level].clean.accuracy for one in group.outcomes).text(".4f")
-            rows.append((name, theirs[0], "–", clean, theirs[1], "1"))
+            rows.append((name, theirs[0], NOTHING, clean, theirs[1], "1"))
             continue
         known = [method for method in methods(group, level) if method[0] == name]
         for method in known[:1]:
@@ -106,34 +107,29 @@ def published_table(published: Published, group: Group, level: Level) -> Table:
 def _measures(group: Group, level: Level, real: bool, width: int) -> list[list[str]]:
     """What test quality is without removing anything, and without exactly the corrupted."""
     what = "loss" if real else "accuracy"
-    lines = []
+    rows = []
     for name, found in (
         ("all items", [getattr(one.full, what) for one in group.outcomes]),
         ("without the corrupted", [getattr(one.sides[level].clean, what) for one in group.outcomes]),
     ):
-        line = [name, *["–"] * (width - 1)]
+        line = [name, *[NOTHING] * (width - 1)]
         line[1] = ""
         line[2 + len(FIDELITY) + 1] = mean(found).text(".4f")
         if name != "all items":
             line[-1] = "1"
-        lines.append(line)
-    return lines
+        rows.append(line)
+    return rows
 
 
-def _name(group: Group, level: Level, method: tuple[str, str]) -> str:
-    failed = sum(
-        line.row.status != "ok"
-        for one in group.outcomes
-        for line in one.lines
-        if line.row.level == level and (line.row.method, line.row.solver) == method
-    )
+def _name(group: Group, level: Level, method: Method) -> str:
+    failed = sum(line.row.status != "ok" for _, line in lines(group, level, method))
     return f"{method[0]} ({failed} failed)" if failed else method[0]
 
 
-def _cell(group: Group, level: Level, method: tuple[str, str], field: str, form: str) -> str:
+def _cell(group: Group, level: Level, method: Method, field: str, form: str) -> str:
     found: Mean = mean(values(group, level, method, field))
     return found.text(".1f", 100, " %") if form == "%" else found.text(form)
 
 
 def _plain(value: float | None, form: str) -> str:
-    return "–" if value is None or value != value else format(value, form)  # noqa: PLR0124
+    return NOTHING if value is None or value != value else format(value, form)  # noqa: PLR0124

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from metafluence.aggregation import Group, Mean, mean, methods, runtime_ratios, values
+from metafluence.aggregation import Group, Mean, Method, lines, mean, methods, named, runtime_ratios, values
 from metafluence.comparison_tables import gaps
 from metafluence.figures import NOUNS
 from metafluence.outcomes import Outcome
@@ -44,7 +44,7 @@ def _of_level(group: Group, level: Level) -> list[str]:
         method, found = ranked
         seconds = mean(values(group, level, method, "seconds"))
         said.append(
-            f"{_named(method)} ranks {noun}s most like exact retraining (Spearman {found.text('.3f')}{over}), all of "
+            f"{named(method)} ranks {noun}s most like exact retraining (Spearman {found.text('.3f')}{over}), all of "
             f"them in {seconds.value:.2g} s."
         )
     spotted = _best(group, level, known, "auroc")
@@ -52,7 +52,7 @@ def _of_level(group: Group, level: Level) -> list[str]:
         method, found = spotted
         inspected = inspected_until_all(group, level, method)
         said.append(
-            f"{_named(method)} finds the corrupted {noun}s best (AUROC {found.text('.3f')}{over}): all of them stand "
+            f"{named(method)} finds the corrupted {noun}s best (AUROC {found.text('.3f')}{over}): all of them stand "
             f"in the {inspected.text('.0f', 100, ' %')} scored lowest."
         )
     edits = [(method, mean(map(abs, gaps(group, level, method)))) for method in known]
@@ -61,36 +61,28 @@ def _of_level(group: Group, level: Level) -> list[str]:
         method, gap = min(edits, key=lambda pair: (round(pair[1].value, 4), _ratio(group, level, pair[0])))
         what = "loss" if group.outcomes[0].real else "accuracy"
         said.append(
-            f"{_named(method)}'s edit comes nearest to retraining without the same {noun}s: test {what} differs by "
+            f"{named(method)}'s edit comes nearest to retraining without the same {noun}s: test {what} differs by "
             f"{gap.text('.4f')}, at {_ratio(group, level, method):.2g} of the time of one fit from scratch."
         )
     return said
 
 
-def inspected_until_all(group: Group, level: Level, method: tuple[str, str]) -> Mean:
+def inspected_until_all(group: Group, level: Level, method: Method) -> Mean:
     """The share of items inspected, lowest score first, when the last corrupted one is found; over seeds."""
     shares = []
-    for one in group.outcomes:
-        for line in one.lines:
-            row = line.row
-            if row.level == level and (row.method, row.solver) == method and len(line.found):
-                found = line.found.numpy()
-                shares.append(float(np.argmax(found >= 1 - 1e-9)) / (len(found) - 1))
+    for _, line in lines(group, level, method):
+        found = line.found.numpy()
+        if len(found):
+            shares.append(float(np.argmax(found >= 1 - 1e-9)) / (len(found) - 1))
     return mean(shares)
 
 
-def _best(
-    group: Group, level: Level, known: Sequence[tuple[str, str]], field: str
-) -> tuple[tuple[str, str], Mean] | None:
+def _best(group: Group, level: Level, known: Sequence[Method], field: str) -> tuple[Method, Mean] | None:
     found = [(method, mean(values(group, level, method, field))) for method in known]
     found = [(method, value) for method, value in found if value.n]
     return max(found, key=lambda pair: (round(pair[1].value, 3), -_ratio(group, level, pair[0])), default=None)
 
 
-def _ratio(group: Group, level: Level, method: tuple[str, str]) -> float:
+def _ratio(group: Group, level: Level, method: Method) -> float:
     found = mean(runtime_ratios(group, level, method)).value
     return found if math.isfinite(found) else math.inf
-
-
-def _named(method: tuple[str, str]) -> str:
-    return f"{method[0]} ({method[1]})" if method[1] else method[0]

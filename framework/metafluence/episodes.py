@@ -80,11 +80,20 @@ class Episodes:
 
 @dataclass(frozen=True)
 class Split:
-    """The three sets of tasks; nothing in one is in another."""
+    """The three sets of tasks; nothing in one is in another.
+
+    drawn: `train` as it was before it was corrupted, for those who look at it; no learner or method sees it.
+    """
 
     train: TaskSet
     validation: TaskSet
     test: TaskSet
+    drawn: TaskSet | None = None
+
+    @property
+    def clean(self) -> TaskSet:
+        """The training tasks as they were drawn."""
+        return self.train if self.drawn is None else self.drawn
 
 
 def sample(data: Labelled, episodes: Episodes, generator: torch.Generator, dtype: torch.dtype) -> Split:

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from metafluence.budget import SOURCES, Budget
-from metafluence.metrics import detection
-from metafluence.runs import Run
+from metafluence.labels import label_points
+from metafluence.metrics import detection, pareto_front
+from metafluence.palette import COLOURS, MARKERS, legend, line, single
+from metafluence.runs import Row, Run
 from metafluence.solver_figures import against_truncation, heat_maps
 from metafluence.study import StudyResult
 from metafluence.tasks import Level
-
-# Okabe and Ito's palette, which colour-blind readers can tell apart.
-COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999"]
-MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
-
 
 NOUNS: dict[Level, str] = {"task": "task", "support": "support instance", "query": "query instance"}
 
@@ -95,7 +89,7 @@ def items_found(result: StudyResult, level: Level) -> Figure | None:
     harmful = result.split.train.corrupted_items(level).numpy()
     if harmful.all() or not harmful.any():
         return None
-    figure, axis = _single()
+    figure, axis = single()
     count = len(harmful)
     share = np.arange(count + 1) / count
     ideal = np.minimum(np.arange(count + 1) / harmful.sum(), 1)
@@ -104,11 +98,11 @@ def items_found(result: StudyResult, level: Level) -> Figure | None:
     for i, run in enumerate(_distinct(result, level)):
         found = detection(run.scores.numpy(), harmful)
         assert found is not None
-        axis.plot(share, found.found, label=f"{run.row.method} ({found.auroc:.2f})", **_line(i))
+        axis.plot(share, found.found, label=f"{run.row.method} ({found.auroc:.2f})", **line(i))
     axis.set(xlabel=f"share of {NOUNS[level]}s inspected, lowest score first", ylabel="share of the corrupted found")
     axis.xaxis.set_major_formatter(PercentFormatter(1))
     axis.yaxis.set_major_formatter(PercentFormatter(1))
-    figure.legend(loc="outside right upper", fontsize=8, frameon=False, title="method (AUROC)", title_fontsize=8)
+    legend(figure, axis, "method (AUROC)")
     return figure
 
 
@@ -118,43 +112,61 @@ def removal_curves(result: StudyResult, level: Level) -> Figure | None:
     runs = [r for r in _distinct(result, level) if np.isfinite(r.curve[:, 3].numpy()).any()]
     if len(bench.remove) < 2 or not runs:
         return None
-    figure, axis = _single()
+    figure, axis = single()
     order = np.argsort(bench.remove)
     counts = np.concatenate([[0], np.array(bench.remove)[order]])
     for i, run in enumerate(runs):
         losses = np.concatenate([[result.full.loss], run.curve[:, 3].numpy()[order]])
-        axis.plot(counts, losses, marker=MARKERS[i % 8], ms=4, label=run.row.method, **_line(i))
+        axis.plot(counts, losses, marker=MARKERS[i % 8], ms=4, label=run.row.method, **line(i))
     clean, corrupted = result.clean[level].loss, int(result.split.train.corrupted_items(level).sum())
     if np.isfinite(clean):
         axis.plot([corrupted], [clean], marker="*", ms=11, color="#777777", ls="", label="exactly the corrupted")
     axis.set(xlabel=f"{NOUNS[level]}s removed, lowest score first", ylabel="test loss after retraining (nats)")
-    figure.legend(loc="outside right upper", fontsize=8, frameon=False)
+    legend(figure, axis)
     return figure
 
 
 def fidelity_against_runtime(result: StudyResult, level: Level) -> Figure | None:
-    """Rank agreement with retraining against the time to score all items."""
-    runs = [r for r in result.at(level) if r.row.status == "ok" and np.isfinite(r.row.spearman)]
+    """Rank agreement with retraining against the time to score all items; the front is a line, its methods named."""
+    rows = _timed(result, level)
     truth = result.benches[level].truth
-    if not runs or truth is None:
+    if not rows or truth is None:
         return None
-    figure, axis = _single()
-    for i, run in enumerate(runs):
-        row = run.row
-        name = f"{row.method} ({row.solver})" if row.solver else row.method
+    figure, axis = single()
+    front = on_front(result, level)
+    for i, row in enumerate(rows):
         axis.scatter(
-            max(row.seconds, 1e-4), row.spearman, color=COLOURS[i % 8], marker=MARKERS[(i + i // 8) % 8], s=55,
-            label=name, zorder=3,
+            *_place(row), color=COLOURS[i % 8], marker=MARKERS[(i + i // 8) % 8], s=55, zorder=3,
+            label=None if row in front else row.name,
         )  # fmt: skip
+    axis.plot(*zip(*map(_place, front), strict=True), color="#555555", lw=1, zorder=2)
     if np.isfinite(truth.ceiling.spearman):
         label = "retraining from other seeds"
         axis.axhline(truth.ceiling.spearman, color="#777777", lw=1, ls="--", label=label, zorder=1)
         axis.axhspan(truth.ceiling.spearman_low, truth.ceiling.spearman_high, color="#777777", alpha=0.12, lw=0)
     axis.set_xscale("log")
+    axis.margins(0.12, 0.1)
     axis.set(xlabel=f"seconds to score all {NOUNS[level]}s", ylabel="Spearman with exact retraining")
     axis.grid(color="#eeeeee", zorder=0)
-    figure.legend(loc="outside right upper", fontsize=8, frameon=False)
+    legend(figure, axis)
+    others = [_place(row) for row in rows if row not in front]
+    label_points(figure, axis, [_place(row) for row in front], [row.name for row in front], others)
     return figure
+
+
+def on_front(result: StudyResult, level: Level) -> list[Row]:
+    """The estimators to which no other is both as fast and as close to retraining in its ranks; the fastest first."""
+    rows = [row for row in _timed(result, level) if row.method != "retrain"]
+    front = pareto_front(np.array([row.seconds for row in rows]), np.array([row.spearman for row in rows]))
+    return [rows[i] for i in front]
+
+
+def _timed(result: StudyResult, level: Level) -> list[Row]:
+    return [r.row for r in result.at(level) if r.row.status == "ok" and np.isfinite(r.row.spearman)]
+
+
+def _place(row: Row) -> tuple[float, float]:
+    return max(row.seconds, 1e-4), row.spearman
 
 
 def error_budget(budgets: Sequence[Budget]) -> Figure | None:
@@ -184,25 +196,6 @@ def error_budget(budgets: Sequence[Budget]) -> Figure | None:
     axes[-1].set_xlabel("error of Δλ / length of the true Δλ, medians")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8, frameon=False)
     return figure
-
-
-def png(figure: Figure) -> bytes:
-    """A figure as the bytes of a PNG file."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150)
-    return buffer.getvalue()
-
-
-def _line(i: int) -> dict[str, Any]:
-    """The look of the i-th line: colours, then dashes, tell them apart."""
-    return {"color": COLOURS[i % 8], "lw": 1.7, "ls": ["-", "--", ":"][i // 8 % 3]}
-
-
-def _single() -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(6.8, 4.2), layout="constrained")
-    axis = figure.subplots()
-    axis.spines[["top", "right"]].set_visible(False)
-    return figure, axis
 
 
 def _distinct(result: StudyResult, level: Level) -> list[Run]:

@@ -143,3 +143,16 @@ def detection(scores: Array, harmful: NDArray[np.bool_]) -> Detection | None:
     inspected = np.argsort(scores, kind="stable")
     found = np.concatenate([[0.0], np.cumsum(harmful[inspected]) / harmful.sum()])
     return Detection(float(roc_auc_score(harmful, -scores)), float(average_precision_score(harmful, -scores)), found)
+
+
+def pareto_front(cost: Array, value: Array) -> list[int]:
+    """The numbers of those to which no other is both as cheap and as good, and better in one; the cheapest first.
+
+    What has no cost or no value (NaN) is not among them.
+    """
+    known = [i for i in range(len(cost)) if np.isfinite(cost[i]) and np.isfinite(value[i])]
+    front: list[int] = []
+    for i in sorted(known, key=lambda i: (cost[i], -value[i])):
+        if not front or value[i] > value[front[-1]]:
+            front.append(i)
+    return front

@@ -68,7 +68,7 @@ def pilot(work: Comparing) -> Pilot:
 
 
 def _retrainings(study: Study, started: Started) -> int:
-    """At most so many: the ground truth, each run's removals and dampings tried, and the runs that score by retraining."""
+    """At most so many: the ground truth, each run's removals and dampings, and the runs that score by retraining."""
     asked = study.config.truth
     if asked is None:
         return 0

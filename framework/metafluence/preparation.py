@@ -25,7 +25,7 @@ from metafluence.registry import Registry
 from metafluence.retraining import RetrainBank
 from metafluence.runs import Bench
 from metafluence.solving import Solver
-from metafluence.store import claim, write_atomically
+from metafluence.store import claim
 from metafluence.tasks import Level, Removal, TaskSet
 from metafluence.training import Checkpoint, Fit, Record, Trainer
 from metafluence.truth import Truth, draw_removals, retrain
@@ -133,7 +133,7 @@ class Preparation:
         for corruption in self.config.corruption:
             train = corrupt(train, corruption, generator)
         self._observer.done()
-        return replace(split, train=train)
+        return replace(split, train=train, drawn=split.train)
 
     def _generator(self, purpose: str) -> torch.Generator:
         """Randomness for one purpose; what one purpose draws does not shift what another does."""
@@ -149,8 +149,6 @@ class Preparation:
             "seed": str(self.config.seed),
         }
         claim(self.folder, identity)
-        config = self.config.model_dump_json(indent=1).encode()
-        write_atomically(self.folder / "study.json", config)
 
     def _fit(self, stage: str, name: str, trainer: Trainer, problem: BilevelProblem, split: Split, purpose: str) -> Fit:
         judged = ""

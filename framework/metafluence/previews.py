@@ -6,22 +6,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from metafluence.corruption import Corruption, corrupt
 from metafluence.datasets import Dataset, LabelledDataset
+from metafluence.drawings import HALVES, draw_curve, draw_image, drawn_as, share_legend
 from metafluence.episodes import SETS, Episodes, Labelled, sample
 from metafluence.errors import InputError
-from metafluence.figures import COLOURS, png
+from metafluence.palette import RED, png
 from metafluence.store import write_atomically
-from metafluence.tasks import Batch, TaskSet
+from metafluence.tasks import TaskSet
 
 TASKS = 4
 LOOKED_AT = 1000
 """How many instances, evenly spaced, the range of values is taken from."""
-RED = "#C0262D"
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ def _draw(dataset: Dataset, data: Labelled | None, episodes: Episodes, seed: int
 
 
 def _images(tasks: TaskSet, clean: TaskSet) -> Figure:
-    if len(tasks.input_shape) != 3 or tasks.input_shape[0] not in (1, 3):
+    if not drawn_as(tasks):
         raise InputError(
             f"Instances of shape {list(tasks.input_shape)} cannot be drawn: images [1 or 3, height, width] can."
         )
@@ -111,12 +110,12 @@ def _images(tasks: TaskSet, clean: TaskSet) -> Figure:
     axes = figure.subplots(len(tasks), columns, squeeze=False, gridspec_kw={"width_ratios": _widths(counts)})
     for axis in axes.ravel():
         axis.set_axis_off()
-    for name, start in (("support", 0), ("query", counts[0] + 1)):
+    for name, start in zip(HALVES, (0, counts[0] + 1), strict=True):
         marks: Tensor = getattr(tasks, f"corrupted_{name}")
         for row in range(len(tasks)):
             for column in range(len(marks[row])):
                 axis, truth = axes[row, start + column], getattr(clean, name)
-                _image(axis, getattr(tasks, name), truth, bool(marks[row, column]), (row, column))
+                draw_image(axis, getattr(tasks, name), truth, bool(marks[row, column]), (row, column))
         axes[0, start].annotate(
             name, (0, 1.0), (0, 17), xycoords="axes fraction", textcoords="offset points", weight="bold", fontsize=9
         )
@@ -132,48 +131,13 @@ def _widths(counts: list[int]) -> list[float]:
     return [1.0] * counts[0] + [0.35] + [1.0] * counts[1]
 
 
-def _image(axis: Axes, shown: Batch, truth: Batch, marked: bool, at: tuple[int, int]) -> None:
-    """One instance under its label; a corrupted one in a red frame, with what its label was if that was changed."""
-    pixels = shown.inputs[at].movedim(0, -1).clamp(0, 1).numpy()
-    grey = pixels.shape[-1] == 1
-    axis.imshow(pixels[..., 0] if grey else pixels, cmap="gray" if grey else None, vmin=0, vmax=1)
-    label, was = int(shown.targets[at]), int(truth.targets[at])
-    text = str(label) if label == was else f"{label}, was {was}"
-    if marked and label == was:
-        text = f"{label}, noisy"
-    axis.set_title(text, fontsize=8, pad=3, color=RED if marked else "black")
-    if marked:
-        axis.set_axis_on()
-        axis.set(xticks=[], yticks=[])
-        for spine in axis.spines.values():
-            spine.set(color=RED, linewidth=2.5)
-
-
 def _curves(tasks: TaskSet, clean: TaskSet) -> Figure:
-    """Points over a line through the task as it was; what was corrupted is ringed, and tied to where it was."""
-    if tasks.input_shape.numel() != 1:
+    if not drawn_as(tasks):
         raise InputError(f"Inputs of shape {list(tasks.input_shape)} cannot be drawn as curves: single numbers can.")
     figure = Figure(figsize=(9, 6), layout="constrained")
     axes = figure.subplots(2, -(-len(tasks) // 2), squeeze=False, sharex=True, sharey=True).ravel()
     for row, (axis, name) in enumerate(zip(axes, tasks.ids, strict=False)):
-        points = torch.cat([_points(half, row) for half in (clean.support, clean.query)])
-        axis.plot(*points[points[:, 0].argsort()].T.numpy(), color="#bbbbbb", lw=1.2, zorder=0)
-        for half, marker, colour in (("support", "o", COLOURS[0]), ("query", "^", COLOURS[2])):
-            now, before = (_points(getattr(some, half), row) for some in (tasks, clean))
-            axis.plot(*now.T.numpy(), marker, color=colour, label=half)
-            marks = getattr(tasks, f"corrupted_{half}")[row]
-            if marks.any():
-                axis.plot(*torch.stack([before[marks], now[marks]]).permute(2, 0, 1).numpy(), color=RED, lw=0.8)
-                axis.plot(*now[marks].T.numpy(), "o", mfc="none", mec=RED, ms=12, mew=1.8, label="corrupted")
+        draw_curve(axis, tasks, clean, row)
         axis.set_title(name, color=RED if tasks.corrupted[row] else "black", fontsize=10)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(color="#eeeeee")
-    found = [axis.get_legend_handles_labels() for axis in axes]
-    entries = {label: handle for handles, labels in found for handle, label in zip(handles, labels, strict=True)}
-    figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=3, frameon=False)
+    share_legend(figure, axes)
     return figure
-
-
-def _points(half: Batch, row: int) -> Tensor:
-    """[n, 2]: input and first target of a task's instances."""
-    return torch.stack([half.inputs[row].flatten(), half.targets[row][:, 0]], dim=1)

@@ -82,6 +82,11 @@ class Row:
     notes: tuple[str, ...] = ()
 
     @property
+    def name(self) -> str:
+        """The method, and how it solves."""
+        return f"{self.method} ({self.solver})" if self.solver else self.method
+
+    @property
     def spearman_interval(self) -> str:
         return _interval(self.spearman_low, self.spearman_high)
 

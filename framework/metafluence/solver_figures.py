@@ -13,11 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from metafluence.grid import Cell
+from metafluence.palette import COLOURS, MARKERS
 from metafluence.sweeps import DampingSweep
-
-# Okabe and Ito's palette, which colour-blind readers can tell apart.
-COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00"]
-MARKERS = "os^Dv"
 
 
 def heat_maps(cells: tuple[Cell, ...]) -> Figure | None:

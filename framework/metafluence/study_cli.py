@@ -124,7 +124,7 @@ def _run(study: Path, out: Path | None, overlay: Path | None, size: str | None, 
         _say_one(results[0])
         page = folder / "report.html"
     else:
-        whole = metafluence.Merged.of(work.comparison, outcomes)
+        whole = metafluence.Merged.of(work, outcomes)
         page = metafluence.write_comparison(whole, folder)
         _say_several(whole)
     reused, runs = sum(result.reused for result in results), sum(len(result.runs) for result in results)
@@ -155,9 +155,10 @@ def _say_one(result: metafluence.StudyResult) -> None:
 
 
 def _say_several(whole: metafluence.Merged) -> None:
-    for level in whole.levels:
-        table = metafluence.brief_table(whole.at(level), level)
-        shown = Table(box=None, pad_edge=False, header_style="bold", title=table.title, title_justify="left")
+    for level, group in ((level, group) for level in whole.levels for group in whole.at(level)):
+        table = metafluence.brief_table([group], level)
+        title = ", ".join(part for part in (table.title, group.label) if part)
+        shown = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
         for heading, _ in table.headings:
             shown.add_column(heading, overflow="fold")
         for row in table.rows:

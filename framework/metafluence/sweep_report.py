@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from metafluence.figures import png
+from metafluence.palette import png
 from metafluence.solver_figures import damping_figure
 from metafluence.store import write_atomically
 from metafluence.sweeps import Damped, DampingSweep

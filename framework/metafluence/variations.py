@@ -126,10 +126,10 @@ def parse_comparison(
 
 def load_study(path: Path) -> StudyConfig:
     """Read and validate a study that is one study. Raises ConfigError as `load_comparison`, and for one of several."""
-    found = load_comparison(path).variations
-    if len(found) > 1:
-        raise ConfigError(f"{path} varies what it holds: it is {len(found)} studies. Read it with load_comparison.")
-    return found[0].config
+    first, *others = load_comparison(path).variations
+    if others:
+        raise ConfigError(f"{path} is {len(others) + 1} studies. Read them with load_comparison.")
+    return first.config
 
 
 def _refuse_unknown(single: dict[str, Any], plural: set[str], where: str) -> None:
