@@ -217,6 +217,7 @@ def test_a_study_of_regression_reports_losses_and_no_accuracy(tmp_path):
     assert not re.search(r"\bnan\b", words)
     assert "accuracy" not in words
     assert "the test loss is" in page
+    assert red_pixels(tmp_path / "figures" / "harmful-task.png") > 500
     assert not [c.heading for c in mf.columns(result) if c.heading.startswith("acc")]
     assert "loss edited" in [c.heading for c in mf.columns(result)]
     assert "accuracy" not in (tmp_path / "results.csv").read_text()

@@ -136,13 +136,17 @@ def test_budgets_and_certificates_are_of_their_levels(done):
 def test_the_report_has_a_section_for_each_level(done):
     result, folder = done
     text = mf.write_report(result, folder).read_text()
-    for heading in ("<h2>Tasks</h2>", "<h2>Query instances</h2>", "<h2>Support instances</h2>"):
-        assert heading in text
+    for heading in ("<h3>Tasks</h3>", "<h3>Query instances</h3>", "<h3>Support instances</h3>"):
+        assert text.count(heading) == 3  # tables, figures, pictures
+    order = ("found", "trust", "tables", "figures", "pictures", "fit", "reproduce")
+    places = [text.index(f'<h2 id="{name}">') for name in order]
+    assert places == sorted(places)
     for words in ("Can influence be trusted here?", "Where the error comes from", "retrain, 1 other seed", "LDS"):
         assert words in text
     for certificate in result.certificates:
         assert certificate.verdict in text
     names = ("predicted-against-true", "items-found", "removal-curves", "fidelity-against-runtime")
+    names = (*names, "harmful", "helpful")
     for name in [*(f"{n}-{level}" for n in names for level in mf.LEVELS), "error-budget"]:
         assert matplotlib.image.imread(folder / "figures" / f"{name}.png")[..., :3].std() > 0.02
     assert len(pd.read_csv(folder / "budget.csv")) == 4

@@ -216,8 +216,8 @@ def test_plugins_follow_a_study(tmp_path):
 def test_the_report_holds_its_figures_its_table_and_its_configuration(done):
     result, folder = done
     page = mf.write_report(result, folder).read_text()
-    assert page.count("data:image/png;base64,") == 3
-    for name in ("predicted-against-true", "items-found", "fidelity-against-runtime"):
+    assert page.count("data:image/png;base64,") == 5
+    for name in ("predicted-against-true", "items-found", "fidelity-against-runtime", "harmful", "helpful"):
         picture = matplotlib.image.imread(folder / "figures" / f"{name}-task.png")
         assert picture[..., :3].std() > 0.02  # not an empty canvas
     for sentence in mf.verdict(result):
@@ -225,6 +225,8 @@ def test_the_report_holds_its_figures_its_table_and_its_configuration(done):
     table = pd.read_csv(folder / "results.csv")
     assert list(table.method) == ["retrain", "task-if", "task-if", "loss"]
     assert table.spearman[0] == 1
+    assert r"\textbf{" in (folder / "tables" / "task.tex").read_text()
+    assert (folder / "tables" / "task.md").read_text().count("\n") == 2 + len(table)
     config = yaml.safe_load(page.split("<pre>")[1].split("</pre>")[0].replace("&#39;", "'"))
     assert mf.parse_study(config) == result.config
 

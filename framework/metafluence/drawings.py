@@ -52,17 +52,21 @@ def said_label(shown: Batch, truth: Batch, marked: bool, at: tuple[int, int]) ->
     return f"{label}, noisy" if marked else f"{label}"
 
 
-def draw_curve(axis: Axes, tasks: TaskSet, clean: TaskSet, row: int) -> None:
-    """A task's points over a line through them as they were; corrupted ones are ringed, and tied to where they were."""
+def draw_curve(axis: Axes, tasks: TaskSet, clean: TaskSet, row: int, scale: float = 1.0) -> None:
+    """A task's points over a line through them as they were; corrupted ones are ringed, and tied to where they were.
+
+    scale: of the markers.
+    """
     points = torch.cat([points_of(half, row) for half in (clean.support, clean.query)])
     axis.plot(*points[points[:, 0].argsort()].T.numpy(), color="#bbbbbb", lw=1.2, zorder=0)
     for half, marker, colour in zip(HALVES, "o^", (COLOURS[0], COLOURS[2]), strict=True):
         now, before = (points_of(getattr(some, half), row) for some in (tasks, clean))
-        axis.plot(*now.T.numpy(), marker, color=colour, label=half)
+        axis.plot(*now.T.numpy(), marker, color=colour, ms=6 * scale, label=half)
         marks = getattr(tasks, f"corrupted_{half}")[row]
         if marks.any():
             axis.plot(*torch.stack([before[marks], now[marks]]).permute(2, 0, 1).numpy(), color=RED, lw=0.8)
-            axis.plot(*now[marks].T.numpy(), "o", mfc="none", mec=RED, ms=12, mew=1.8, label="corrupted")
+            ring = {"mfc": "none", "mec": RED, "ms": 12 * scale, "mew": 1.8 * scale}
+            axis.plot(*now[marks].T.numpy(), "o", label="corrupted", **ring)
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(color="#eeeeee")
 

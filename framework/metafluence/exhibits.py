@@ -138,8 +138,8 @@ def _point(
     axis: Axes, tasks: TaskSet, clean: TaskSet, level: Level, at: tuple[int, int], said: tuple[str, ...]
 ) -> None:
     """A task's curve and points, the one that is meant in black."""
-    draw_curve(axis, tasks, clean, at[0])
-    axis.plot(*points_of(getattr(tasks, level), at[0])[at[1]].numpy(), "D", color="black", ms=7, zorder=5)
+    draw_curve(axis, tasks, clean, at[0], scale=0.6)
+    axis.plot(*points_of(getattr(tasks, level), at[0])[at[1]].numpy(), "D", color="black", ms=5, zorder=5)
     marked = bool(getattr(tasks, f"corrupted_{level}")[at])
     axis.set_title("\n".join(said), fontsize=8, color=RED if marked else "black")
     axis.tick_params(labelsize=7)

@@ -44,11 +44,14 @@ def label_points(
                 box = text.get_window_extent()
                 hidden = sum(_common(box, other) for other in taken)
                 hidden += 4 * (box.width * box.height - _common(box, inside))  # what the frame would cut off
-                tried.append((hidden, text, box))
-        _, chosen, box = min(tried, key=lambda t: t[0])
-        for _, text, _ in tried:
+                tried.append((hidden, reach, text, box))
+        _, reach, chosen, box = min(tried, key=lambda t: t[0])
+        for *_, text, _ in tried:
             if text is not chosen:
                 text.remove()
+        if reach > 1:
+            leader = {"arrowstyle": "-", "color": "#999999", "lw": 0.7, "shrinkA": 0, "shrinkB": 4}
+            axis.annotate("", point, chosen.get_position(), textcoords="offset points", arrowprops=leader)
         chosen.set(in_layout=False, path_effects=[withStroke(linewidth=2, foreground="white")])
         taken.append(box)
 
