@@ -13,8 +13,9 @@ import pytest
 import yaml
 
 import metafluence as mf
-from metafluence import cli, default_registry
+from metafluence import default_registry
 from metafluence.hooks import hookimpl
+from metafluence.resources import resource
 from metafluence.result_table import COLUMNS, cell
 from metafluence.runs import Row
 from metafluence_plugins.methods.loss import LossScore
@@ -348,7 +349,7 @@ def test_every_shipped_study_is_valid(file, tmp_path):
 
 
 def test_the_demo_runs_every_method():
-    config = mf.load_study(cli.resource("studies/digits.yaml"))
+    config = mf.load_study(resource("studies/digits.yaml"))
     plans = mf.Study(config, default_registry(), Path("unused")).plans
     # influence is task-if and instance-if under one name.
     assert {p.label.split()[0] for p in plans} | {"influence"} == set(default_registry().names("method"))
