@@ -33,7 +33,11 @@ class Mean:
         if not self.n:
             return "–"
         said = format(self.value * scale, form)
-        return f"{said}{unit}" if math.isnan(self.half) else f"{said} ± {format(self.half * scale, form)}{unit}"
+        return (
+            f"{said}{unit}"
+            if math.isnan(self.half)
+            else f"{said} ± {format(self.half * scale, form.lstrip('+'))}{unit}"
+        )
 
 
 def mean(values: Iterable[float]) -> Mean:

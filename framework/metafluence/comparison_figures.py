@@ -74,6 +74,7 @@ def items_found(groups: Sequence[Group], level: Level) -> Figure | None:
         axis.plot([0, share, 1], [0, 1, 1], color="#bbbbbb", lw=1, ls=":", label="perfect")
         axis.plot([0, 1], [0, 1], color="#bbbbbb", lw=1, ls="--", label="chance")
         axis.yaxis.set_major_formatter(PercentFormatter(1))
+        axis.set_ylim(-0.03, 1.03)
 
     titles = (f"share of {NOUNS[level]}s inspected, lowest score first", "share of the corrupted found")
     return _panels(groups, level, curves, across, titles, mark)
@@ -150,7 +151,7 @@ def _panels(
             any_drawn = True
             middle, half = mean_curve(found)
             axis.plot(across, middle, label=named(method), **look(i))
-            axis.fill_between(across, middle - half, middle + half, color=COLOURS[i % 8], alpha=0.12, lw=0)
+            axis.fill_between(across, middle - half, middle + half, color=COLOURS[i % 8], alpha=0.08, lw=0)
         mark(axis, group)
         axis.xaxis.set_major_formatter(PercentFormatter(1))
         axis.set(xlabel=titles[0], title=group.label)

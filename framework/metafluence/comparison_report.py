@@ -95,6 +95,7 @@ def write_comparison(whole: Merged, folder: Path) -> Path:
         ],
         budget=_budget(whole),
         glossary=first.headings,
+        one_group=len(whole.groups) == 1,
         exhibits=_exhibits(whole),
         links=_links(whole, folder),
         configs=[yaml.safe_dump(dict(raw), sort_keys=False, allow_unicode=True) for raw in whole.raws],

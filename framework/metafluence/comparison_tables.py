@@ -101,7 +101,8 @@ def published_table(published: Published, group: Group, level: Level) -> Table:
             ours = [_cell(group, level, method, f"accuracy_{how}", ".4f") for how in ("edited", "retrained")]
             time = mean(runtime_ratios(group, level, method)).text(".3g")
             rows.append((name, theirs[0], *ours, theirs[1], time))
-    return Table(f"Beside {published.source}", headings, tuple(rows))
+    title = ", ".join(part for part in (f"Beside {published.source}", group.label) if part)
+    return Table(title, headings, tuple(rows))
 
 
 def _measures(group: Group, level: Level, real: bool, width: int) -> list[list[str]]:
