@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 
 import metafluence as mf
-from metafluence.linearisation import Encoder, Head
+from metafluence.encoder import Encoder
+from metafluence.implicit import ImplicitHead
 
 STUDY = Path(__file__).parents[1] / "studies" / "digits-solvers.yaml"
 BACKBONES = {
@@ -37,9 +38,8 @@ def gradient_pass(problem: mf.BilevelProblem, point: mf.Point) -> torch.Tensor:
     encoder = Encoder(problem.learner, point.meta, tasks.support, tasks.query)
     support = mf.Batch(encoder.support, tasks.support.targets)
     query = mf.Batch(encoder.query, tasks.query.targets)
-    rows = point.meta.expand(len(tasks), -1)
-    parts = (support, query, weights.support, weights.query, point.adapted)
-    head = Head(problem.learner, rows, *parts, "total", problem.inner_solver)
+    rows = point.meta[problem.learner.own].expand(len(tasks), -1)
+    head = ImplicitHead(problem.learner, rows, support, query, weights, point.adapted, problem.inner_solver)
     return encoder.pull(head.gradient())
 
 

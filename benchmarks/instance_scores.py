@@ -43,6 +43,7 @@ def main() -> None:
     rows = []
     for _ in range(options.repeats):
         point = bench.context().point
+        assert point.adapted.isfinite().all()  # adapts
         base = seconds(lambda point=point: point.partial_gradient("total"))
         solve = seconds(lambda: prepared.solve(goal))
         direction = prepared.solve(goal).value

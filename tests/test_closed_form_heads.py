@@ -62,7 +62,7 @@ def test_a_class_that_lost_its_last_instance_is_named():
     without = Weights.ones(tasks).without("support", 3)
     problem = BilevelProblem(ProtoNet(MLP((2,))), tasks, 1.0, EXACT)
     with pytest.raises(InputError, match=r"Class 0 of task 1 .* no support instance of positive weight"):
-        problem.at(random_meta(problem), without)
+        problem.at(random_meta(problem), without).task_gradients()
     shrunk = BilevelProblem(ProtoNet(MLP((2,)), shrinkage=0.1), tasks, 1.0, EXACT)
     assert bool(shrunk.at(random_meta(shrunk), without).gradient.isfinite().all())
 

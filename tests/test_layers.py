@@ -51,7 +51,7 @@ LAYERS = [
     {"loader", "learners", "fetch"},
     {"networks", "linearisation", "encoder"},
     {"implicit", "unrolled"},
-    {"chunks"},
+    {"chunks", "hessian"},
     {"problem"},
     {"curvature", "training", "diagnostics"},
     {"retraining", "metrics", "config", "fits", "resuming"},

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from metafluence import Batch, BilevelProblem, InputError, TaskSet, Weights
+from metafluence import Batch, BilevelProblem, InputError, TaskSet, Weights, loss_gradient
 from metafluence.testing.problems import random_meta, task_sets
 from metafluence_plugins.backbones.mlp import MLP
 from metafluence_plugins.learners.anil import ANIL
@@ -78,6 +78,36 @@ def test_total_gradient_of_anil_is_the_one_by_higher(rule):
     weight, bias = wanted[16:24].reshape(2, 4), wanted[24:].unsqueeze(1)
     wanted = torch.cat([wanted[:16], torch.cat([weight, bias], dim=1).flatten()])
     assert (found - wanted).norm() < 1e-12 * wanted.norm()
+
+
+@pytest.mark.parametrize("first_order", [False, True])
+@pytest.mark.parametrize("memory_gib", [2.0, 1e-9])
+def test_one_unroll_serves_a_gradient_pass(first_order, memory_gib):
+    calls = []
+
+    class Counting(MAML):
+        def unroll(self, rows, support, weights, track):
+            calls.append(len(rows))
+            return super().unroll(rows, support, weights, track)
+
+    learner = Counting(network(), steps=2, first_order=first_order)
+    problem = BilevelProblem(learner, tasks(), 0.0, EXACT, memory_gib)
+    meta = problem.learner.init_meta(None)
+    for products in (True, False):
+        problem.bytes_per_task(meta, products)
+    calls.clear()
+    point = problem.at(meta)
+    assert point.gradient.any()
+    assert sum(calls) == len(tasks())
+    calls.clear()
+    quality, gradient = loss_gradient(problem, meta)
+    assert sum(calls) == len(tasks())
+    assert torch.allclose(gradient, point.gradient, atol=1e-14)
+    # What is asked afterwards is the same as from an adaptation of its own.
+    fresh = problem.at(meta)
+    assert quality.loss == pytest.approx(float(fresh.task_losses.mean()))
+    for name in ("adapted", "task_losses", "predictions"):
+        assert torch.equal(getattr(point, name), getattr(fresh, name))
 
 
 @pytest.mark.parametrize("learner", [MAML(network(), steps=3, first_order=True)], ids=["maml"])

@@ -141,6 +141,9 @@ from .fetch import (
 from .fingerprints import (
     component_fingerprint as component_fingerprint,
 )
+from .hessian import (
+    Hessian as Hessian,
+)
 from .lanczos import (
     Extremes as Extremes,
 )
@@ -257,9 +260,6 @@ from .previews import (
 )
 from .problem import (
     BilevelProblem as BilevelProblem,
-)
-from .problem import (
-    Hessian as Hessian,
 )
 from .problem import (
     Point as Point,

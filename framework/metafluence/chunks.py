@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from metafluence.encoder import Encoder
 from metafluence.errors import InputError
 from metafluence.implicit import ImplicitHead
-from metafluence.learners import ImplicitLearner, MetaLearner
+from metafluence.learners import Adaptation, ImplicitLearner, MetaLearner
 from metafluence.linearisation import Form, Head, Jacobian
 from metafluence.solving import Solver
 from metafluence.tasks import Batch, Level, TaskSet, Weights
@@ -18,7 +19,11 @@ from metafluence.unrolled import UnrolledHead
 
 
 class Chunk:
-    """A few tasks at a point: their encoder pass, their adaptation, and one linearisation per Jacobian."""
+    """A few tasks at a point: their encoder pass, their adaptation, and one linearisation per Jacobian.
+
+    Whatever is asked first adapts them, once: a learner that unrolls is best asked for its gradient before its losses,
+    which then follow from the same steps.
+    """
 
     def __init__(
         self,
@@ -38,19 +43,24 @@ class Chunk:
         self._encoder = Encoder(learner, meta, support, query)
         self.support = Batch(self._encoder.support, support.targets)
         self.query = Batch(self._encoder.query, query.targets)
-        with torch.no_grad():
-            self.adaptation = learner.adapt(
-                self.rows, self.support, self.weights.support, None if init is None else init[where]
-            )
+        self._init = None if init is None else init[where]
         self._heads: dict[Jacobian, Head] = {}
         self._holding: tuple[Jacobian, Form] | None = None
 
+    @cached_property
+    def adaptation(self) -> Adaptation:
+        with torch.no_grad():
+            return self._learner.adapt(self.rows, self.support, self.weights.support, self._init)
+
     @property
     def adapted(self) -> Tensor:
-        return self.adaptation.adapted
+        """θ [n, Q]."""
+        return self._heads["total"].adapted if "total" in self._heads else self.adaptation.adapted
 
     def losses(self) -> Tensor:
         """Outer losses [n]."""
+        if "total" in self._heads:
+            return self._heads["total"].losses
         with torch.no_grad():
             return self._learner.outer_loss(self.rows, self.adapted, self.query, self.weights.query)
 
@@ -60,7 +70,7 @@ class Chunk:
             return self._learner.predict(self.rows, self.adapted, self.query.inputs)
 
     def linearise(self, jacobian: Jacobian) -> Head:
-        if not self.adapted.shape[1]:
+        if not self._learner.adapted_size:
             jacobian = "held"  # nothing adapts, so the two are one
         if jacobian not in self._heads:
             self._heads[jacobian] = self._head(jacobian)
@@ -68,13 +78,13 @@ class Chunk:
 
     def _head(self, jacobian: Jacobian) -> Head:
         learner = self._learner
-        parts = (self.rows, self.support, self.query, self.weights, self.adapted)
+        parts = (self.rows, self.support, self.query, self.weights)
         if jacobian != "total":
-            return Head(learner, *parts, jacobian)
+            return Head(learner, *parts, self.adapted, jacobian)
         if learner.unrolls:
             return UnrolledHead(learner, *parts)
         if isinstance(learner, ImplicitLearner):
-            return ImplicitHead(learner, *parts, self._inner_solver)
+            return ImplicitHead(learner, *parts, self.adapted, self._inner_solver)
         raise InputError(
             f"{type(learner).__name__} neither unrolls nor is an ImplicitLearner, so dθ/dλ is not known. "
             "Give it `unroll` and set unrolls, or an inner_loss."
@@ -136,7 +146,7 @@ class Chunk:
 
     def outer_gradient(self) -> Tensor:
         """∂_θ L_O of every task, [n, Q]."""
-        return self.linearise("total").outer_gradient if self.adapted.shape[1] else torch.zeros_like(self.adapted)
+        return self.linearise("total").outer_gradient if self._learner.adapted_size else torch.zeros_like(self.adapted)
 
     def product(self, columns: Tensor, jacobian: Jacobian, form: Form) -> Tensor:
         """Σ_i w_i H_i v for each column, [k, P]."""

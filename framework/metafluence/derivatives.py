@@ -43,6 +43,20 @@ def gradients(output: Tensor, inputs: Sequence[Tensor], create_graph: bool = Fal
     return [torch.zeros_like(i) if g is None else g for i, g in zip(inputs, found, strict=True)]
 
 
+def depends_on(output: Tensor, leaf: Tensor) -> bool:
+    """Whether `output` was computed from `leaf`: what `grad` would find, from the graph without a backward pass."""
+    waiting, seen = [output.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        if getattr(node, "variable", None) is leaf:
+            return True
+        seen.add(node)
+        waiting += [before for before, _ in node.next_functions]
+    return output is leaf
+
+
 def graph_bytes(build: Callable[[], object]) -> int:
     """Bytes that autograd saves while `build` runs; each storage counts once."""
     seen: dict[int, int] = {}

@@ -56,10 +56,10 @@ def diagnose(point: Point, generator: torch.Generator) -> Diagnostics:
     scale = float(point.task_gradients().norm(dim=0).max())
     learner, tasks = point.problem.learner, len(point.problem.tasks)
     extremes = extreme_eigenvalues(point.hessian(), generator)
-    inner = residual = float("nan")
+    inner, residual, converged = float("nan"), float("nan"), tasks
     if not learner.unrolls:
         inner, residual = float(point.adaptation.gradient_norm.max()), point.inner_residual()
-    converged = int(point.adaptation.converged.sum())
+        converged = int(point.adaptation.converged.sum())
     parts = (gradient, scale, inner, converged, residual, tasks, extremes)
     found = Diagnostics(*parts, (), learner.unrolls, learner.exact)
     return replace(found, warnings=tuple(_warnings(found, type(learner).__name__)))

@@ -13,9 +13,8 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.autograd import grad
 
-from metafluence.derivatives import batched_vjp, gradients
+from metafluence.derivatives import batched_vjp, depends_on, gradients
 from metafluence.errors import InputError
 from metafluence.learners import MetaLearner
 from metafluence.tasks import Batch, Level, Weights
@@ -37,6 +36,8 @@ class Head:
     inner_residual = 0.0
     """The largest relative residual of the solves with inner Hessians made so far."""
 
+    _theta: Tensor
+
     def __init__(
         self,
         learner: MetaLearner,
@@ -44,13 +45,15 @@ class Head:
         support: Batch,
         query: Batch,
         weights: Weights,
-        adapted: Tensor,
+        adapted: Tensor | None,
         jacobian: Jacobian,
     ) -> None:
         self.jacobian: Jacobian = jacobian
         self._learner, self._query = learner, query
         with torch.enable_grad():
-            self._rows, self._theta = rows.detach().requires_grad_(), adapted.detach().requires_grad_()
+            self._rows = rows.detach().requires_grad_()
+            if adapted is not None:
+                self._theta = adapted.detach().requires_grad_()
             self._features = [f.detach().requires_grad_(learner.encodes) for f in (support.inputs, query.inputs)]
             self._weighed = {
                 "support": weights.support.detach().requires_grad_(),
@@ -59,15 +62,30 @@ class Head:
         self._support = Batch(self._features[0], support.targets)
         self._bent: tuple[Tensor, Tensor, list[Tensor]] | None = None
 
+    @property
+    def adapted(self) -> Tensor:
+        """θ [n, Q]."""
+        return self._theta.detach()
+
+    @property
+    def losses(self) -> Tensor:
+        """Outer losses [n]."""
+        return self._by_task.detach()
+
+    @cached_property
+    def _by_task(self) -> Tensor:
+        """L_O^i with θ a variable of its own, [n]."""
+        return self._losses(self._theta)
+
     @cached_property
     def _outer(self) -> Tensor:
-        """Σ_i L_O^i with θ a variable of its own."""
-        return self._loss(self._theta)
+        with torch.enable_grad():
+            return self._by_task.sum()
 
-    def _loss(self, adapted: Tensor) -> Tensor:
+    def _losses(self, adapted: Tensor) -> Tensor:
         with torch.enable_grad():
             query = Batch(self._features[1], self._query.targets)
-            return self._learner.outer_loss(self._rows, adapted, query, self._weighed["query"]).sum()
+            return self._learner.outer_loss(self._rows, adapted, query, self._weighed["query"])
 
     @cached_property
     def _lagrangian(self) -> Tensor:
@@ -81,8 +99,7 @@ class Head:
     @cached_property
     def uses_rows(self) -> bool:
         """Whether anything depends on the rows with features and θ held."""
-        found = (grad(d, self._rows, retain_graph=True, allow_unused=True) for d in self._depends() if d.requires_grad)
-        return any(g is not None for (g,) in found) or self.jacobian == "identity"
+        return self.jacobian == "identity" or any(depends_on(d, self._rows) for d in self._depends())
 
     @cached_property
     def explicit(self) -> list[Tensor]:

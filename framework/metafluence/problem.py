@@ -14,10 +14,9 @@ from metafluence.chunks import Chunk
 from metafluence.derivatives import graph_bytes
 from metafluence.errors import InputError
 from metafluence.fingerprints import component_fingerprint
-from metafluence.layers import LayerStack
+from metafluence.hessian import Hessian
 from metafluence.learners import Adaptation, MetaLearner
 from metafluence.linearisation import Form, Jacobian
-from metafluence.operators import LAYERED, PSD, SUM, SYMMETRIC, LinearOperator, random_groups
 from metafluence.solving import Solver
 from metafluence.tasks import Level, TaskSet, Weights
 
@@ -64,7 +63,7 @@ class BilevelProblem:
         return self.learner.meta_size
 
     def at(self, meta: Tensor, weights: Weights | None = None, init: Tensor | None = None) -> Point:
-        """Adapt all tasks at `meta` [P]. `init` [N, Q] is a warm start for the adaptation."""
+        """All tasks adapted at `meta` [P]. `init` [N, Q] is a warm start for the adaptation."""
         return Point(self, meta.detach(), weights or Weights.ones(self.tasks), init)
 
     def solving_with(self, inner_solver: Solver) -> BilevelProblem:
@@ -135,9 +134,10 @@ class BilevelProblem:
 
 
 class Point:
-    """The problem at one λ and one set of weights: all tasks adapted, everything else on demand.
+    """The problem at one λ and one set of weights, everything on demand.
 
-    Chunks of tasks keep their graphs if all of them fit the problem's memory, else each is rebuilt when needed.
+    Chunks of tasks keep their graphs if all of them fit the problem's memory, else each is rebuilt when needed. Where
+    steps are unrolled, one that is asked for its gradient first unrolls once, one asked for losses first twice.
     """
 
     def __init__(self, problem: BilevelProblem, meta: Tensor, weights: Weights, init: Tensor | None) -> None:
@@ -151,29 +151,39 @@ class Point:
         bound = min(budget, CHUNK_BYTES) if meta.device.type == "cpu" else budget
         self._chunk_size = int(min(count, max(1, bound // per_task)))
         self.columns = int(max(1, min(budget, COLUMN_BYTES) // (per_task * self._chunk_size)))
-        self._kept: list[Chunk] | None = [] if per_task * count <= budget else None
-        parts, losses, outputs = [], [], []
-        self._adapted = init
-        for chunk in self._build():
-            parts.append(chunk.adaptation)
-            losses.append(chunk.losses())
-            outputs.append(chunk.predictions())
-            if self._kept is not None:
-                self._kept.append(chunk)
-        self.adaptation = Adaptation(
+        self._start = init
+        self._kept = list(self._build()) if per_task * count <= budget else None
+
+    @cached_property
+    def adaptation(self) -> Adaptation:
+        parts = [chunk.adaptation for chunk in self._chunks()]
+        return Adaptation(
             torch.cat([p.adapted for p in parts]),
             torch.cat([p.gradient_norm for p in parts]),
             torch.cat([p.converged for p in parts]),
             max(p.iterations for p in parts),
         )
-        self._adapted = self.adaptation.adapted
-        self.task_losses = torch.cat(losses)
-        self.predictions = torch.cat(outputs)
+
+    @cached_property
+    def _judged(self) -> tuple[Tensor, Tensor, Tensor]:
+        found = [(chunk.adapted, chunk.losses(), chunk.predictions()) for chunk in self._chunks()]
+        adapted, losses, outputs = zip(*found, strict=True)
+        return torch.cat(adapted), torch.cat(losses), torch.cat(outputs)
 
     @property
     def adapted(self) -> Tensor:
         """θ_i, [N, Q]."""
-        return self.adaptation.adapted
+        return self._judged[0]
+
+    @property
+    def task_losses(self) -> Tensor:
+        """L_O^i, [N]."""
+        return self._judged[1]
+
+    @property
+    def predictions(self) -> Tensor:
+        """Outputs for the query instances, [N, n_q, ...]."""
+        return self._judged[2]
 
     @property
     def objective(self) -> float:
@@ -280,45 +290,15 @@ class Point:
         return max((c.linearise("total").inner_residual for c in self._kept or []), default=float("nan"))
 
     def _chunks(self) -> Iterator[Chunk]:
-        return iter(self._kept) if self._kept is not None else self._build()
+        if self._kept is not None:
+            yield from self._kept
+            return
+        adapted = []
+        for chunk in self._build():
+            yield chunk
+            adapted.append(chunk.adapted)
+        self._start = torch.cat(adapted)
 
     def _build(self) -> Iterator[Chunk]:
         for where in self.problem.tasks.chunks(self._chunk_size):
-            yield self.problem.chunk(self.meta, self.weights, where, self._adapted)
-
-
-class Hessian(LinearOperator):
-    """δI + Σ_i w_i H_i at a point, as an operator on columns [P, k]; H_i = Jᵀ C J for the form's C.
-
-    With θ held, its Gauss-Newton form is that of one network over all query instances, whose layers are known.
-    """
-
-    def __init__(self, point: Point, jacobian: Jacobian, form: Form = "exact") -> None:
-        self.point = point
-        self.jacobian: Jacobian = jacobian
-        self.form: Form = form
-        learner = point.problem.learner
-        tags = {SYMMETRIC, SUM}
-        if form == "gauss-newton":
-            held = jacobian == "held" or not learner.adapted_size
-            tags |= {PSD, LAYERED} if held and learner.encodes else {PSD}
-        self.tags = frozenset(tags)
-        self.size, self.dtype, self.device = point.meta.numel(), point.meta.dtype, point.meta.device
-
-    @property
-    def structure(self) -> LayerStack | None:
-        if LAYERED not in self.tags:
-            return None
-        weights = self.point.weights
-        scaled = weights.task.unsqueeze(1) * weights.query / weights.query.shape[1]
-        problem = self.point.problem
-        parts = (self.point.meta, self.point.adapted, problem.tasks.query, scaled, problem.l2)
-        return problem.learner.outer_layers(*parts)
-
-    def matmat(self, columns: Tensor) -> Tensor:
-        return self.point.product(columns, self.jacobian, self.form)
-
-    def split(self, count: int, generator: torch.Generator) -> list[LinearOperator]:
-        """By tasks; δI is in every part."""
-        groups = random_groups(len(self.point.problem.tasks), count, generator)
-        return [Hessian(self.point.part(group, len(groups)), self.jacobian, self.form) for group in groups]
+            yield self.problem.chunk(self.meta, self.weights, where, self._start)

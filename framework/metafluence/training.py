@@ -136,9 +136,9 @@ def loss_gradient(problem: BilevelProblem, meta: Tensor, weights: Weights | None
     gradient = problem.l2 * meta.detach()
     losses, outputs = [], []
     for chunk in problem.gradient_chunks(meta.detach(), weights):
+        gradient = gradient + chunk.gradient("total")
         losses.append(chunk.losses() * chunk.weights.task)
         outputs.append(chunk.predictions())
-        gradient = gradient + chunk.gradient("total")
     return _quality(problem, torch.cat(losses), torch.cat(outputs)), gradient
 
 

@@ -14,18 +14,30 @@ from metafluence.tasks import Batch, Weights
 
 
 class UnrolledHead(Head):
-    """A head whose θ is `learner.unroll` of rows, features and weights. The exact Hessian never sees θ."""
+    """A head whose θ is `learner.unroll` of rows, features and weights: it adapts the tasks itself.
 
-    def __init__(
-        self, learner: MetaLearner, rows: Tensor, support: Batch, query: Batch, weights: Weights, adapted: Tensor
-    ) -> None:
-        super().__init__(learner, rows, support, query, weights, adapted, "total")
+    The exact Hessian never sees θ.
+    """
+
+    def __init__(self, learner: MetaLearner, rows: Tensor, support: Batch, query: Batch, weights: Weights) -> None:
+        super().__init__(learner, rows, support, query, weights, None, "total")
         with torch.enable_grad():
             self._unrolled = learner.unroll(self._rows, self._support, self._weighed["support"], track=True)
+            self._theta = self._unrolled.detach().requires_grad_()
+
+    @property
+    def losses(self) -> Tensor:
+        return self._through.detach()
+
+    @cached_property
+    def _through(self) -> Tensor:
+        """L_O^i through the adaptation, [n]."""
+        return self._losses(self._unrolled)
 
     @cached_property
     def _lagrangian(self) -> Tensor:
-        return self._loss(self._unrolled)
+        with torch.enable_grad():
+            return self._through.sum()
 
     def _depends(self) -> list[Tensor]:
         return [self._lagrangian]

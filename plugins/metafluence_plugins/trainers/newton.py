@@ -103,7 +103,8 @@ class Newton(Trainer):
         def evaluate(meta: Tensor) -> tuple[Tensor, Tensor]:
             nonlocal last
             last = problem.at(meta[0], weights, None if last is None else last.adapted)
-            return meta.new_tensor([last.objective]), last.gradient.unsqueeze(0)
+            gradient = last.gradient.unsqueeze(0)
+            return meta.new_tensor([last.objective]), gradient
 
         def stepped(step: int, norms: Tensor) -> None:
             assert last is not None
