@@ -54,6 +54,8 @@ class Preparation:
 
     def __init__(self, config: StudyConfig, registry: Registry, folder: Path, observer: Observer) -> None:
         self.config, self.folder = config, folder
+        self.notices: list[str] = []
+        """What went wrong in retraining, whenever it was asked for, and was mended."""
         self._observer = observer
         self._dataset: Dataset = registry.build("dataset", config.dataset)
         self._learner: MetaLearner = registry.build("learner", config.learner)
@@ -155,6 +157,7 @@ class Preparation:
             self._generator(purpose).initial_seed(),
             lambda done, total: self._observer.step(done, total) if total > 1 else None,
             split.validation if self._trainer.needs_validation else None,
+            lambda sentence: self.notices.append(f"Retraining: {sentence}"),
         )
 
     def _other_seeds(self, problem: BilevelProblem, split: Split) -> list[tuple[RetrainBank, Targets]]:
