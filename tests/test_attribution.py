@@ -305,7 +305,7 @@ def test_stored_fits_are_reused_and_never_for_another_question(fitted, tmp_path,
 
 def test_an_interrupted_bank_goes_on_where_it_stopped(fitted, tmp_path):
     class Interrupted(Serial):
-        def map(self, function, items):
+        def map(self, function, items, notice=mf.warn):
             for i, done in zip(range(2), super().map(function, items), strict=False):
                 yield i, done[1]
             raise KeyboardInterrupt

@@ -419,6 +419,30 @@ from .comparison_verdict import (
 from .config import (
     GridConfig as GridConfig,
 )
+from .errors import (
+    ExecutorError as ExecutorError,
+)
+from .executors import (
+    Parcel as Parcel,
+)
+from .executors import (
+    RemoteExecutor as RemoteExecutor,
+)
+from .executors import (
+    count as count,
+)
+from .executors import (
+    divided_threads as divided_threads,
+)
+from .executors import (
+    fatal as fatal,
+)
+from .executors import (
+    optional_package as optional_package,
+)
+from .executors import (
+    warn as warn,
+)
 from .grid import (
     Cell as Cell,
 )

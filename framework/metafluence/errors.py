@@ -41,6 +41,10 @@ class ConvergenceError(MetafluenceError):
     """An optimisation that did not reach its tolerance."""
 
 
+class ExecutorError(MetafluenceError):
+    """Work that cannot be run elsewhere: workers that die of it, or a cluster that does not answer."""
+
+
 class StoreError(MetafluenceError):
     """Stored work that does not belong to what is being asked."""
 

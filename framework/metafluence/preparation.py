@@ -65,6 +65,8 @@ class Preparation:
 
     def __init__(self, config: StudyConfig, registry: Registry, folder: Path, observer: Observer) -> None:
         self.config, self.folder = config, folder
+        self.notices: list[str] = []
+        """What went wrong in retraining, whenever it was asked for, and was mended."""
         self._observer = observer
         if config.damping is not None and (config.truth is None or config.episodes.validation < 2):
             lacks = "has no `truth`" if config.truth is None else "has fewer than two of those"
@@ -185,6 +187,7 @@ class Preparation:
             self._generator(purpose).initial_seed(),
             lambda done, total: self._observer.step(done, total) if total > 1 else None,
             split.validation if self._trainer.needs_validation else None,
+            lambda sentence: self.notices.append(f"Retraining: {sentence}"),
         )
 
     def judges(self, validation: TaskSet) -> tuple[TaskSet, TaskSet | None]:

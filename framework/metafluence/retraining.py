@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from metafluence.errors import ConvergenceError
-from metafluence.executors import Executor
+from metafluence.executors import Executor, warn
 from metafluence.fingerprints import component_fingerprint
 from metafluence.problem import BilevelProblem
 from metafluence.store import claim, load_tensors, save_tensors
@@ -42,7 +42,7 @@ class RetrainBank:
     start: `warm` from λ*, or `cold` from the fit's own initial parameters, drawn anew from `seed`.
     store: a folder for the fits; work already there is reused if it answers the same question, else StoreError.
     progress: called with fits done and fits asked for. validation: tasks that the trainer judges its steps on, the
-    same as in the fit, where it does.
+    same as in the fit, where it does. notice: told what went wrong and was mended, such as a worker that died.
     """
 
     def __init__(
@@ -56,10 +56,12 @@ class RetrainBank:
         seed: int = 0,
         progress: Callable[[int, int], None] | None = None,
         validation: TaskSet | None = None,
+        notice: Callable[[str], None] = warn,
     ) -> None:
         self._problem, self._trainer, self._executor = problem, trainer, executor
         self._init = fit.meta if start == "warm" else None
         self._seed, self._store, self._progress, self._validation = seed, store, progress, validation
+        self._notice = notice
         self._kept: dict[str, tuple[Tensor, dict[str, Any]]] = {}
         if store is not None:
             digest = hashlib.sha256()
@@ -86,7 +88,8 @@ class RetrainBank:
         missing = {k: r for k, r in zip(keys, removals, strict=True) if k not in self._kept}
         work = _Refit(self._problem, self._trainer, self._init, self._seed, level, weight, self._validation)
         names = list(missing)
-        for done, (index, fit) in enumerate(self._executor.map(work, list(missing.values())), start=1):
+        found = self._executor.map(work, list(missing.values()), self._notice)
+        for done, (index, fit) in enumerate(found, start=1):
             self._keep(names[index], missing[names[index]], level, fit)
             if self._progress is not None:
                 self._progress(len(keys) - len(missing) + done, len(keys))
@@ -95,21 +98,21 @@ class RetrainBank:
         def column(name: str) -> Tensor:
             return torch.tensor([f[name] for f in facts], dtype=torch.float64)
 
-        found = Retrained(
+        retrained = Retrained(
             torch.stack([self._kept[key][0] for key in keys], dim=1),
             column("converged").bool(),
             column("gradient_norm"),
             column("seconds"),
             column("products"),
         )
-        if strict and not bool(found.converged.all()):
-            bad = int((~found.converged).nonzero()[0])
+        if strict and not bool(retrained.converged.all()):
+            bad = int((~retrained.converged).nonzero()[0])
             raise ConvergenceError(
-                f"{int((~found.converged).sum())} of {len(keys)} retrainings did not converge (without {level} "
-                f"{list(removals[bad])}: gradient norm {found.gradient_norm[bad]:.1e}). Give the trainer more steps, "
-                "raise l2, or smooth the network."
+                f"{int((~retrained.converged).sum())} of {len(keys)} retrainings did not converge (without {level} "
+                f"{list(removals[bad])}: gradient norm {retrained.gradient_norm[bad]:.1e}). Give the trainer more "
+                "steps, raise l2, or smooth the network."
             )
-        return found
+        return retrained
 
     def _load(self, keys: list[str]) -> None:
         if self._store is None:

@@ -104,6 +104,7 @@ class Study:
         }
         runs, reused = self._runs(ready.benches)
         cells = self._grid(ready.bench)
+        budgets, certificates = self._budgets(ready.benches), self._certificates(ready)
         return StudyResult(
             self.config,
             tuple(runs),
@@ -114,9 +115,9 @@ class Study:
             ready.benches,
             ready.bench.test(ready.fit.meta),
             clean,
-            tuple(self._budgets(ready.benches)),
-            tuple(self._certificates(ready)),
-            tuple(warnings),
+            tuple(budgets),
+            tuple(certificates),
+            (*warnings, *self._preparation.notices),
             reused,
         )
 

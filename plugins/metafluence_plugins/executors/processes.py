@@ -2,31 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import re
+import warnings
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any
 
-import torch
-from joblib import Parallel, cpu_count, delayed
+from joblib import Parallel, delayed
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from metafluence import Executor, Item, Result, keep_freed_memory
+from metafluence import InputError, Parcel, RemoteExecutor, count, fatal
 
 
 @dataclass(frozen=True)
-class Processes(Executor):
-    """`jobs` worker processes (None: one per core); the cores' threads are divided among them."""
+class Processes(RemoteExecutor):
+    """`jobs` worker processes (None: one per core); the cores' threads are divided among them.
 
-    jobs: int | None = None
+    Where a worker dies, what was not finished is done again, with half as many at once after each death but the first,
+    so that memory may suffice. retries: how often it is tried again while nothing more is finished, at last one at a
+    time; then an error names what the worker died of.
+    """
 
-    def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[tuple[int, Result]]:
-        jobs = min(self.jobs or cpu_count(), max(1, len(items)))
-        threads = max(1, cpu_count() // jobs)
-        pool = Parallel(n_jobs=jobs, return_as="generator_unordered")
-        found = pool(delayed(_numbered)(function, i, item, threads) for i, item in enumerate(items))
-        yield from cast(Iterator[tuple[int, Result]], found)
+    retries: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.retries < 0:
+            raise InputError(f"processes needs retries >= 0; it is {self.retries}.")
+
+    def carry(
+        self, parcel: Parcel[Any, Any], items: Sequence[bytes], notice: Callable[[str], None]
+    ) -> Generator[tuple[int, bytes], None, None]:
+        jobs = width = self.local_jobs(len(items))
+        left = dict(enumerate(items))
+        deaths = in_a_row = lost = 0
+        signs: set[str] = set()
+        while left:
+            # Where one is done at a time, it is alone in the pool: then it is known what a worker died of.
+            batch = [next(iter(left))] if width == 1 else list(left)
+            try:
+                for index, outcome in _run(parcel, {i: left[i] for i in batch}, jobs, width):
+                    del left[index]
+                    in_a_row = 0
+                    yield index, outcome
+            except TerminatedWorkerError as error:
+                suspects = [i for i in batch if i in left][:width]
+                deaths, in_a_row, lost = deaths + 1, in_a_row + 1, lost + len(suspects)
+                signs.update(re.findall(r"SIG\w+|EXIT\(\d+\)", str(error)))
+                if in_a_row > self.retries:
+                    raise fatal(suspects, items, in_a_row, ", ".join(sorted(signs))) from error
+                if in_a_row == self.retries:
+                    width = 1
+                elif deaths > 1:
+                    width = max(1, width // 2)
+        if deaths:
+            how = f" ({', '.join(sorted(signs))})" if signs else ""
+            again = f"its {count(lost, 'unfinished run')} {'was' if lost == 1 else 'were'} done again"
+            notice(f"A worker process died {count(deaths, 'time')}{how}; {again}.")
 
 
-def _numbered(function: Callable[[Item], Result], index: int, item: Item, threads: int) -> tuple[int, Result]:
-    keep_freed_memory()
-    torch.set_num_threads(threads)
-    return index, function(item)
+def _run(parcel: Parcel[Any, Any], batch: dict[int, bytes], jobs: int, width: int) -> Iterator[tuple[int, bytes]]:
+    """At most `width` at a time, and never in this process."""
+    settings: Any = {"batch_size": 1, "pre_dispatch": width}  # typed as words by joblib
+    pool = Parallel(jobs, return_as="generator_unordered", **settings)
+    found: Any = pool(delayed(parcel)(index, item) for index, item in batch.items())
+    try:
+        for one in found:  # noqa: UP028  (`yield from` would hand an early end on before the filter is set)
+            yield one
+    finally:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # what is not finished is not wanted any more
+            found.close()
