@@ -47,9 +47,9 @@ def predicted_against_true(result: StudyResult, level: Level) -> Figure | None:
     runs = [r for r in _distinct(result, level) if r.row.units == "loss_change" and r.row.method != "retrain"]
     if truth is None or not runs or not bool(truth.loss_change.any()):
         return None
-    columns = min(3, len(runs))
+    columns = min(2, len(runs))
     rows = -(-len(runs) // columns)
-    figure = Figure(figsize=(3.6 * columns, 3.5 * rows), layout="constrained")
+    figure = Figure(figsize=(0.4 + 2.4 * columns, 0.3 + 2.5 * rows), layout="constrained")
     axes = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
     picked = [removal[0] for removal in truth.removals]
     true = truth.loss_change.numpy()
@@ -70,15 +70,17 @@ def predicted_against_true(result: StudyResult, level: Level) -> Figure | None:
                 true[harmful], predicted[harmful], s=26, marker="s", color=COLOURS[1], alpha=0.85, lw=0,
                 label="corrupted",
             )  # fmt: skip
-        axis.set(xlim=limits, ylim=limits, aspect="equal", title=run.row.method)
-        axis.set_xlabel(f"true change of validation loss {unit}")
+        axis.set(xlim=limits, ylim=limits, aspect="equal")
+        axis.set_title(run.row.method, fontsize=9)
+        axis.tick_params(labelsize=8)
         axis.annotate(
             f"Spearman {run.row.spearman:.3f}\nslope {run.row.slope:.2f}", (0.04, 0.96), xycoords="axes fraction",
-            va="top", fontsize=9,
+            va="top", fontsize=8,
         )  # fmt: skip
     for axis in axes[len(runs) :]:
         axis.set_visible(False)
-    axes[0].set_ylabel(f"predicted change {unit}")
+    figure.supxlabel(f"true change of validation loss {unit}", fontsize=9)
+    figure.supylabel(f"predicted change {unit}", fontsize=9)
     if harmful.any():
         axes[0].legend(loc="lower right", fontsize=8, frameon=False)
     return figure
@@ -177,10 +179,10 @@ def error_budget(budgets: Sequence[Budget]) -> Figure | None:
         return None
     rows = [[b for b in done if b.level == level] for level in levels]
     heights = [len(r) + 0.6 for r in rows]
-    figure = Figure(figsize=(8.2, 1.3 + 0.36 * sum(heights)), layout="constrained")
+    figure = Figure(figsize=(5.4, 1.5 + 0.36 * sum(heights)), layout="constrained")
     axes = figure.subplots(len(levels), 1, squeeze=False, height_ratios=heights, sharex=True)[:, 0]
     for axis, level, some in zip(axes, levels, rows, strict=True):
-        names = [f"{b.method} ({b.solver})" if b.solver else b.method for b in some]
+        names = [_two_lines(f"{b.method} ({b.solver})" if b.solver else b.method) for b in some]
         start = np.zeros(len(some))
         for colour, source in zip(COLOURS, SOURCES, strict=False):
             widths = np.nan_to_num([getattr(b, source) for b in some])  # NaN where there is no such source
@@ -188,14 +190,20 @@ def error_budget(budgets: Sequence[Budget]) -> Figure | None:
             start += widths
         axis.plot([b.total for b in some], names, "D", color="black", ms=5, label="whole error")
         axis.invert_yaxis()
+        axis.tick_params(labelsize=8)
         axis.xaxis.set_major_formatter(PercentFormatter(1))
         axis.set_title(f"{level} level", loc="left", fontsize=10)
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(axis="x", color="#eeeeee")
         axis.set_axisbelow(True)
     axes[-1].set_xlabel("error of Δλ / length of the true Δλ, medians")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8, frameon=False)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     return figure
+
+
+def _two_lines(name: str) -> str:
+    """A long name on two lines, cut after its first word."""
+    return name.replace(" ", "\n", 1) if len(name) > 18 else name
 
 
 def _distinct(result: StudyResult, level: Level) -> list[Run]:
