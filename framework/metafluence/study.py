@@ -117,7 +117,7 @@ class Study:
             clean,
             tuple(budgets),
             tuple(certificates),
-            (*warnings, *self._preparation.notices),
+            (*warnings, *self.preparation.notices),
             reused,
         )
 
