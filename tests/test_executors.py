@@ -232,6 +232,13 @@ def test_threads_are_divided(monkeypatch):
         torch.set_num_threads(cores)
 
 
+@pytest.mark.parametrize("name", REMOTE)
+def test_what_is_listed_names_every_parameter(name):
+    """A base's parameters cannot be read from the source of a plugin that has it from the public API."""
+    listed = [parameter.name for parameter in REGISTRY.entry("executor", name).parameters()]
+    assert listed == ["jobs", "retries" if name == "processes" else "address"]
+
+
 @pytest.mark.parametrize("parameters", [{"jobs": 0}, {"jobs": 2, "retries": -1}])
 def test_numbers_that_cannot_be_are_refused(parameters):
     with pytest.raises(mf.ConfigError, match=r"needs (jobs >= 1; it is 0|retries >= 0; it is -1)"):

@@ -42,6 +42,7 @@ class Dask(RemoteExecutor):
     there are cores.
     """
 
+    jobs: int | None = None
     address: str | None = None
 
     def __post_init__(self) -> None:

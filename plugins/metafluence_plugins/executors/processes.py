@@ -23,6 +23,7 @@ class Processes(RemoteExecutor):
     time; then an error names what the worker died of.
     """
 
+    jobs: int | None = None
     retries: int = 2
 
     def __post_init__(self) -> None:

@@ -34,6 +34,7 @@ class Ray(RemoteExecutor):
     that. jobs: how many runs at once; None: as many as there are cores.
     """
 
+    jobs: int | None = None
     address: str | None = None
 
     def __post_init__(self) -> None:
