@@ -29,7 +29,7 @@ LEARNERS = {
     "logistic-head": {"penalty": 0.1},
     "anil": {"steps": 5, "rate": 0.1},
     "maml": {"steps": 5, "rate": 0.1},
-    "imaml": {"proximal": 1.0, "max_iterations": 20},
+    "imaml": {"proximal": 50.0, "max_iterations": 20},
     "joint": {},
 }
 RTOL = 1e-3
