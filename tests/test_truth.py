@@ -13,6 +13,11 @@ from metafluence.fits import stored_fit
 from metafluence.metrics import bootstrap
 from metafluence.testing.worlds import world
 from metafluence.truth import draw_removals, retrain
+from metafluence_plugins.backbones.mlp import MLP
+from metafluence_plugins.executors.serial import Serial
+from metafluence_plugins.learners.logistic_head import LogisticHead
+from metafluence_plugins.trainers.newton import Newton
+from parts import EXACT, NEWTON
 
 
 @given(items=st.integers(2, 300), count=st.integers(2, 80), share=st.floats(0.01, 0.99), seed=st.integers(0, 99))
@@ -145,3 +150,70 @@ def test_a_fit_is_kept_with_its_checkpoints(tmp_path):
     plain = tmp_path / "newton.safetensors"
     assert stored_fit(plain, lambda: world(0).fit).checkpoints == ()
     assert stored_fit(plain, lambda: pytest.fail("fitted again")).checkpoints == ()
+
+
+# Work that fits from one start share.
+
+
+@pytest.fixture(scope="module")
+def many() -> mf.BilevelProblem:
+    """On real digits, with meta-parameters enough for plain CG to take many products."""
+    episodes = mf.Episodes(train=8, validation=1, test=1, way=3, shot=2, query=3, split="instances")
+    tasks = mf.build("dataset", "digits").tasks(episodes, torch.Generator().manual_seed(0), torch.float64).train
+    return mf.BilevelProblem(LogisticHead(MLP((4,)), penalty=0.5), tasks, 1.0, EXACT)
+
+
+@pytest.mark.parametrize("level", mf.LEVELS)
+def test_fits_that_share_a_factor_end_where_plain_ones_do_for_fewer_products(many, level, tmp_path):
+    fit = NEWTON.fit(many)
+    removals = [(i,) for i in range(6)] + [(0, 2, 5), (1, 3)]
+    bank = mf.RetrainBank(many, fit, NEWTON, Serial(), tmp_path)
+    shared = bank.leave_out(removals, level)
+    plain = mf.RetrainBank(many, fit, _Plain(NEWTON.tolerance), Serial()).leave_out(removals, level)
+    assert bool(shared.converged.all())
+    assert float(shared.gradient_norm.max()) < NEWTON.tolerance
+    moved = (plain.meta - fit.meta.unsqueeze(1)).norm(dim=0)
+    assert float(((shared.meta - plain.meta).norm(dim=0) / moved).max()) < 1e-7
+    if level != "task":  # one task of eight is a large part of the Hessian
+        assert float(shared.products.sum()) < 0.5 * float(plain.products.sum())
+    # The shared work counts once, for whoever asks, also when the fits come from the store.
+    assert (plain.shared_seconds, plain.shared_products) == (0.0, 0)
+    assert shared.shared_products == many.size
+    assert shared.cost() == pytest.approx(float(shared.seconds.sum()) + shared.shared_seconds)
+    again = mf.RetrainBank(many, fit, NEWTON, Serial(), tmp_path).leave_out(removals[:2], level)
+    assert again.shared_seconds == shared.shared_seconds > 0
+    assert again.cost() == pytest.approx(float(shared.seconds[:2].sum()) + shared.shared_seconds)
+
+
+class _Plain(Newton):
+    def near(self, problem, meta, fits):
+        return None
+
+
+def test_a_fit_that_does_not_stay_near_is_made_as_if_nothing_were_shared(many):
+    fit = NEWTON.fit(many)
+    removals = [(0, 1, 2, 3, 4, 5), (6,)]
+    trainer = NEWTON.near(many, fit.meta, 8).trainer
+    for removal in removals:
+        weights = mf.Weights.ones(many.tasks).without("task", removal)
+        plain, shared = (one.fit(many, weights, fit.meta) for one in (NEWTON, trainer))
+        if len(removal) > 1:
+            assert torch.equal(plain.meta, shared.meta)
+            assert shared.products > plain.products  # what it took to see it is counted
+        assert shared.converged
+
+
+def test_work_is_shared_only_where_it_pays_and_the_hessian_is_definite(many):
+    fit = NEWTON.fit(many)
+    assert NEWTON.near(many, fit.meta, 1) is None
+    assert NEWTON.near(many, fit.meta, 8).products == many.size
+    hollow = many.over(many.tasks)
+    hollow.l2 = -5.0
+    assert NEWTON.near(hollow, fit.meta, 8) is None
+    assert mf.build("trainer", "adam").near(many, fit.meta, 8) is None
+
+
+def test_a_cold_start_shares_nothing(many):
+    fit = NEWTON.fit(many)
+    found = mf.RetrainBank(many, fit, NEWTON, Serial(), start="cold").leave_out([(i,) for i in range(3)])
+    assert found.shared_products == 0

@@ -564,6 +564,9 @@ from .training import (
     Record as Record,
 )
 from .training import (
+    Shared as Shared,
+)
+from .training import (
     best_record as best_record,
 )
 from .training import (

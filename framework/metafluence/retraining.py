@@ -17,7 +17,7 @@ from metafluence.fingerprints import component_fingerprint
 from metafluence.problem import BilevelProblem
 from metafluence.store import claim, load_tensors, save_tensors
 from metafluence.tasks import Level, Removal, TaskSet, Weights, hash_tensor
-from metafluence.training import Fit, Trainer
+from metafluence.training import Fit, Shared, Trainer
 
 Start = Literal["warm", "cold"]
 
@@ -26,7 +26,8 @@ Start = Literal["warm", "cold"]
 class Retrained:
     """meta [P, s]: λ after each of s removals.
 
-    converged [s] (bool), gradient_norm, seconds and products (with the Hessian) [s]: how each fit went.
+    converged [s] (bool), gradient_norm, seconds and products (with the Hessian) [s]: how each fit went. shared_*: of
+    the work done once for all of them, which is in no fit's own figures.
     """
 
     meta: Tensor
@@ -34,6 +35,12 @@ class Retrained:
     gradient_norm: Tensor
     seconds: Tensor
     products: Tensor
+    shared_seconds: float = 0.0
+    shared_products: int = 0
+
+    def cost(self, which: Tensor | None = None) -> float:
+        """The seconds of the fits (of some of them), as if the shared work had been done for them alone."""
+        return float((self.seconds if which is None else self.seconds[which]).sum()) + self.shared_seconds
 
 
 class RetrainBank:
@@ -63,6 +70,7 @@ class RetrainBank:
         self._seed, self._store, self._progress, self._validation = seed, store, progress, validation
         self._notice = notice
         self._kept: dict[str, tuple[Tensor, dict[str, Any]]] = {}
+        self._shared: Shared | None = None
         if store is not None:
             digest = hashlib.sha256()
             hash_tensor(digest, fit.meta)
@@ -86,7 +94,8 @@ class RetrainBank:
         keys = [_key(level, removal, weight) for removal in removals]
         self._load(keys)
         missing = {k: r for k, r in zip(keys, removals, strict=True) if k not in self._kept}
-        work = _Refit(self._problem, self._trainer, self._init, self._seed, level, weight, self._validation)
+        trainer = self._trainer_of(len(missing))
+        work = _Refit(self._problem, trainer, self._init, self._seed, level, weight, self._validation)
         names = list(missing)
         found = self._executor.map(work, list(missing.values()), self._notice)
         for done, (index, fit) in enumerate(found, start=1):
@@ -104,6 +113,8 @@ class RetrainBank:
             column("gradient_norm"),
             column("seconds"),
             column("products"),
+            max((f.get("shared_seconds", 0.0) for f in facts), default=0.0),
+            max((f.get("shared_products", 0) for f in facts), default=0),
         )
         if strict and not bool(retrained.converged.all()):
             bad = int((~retrained.converged).nonzero()[0])
@@ -113,6 +124,12 @@ class RetrainBank:
                 "steps, raise l2, or smooth the network."
             )
         return retrained
+
+    def _trainer_of(self, fits: int) -> Trainer:
+        """For fits from λ* the one that shares their work, once that pays."""
+        if self._shared is None and self._init is not None and fits:
+            self._shared = self._trainer.near(self._problem, self._init, fits)
+        return self._trainer if self._shared is None else self._shared.trainer
 
     def _load(self, keys: list[str]) -> None:
         if self._store is None:
@@ -133,6 +150,8 @@ class RetrainBank:
             "seconds": fit.seconds,
             "products": fit.products,
         }
+        if self._shared is not None:
+            facts |= {"shared_seconds": self._shared.seconds, "shared_products": self._shared.products}
         self._kept[key] = (fit.meta, facts)
         if self._store is not None:
             save_tensors(self._store / f"{key}.safetensors", {"meta": fit.meta}, facts)

@@ -119,6 +119,22 @@ class Trainer(ABC):
         from when it is called again; trainers of few steps may pass it over.
         """
 
+    def near(self, problem: BilevelProblem, meta: Tensor, fits: int) -> Shared | None:
+        """Work done once at `meta` [P], with all weights 1, for `fits` fits that start there; None where none pays.
+
+        What they end in is the same to the trainer's tolerance.
+        """
+        return None
+
+
+@dataclass(frozen=True)
+class Shared:
+    """A trainer for fits from one start, and the seconds and products of the work that it has been given for them."""
+
+    trainer: Trainer
+    seconds: float
+    products: int
+
 
 class Quality(NamedTuple):
     """Mean loss (nats) and accuracy over tasks and their query instances; accuracy is None for real targets."""

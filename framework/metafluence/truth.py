@@ -100,7 +100,7 @@ def retrain(
         tuple(removals[i] for i in alone),
         found.meta[:, alone] - targets.point.meta.unsqueeze(1),
         changes[alone],
-        float(found.seconds[kept].sum()),
+        found.cost(kept),
         tuple(removals[i] for i in together),
         changes[together],
         _ceiling(changes, theirs, alone, together),

@@ -41,8 +41,8 @@ class Retrain(AttributionMethod):
         found = bank.leave_out(context.singles(), context.level)
         before = targets.losses()
         values = torch.stack([targets.losses(m) - before for m in found.meta.T])
-        report = SolveReport(products=int(found.products.sum()))
-        return Scores(values, context.level, self.units, report, seconds=float(found.seconds.sum()))
+        report = SolveReport(products=int(found.products.sum()) + found.shared_products)
+        return Scores(values, context.level, self.units, report, seconds=found.cost())
 
     def parameter_change(self, state: tuple[Context, RetrainBank], removals: Sequence[Removal]) -> ParameterChange:
         context, bank = state
