@@ -155,8 +155,7 @@ def _say_one(result: metafluence.StudyResult) -> None:
 
 
 def _say_several(whole: metafluence.Merged) -> None:
-    for level, group in [(at, group) for at in whole.levels for group in whole.at(at)]:
-        table = metafluence.brief_table([group], level)
+    for table, group in [(metafluence.brief_table([g], at), g) for at in whole.levels for g in whole.at(at)]:
         title = ", ".join(part for part in (table.title, group.label) if part)
         shown = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
         for heading, _ in table.headings:
