@@ -19,7 +19,7 @@ GROUP, BATCH = {"use": "conv4"}, {"use": "conv4", "norm": "batch"}
 LEARNERS = {
     "protonet": (GROUP, {}, 1e-3, "99.7 (Snell et al. 2017, trained 60-way)"),
     "ridge-head": (GROUP, {}, 1e-3, "99.6 (Bertinetto et al. 2019, R2D2)"),
-    "anil": (GROUP, {"steps": 5, "rate": 0.5}, 2e-3, "98.0 (Raghu et al. 2020, 20-way 5-shot: another task)"),
+    "anil": (BATCH, {"steps": 5, "rate": 0.5}, 2e-3, "98.0 (Raghu et al. 2020, 20-way 5-shot: another task)"),
     "maml": (BATCH, {"steps": 1, "rate": 0.4}, 2e-3, "99.9 (Finn et al. 2017)"),
 }
 

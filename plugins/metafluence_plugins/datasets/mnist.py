@@ -12,9 +12,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 
-from metafluence import DataError, Labelled, LabelledDataset, Source
+from metafluence import DataError, InputError, Labelled, LabelledDataset, Source
 from metafluence_plugins.datasets.files import fetched, folders, missing
-from metafluence_plugins.datasets.images import Pixels
+from metafluence_plugins.datasets.images import Pixels, box_average
 
 
 class _Variant(NamedTuple):
@@ -65,16 +65,22 @@ VARIANTS = {
 
 @dataclass(frozen=True)
 class MNIST(LabelledDataset):
-    """70,000 images of 28x28 pixels in 10 classes, ink bright, as [1, 28, 28] (LeCun et al. 1998).
+    """70,000 images of 28x28 pixels in 10 classes, ink bright, as [1, size, size] (LeCun et al. 1998).
 
     variant: `mnist`, `fashion-mnist` (Xiao et al. 2017) or `kmnist` (Clanuwat et al. 2018), all of one format. part:
     the 60,000 images published for training, the 10,000 for testing, or all together. Files are the idx files, plain
-    or .gz, in a folder of the variant's name, of torchvision's (such as MNIST/raw), or, if root is given, in it.
+    or .gz, in a folder of the variant's name, of torchvision's (such as MNIST/raw), or, if root is given, in it. size:
+    images are scaled down to it by box average.
     """
 
     variant: Literal["mnist", "fashion-mnist", "kmnist"] = "mnist"
     part: Literal["train", "test", "all"] = "all"
+    size: int = 28
     root: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.size <= 28:
+            raise InputError(f"size is {self.size}; images of 28 pixels are scaled to 1 to 28.")
 
     def sources(self) -> tuple[Source, ...]:
         of = VARIANTS[self.variant]
@@ -92,7 +98,10 @@ class MNIST(LabelledDataset):
                 raise DataError(f"{pictures} has {len(images[-1])} images, {classes} {len(labels[-1])} labels.")
             if labels[-1].size and int(labels[-1].max()) > 9:
                 raise DataError(f"{classes} has the label {labels[-1].max()}; labels run from 0 to 9. Get it again.")
-        inputs, numbers = torch.from_numpy(np.concatenate(images)), torch.from_numpy(np.concatenate(labels))
+        pixels = np.concatenate(images)
+        if pixels.shape[-1] != self.size:
+            pixels = box_average(pixels, self.size)
+        inputs, numbers = torch.from_numpy(pixels), torch.from_numpy(np.concatenate(labels))
         return Labelled(inputs.unsqueeze(1), numbers.long(), VARIANTS[self.variant].classes)
 
     def _find(self, name: str) -> Path:
