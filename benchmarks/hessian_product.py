@@ -19,7 +19,7 @@ import metafluence as mf
 from metafluence.encoder import Encoder
 from metafluence.implicit import ImplicitHead
 
-STUDY = Path(__file__).parents[1] / "studies" / "digits-solvers.yaml"
+STUDY = Path(__file__).parents[1] / "studies" / "solver-comparison.yaml"
 BACKBONES = {
     "mlp 12": {"use": "mlp", "hidden": [12]},
     "mlp 128-64": {"use": "mlp", "hidden": [128, 64]},

@@ -1,4 +1,4 @@
-"""Conjugate gradients on the total Hessian of the study digits-solvers: steps and products with and without Nyström.
+"""Conjugate gradients on the total Hessian of the study solver-comparison: steps and products with and without Nyström.
 
 For one right-hand side (the gradient of the validation loss) and for all tasks' responses together. Products include
 those of the preconditioner's preparation; a step on k columns counts k.
@@ -12,7 +12,7 @@ import torch
 
 import metafluence as mf
 
-STUDY = Path(__file__).parents[1] / "studies" / "digits-solvers.yaml"
+STUDY = Path(__file__).parents[1] / "studies" / "solver-comparison.yaml"
 
 
 def main() -> None:
