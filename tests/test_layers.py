@@ -27,6 +27,7 @@ LAYERS = [
         "observer",
         "derivatives",
         "describe",
+        "devices",
         "minimise",
         "overrides",
         "provenance",

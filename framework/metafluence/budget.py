@@ -131,7 +131,7 @@ def _predict(bench: Bench, method: AttributionMethod) -> Tensor:
     check_context(method, context)
     found = method.parameter_change(method.prepare(context), bench.truth.removals)
     assert found is not None
-    return found.values
+    return found.values.cpu()
 
 
 def _median(error: Tensor, size: Tensor) -> float:

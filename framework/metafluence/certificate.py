@@ -92,11 +92,11 @@ def certify(
         *_assumptions(diagnostics or diagnose(context.point, context.generator), float(sizes.median())),
         _largest_step(method, state, context, (int(sizes.argmax()),)),
     ]
-    scores = method.scores(state, targets).values.mean(dim=1).numpy()
+    scores = method.scores(state, targets).values.mean(dim=1).cpu().numpy()
     change = method.parameter_change(state, truth.removals)
     assert change is not None
     true = truth.change.numpy()
-    error = bootstrap(change_agreement(change.values.numpy(), true).relative_error[moved(true)], np.median)
+    error = bootstrap(change_agreement(change.values.cpu().numpy(), true).relative_error[moved(true)], np.median)
     ranks = rank_agreement(scores[[r[0] for r in truth.removals]], truth.loss_change.numpy())
     count = len(truth.removals)
     checks += [

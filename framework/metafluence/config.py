@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from metafluence.corruption import Corruption
+from metafluence.devices import device_name
 from metafluence.episodes import Episodes
 from metafluence.errors import ConfigError, nearest
 from metafluence.tasks import Level
@@ -88,13 +89,14 @@ class StudyConfig(_Strict):
     checkpoints serve the methods that need some; the study's own trainer's if not given. damping: how `methods` that
     take a damping and set none come by it; as the methods have it if not given. grid: one method's scores with inner
     and outer solvers swapped against each other, at the first level. budget: methods whose error is split by where it
-    comes from. certificate: whether influence can be trusted here is checked, where there is ground truth.
+    comes from. device: where tensors are: cpu, cuda, cuda:N or mps. certificate: whether influence can be trusted here is checked, where there is ground truth.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     about: str = ""
     seed: int = 0
     dtype: Literal["float64", "float32"] = "float64"
+    device: Annotated[str, AfterValidator(device_name)] = "cpu"
     dataset: Spec
     episodes: Episodes = Episodes()
     corruption: Annotated[list[Corruption], BeforeValidator(_listed)] = []

@@ -21,6 +21,7 @@ import torch
 from joblib import cpu_count
 
 from metafluence.allocator import keep_freed_memory
+from metafluence.devices import full_precision
 from metafluence.errors import ExecutorError, InputError, MetafluenceError
 
 Item = TypeVar("Item")
@@ -107,6 +108,7 @@ class Parcel(Generic[Item, Result]):
     def __call__(self, index: int, item: bytes) -> tuple[int, bytes]:
         """In a worker: run it on a sealed item."""
         keep_freed_memory()
+        full_precision()
         torch.set_num_threads(self._threads)
         try:
             return index, cloudpickle.dumps((self._function()(cloudpickle.loads(item)), None))

@@ -79,6 +79,7 @@ def _score(bench: Bench, method: AttributionMethod, problem: BilevelProblem) -> 
     started = time.perf_counter()
     context = bench.context(problem)
     scored = attribute(method, context, bench.targets(problem))
+    scores = scored.values[:, 0].cpu()
     facts = {
         "seconds": time.perf_counter() - started,
         "products": scored.solve.products,
@@ -86,4 +87,4 @@ def _score(bench: Bench, method: AttributionMethod, problem: BilevelProblem) -> 
         "inner_residual": context.point.inner_residual(),
         "standard_error": scored.solve.standard_error,
     }
-    return scored.values[:, 0], facts
+    return scores, facts

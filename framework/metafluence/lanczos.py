@@ -83,8 +83,8 @@ def extreme_eigenvalues(
 ) -> Extremes:
     """Ritz values after at most `steps` products, or once both errors are below `rtol` of the values themselves."""
     shape = (*operator.batch_shape, operator.size, 1)
-    start = torch.randn(shape, generator=generator, dtype=operator.dtype).to(operator.device)
-    space = KrylovSpace(operator, start)
+    start = torch.randn(shape, generator=generator, device=generator.device, dtype=operator.dtype)
+    space = KrylovSpace(operator, start.to(operator.device))
     limit = min(steps, operator.size)
     while True:
         space.grow()

@@ -81,8 +81,9 @@ class SoftmaxLoss(OutputLoss):
 
     def sampled(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
         p = outputs.softmax(dim=-1)
-        drawn = torch.multinomial(p.reshape(-1, p.shape[-1]), 1, generator=generator).reshape(p.shape[:-1])
-        return self.observed(outputs, drawn)
+        likely = p.reshape(-1, p.shape[-1]).to(generator.device)
+        drawn = torch.multinomial(likely, 1, generator=generator).reshape(p.shape[:-1])
+        return self.observed(outputs, drawn.to(outputs.device))
 
     def observed(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return outputs.softmax(dim=-1) - torch.nn.functional.one_hot(targets, outputs.shape[-1]).to(outputs)
@@ -104,7 +105,8 @@ class SquaredLoss(OutputLoss):
         return tangents
 
     def sampled(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
-        return torch.randn(outputs.shape, generator=generator, dtype=outputs.dtype).to(outputs.device)
+        drawn = torch.randn(outputs.shape, generator=generator, device=generator.device, dtype=outputs.dtype)
+        return drawn.to(outputs.device)
 
     def observed(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return outputs - targets

@@ -24,6 +24,7 @@ class FlatModule:
     def __init__(self, module: nn.Module, dtype: torch.dtype, device: torch.device | str = "cpu") -> None:
         check_module(module)
         self.module = deepcopy(module).to(dtype=dtype, device=device)
+        self.device = torch.device(device)
         parameters = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
         self._names = list(parameters)
         self._shapes = [p.shape for p in parameters.values()]
@@ -42,13 +43,14 @@ class FlatModule:
             return self.flat()
         seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
         fresh = deepcopy(self)
+        fresh.module.cpu()  # layers draw where they are
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             for layer in fresh.module.modules():
                 reset = getattr(layer, "reset_parameters", None)
                 if callable(reset):
                     reset()
-        return fresh.flat()
+        return fresh.flat().to(self.device)
 
     @property
     def mixes_instances(self) -> bool:

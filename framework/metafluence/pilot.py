@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 
 from metafluence.comparison import Comparing
+from metafluence.devices import settle
 from metafluence.errors import MetafluenceError
 from metafluence.preparation import Started
 from metafluence.runs import Bench
@@ -94,7 +95,7 @@ def _scoring(study: Study, started: Started) -> float:
             problem, fit.meta, point.adapted, split.validation, split.test, None, started.checkpoints, 0, plan.level
         )
         with contextlib.suppress(MetafluenceError):
-            plan.method.scores(plan.method.prepare(bench.context()), bench.targets())
+            settle(plan.method.scores(plan.method.prepare(bench.context()), bench.targets()).values)
     return time.perf_counter() - begun
 
 

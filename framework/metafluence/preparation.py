@@ -12,10 +12,11 @@ from metafluence.attribution import Targets
 from metafluence.config import StudyConfig
 from metafluence.corruption import corrupt
 from metafluence.datasets import Dataset
+from metafluence.devices import find_device
 from metafluence.diagnostics import Diagnostics, diagnose
 from metafluence.episodes import Split
 from metafluence.errors import InputError
-from metafluence.executors import Executor
+from metafluence.executors import Executor, RemoteExecutor
 from metafluence.fingerprints import component_fingerprint
 from metafluence.fits import stored_fit
 from metafluence.learners import MetaLearner
@@ -36,7 +37,10 @@ NAMES: dict[Level, str] = {"task": "tasks", "support": "support instances", "que
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a study has before its runs; a bench for each of its levels."""
+    """What a study has before its runs; a bench for each of its levels.
+
+    split: the tasks as they were drawn, on the processor; what is computed with is on the study's device.
+    """
 
     split: Split
     fit: Fit
@@ -71,6 +75,7 @@ class Preparation:
         if config.damping is not None and (config.truth is None or config.episodes.validation < 2):
             lacks = "has no `truth`" if config.truth is None else "has fewer than two of those"
             raise InputError(f"damping is chosen by retraining, on some of the validation tasks; the study {lacks}.")
+        self.device = find_device(config.device, DTYPES[config.dtype])
         self._dataset: Dataset = registry.build("dataset", config.dataset)
         self._learner: MetaLearner = registry.build("learner", config.learner)
         self._inner_solver: Solver = registry.build("solver", config.inner_solver, "inner_solver")
@@ -78,12 +83,13 @@ class Preparation:
         self._descent: Trainer | None = None
         if config.checkpoints is not None:
             self._descent = registry.build("trainer", config.checkpoints, "checkpoints")
-        self._executor: Executor = registry.build("executor", config.executor)
+        self._executor = self._on_device(registry.build("executor", config.executor))
 
     def start(self) -> Started:
         """Draw the tasks and fit, if that is not done yet."""
         split = self._tasks()
-        problem = BilevelProblem(self._learner, split.train, self.config.l2, self._inner_solver, self.config.memory_gib)
+        tasks = split.train.to(device=self.device)
+        problem = BilevelProblem(self._learner, tasks, self.config.l2, self._inner_solver, self.config.memory_gib)
         self._claim(problem, split)
         fit = self._fit("meta-training", "fit", self._trainer, problem, split, "fit")
         checkpoints = fit.checkpoints
@@ -105,8 +111,9 @@ class Preparation:
         if not fit.converged:
             warnings.insert(0, f"Meta-training stopped before its tolerance (‖∇F‖ = {fit.gradient_norm:.1e}).")
         bank = self.bank(started)
-        goals, selection = self.judges(split.validation)
-        shared = (problem, fit.meta, point.adapted, goals, split.test, bank, started.checkpoints, self.config.seed)
+        validation, test = (part.to(device=self.device) for part in (split.validation, split.test))
+        goals, selection = self.judges(validation)
+        shared = (problem, fit.meta, point.adapted, goals, test, bank, started.checkpoints, self.config.seed)
         benches: dict[Level, Bench] = {}
         others = self._other_seeds(problem, split, goals)
         for level in self.config.levels:
@@ -136,6 +143,12 @@ class Preparation:
             train = corrupt(train, corruption, generator)
         self._observer.done()
         return replace(split, train=train, drawn=split.train)
+
+    def _on_device(self, executor: Executor) -> Executor:
+        """The processes of one machine would share its GPU, and each take some of its memory: one at a time will do."""
+        if self.device.type == "cpu" or not isinstance(executor, RemoteExecutor):
+            return executor
+        return executor if executor.elsewhere or executor.jobs is not None else replace(executor, jobs=1)
 
     def _generator(self, purpose: str) -> torch.Generator:
         """Randomness for one purpose; what one purpose draws does not shift what another does."""
@@ -173,7 +186,7 @@ class Preparation:
             self._observer.done(f"‖∇F‖ = {fit.gradient_norm:.1e} after {fit.steps} steps{best}")
             return fit
 
-        return stored_fit(self.folder / f"{name}.safetensors", make)
+        return stored_fit(self.folder / f"{name}.safetensors", make, self.device)
 
     def _bank(self, problem: BilevelProblem, fit: Fit, split: Split, purpose: str, store: Path) -> RetrainBank:
         assert self.config.truth is not None

@@ -79,14 +79,17 @@ class BilevelProblem:
         return other
 
     def over(self, tasks: TaskSet) -> BilevelProblem:
-        """The same learner on other tasks, without l2: for the losses and gradients of validation and test tasks."""
+        """The same learner on other tasks, without l2: for the losses and gradients of validation and test tasks.
+
+        They are moved to this problem's device.
+        """
         if tasks.input_shape != self.tasks.input_shape or tasks.dtype != self.tasks.dtype:
             raise InputError(
                 f"These tasks have inputs {list(tasks.input_shape)} ({tasks.dtype}); the learner is bound to "
                 f"{list(self.tasks.input_shape)} ({self.tasks.dtype})."
             )
         other = copy(self)
-        other.tasks, other.l2 = tasks, 0.0
+        other.tasks, other.l2 = tasks.to(device=self.tasks.device), 0.0
         return other
 
     def fingerprint(self) -> str:
@@ -131,6 +134,8 @@ class BilevelProblem:
         """Raises InputError for meta-parameters that are not this learner's."""
         if tuple(meta.shape) != (self.size,):
             raise InputError(f"meta has shape {tuple(meta.shape)}; this learner has [{self.size}] meta-parameters.")
+        if meta.device != self.tasks.device:
+            raise InputError(f"meta is on {meta.device}, the tasks on {self.tasks.device}. Move it: meta.to(device).")
 
 
 class Point:

@@ -24,7 +24,7 @@ Start = Literal["warm", "cold"]
 
 @dataclass(frozen=True)
 class Retrained:
-    """meta [P, s]: λ after each of s removals.
+    """meta [P, s]: λ after each of s removals, on the problem's device.
 
     converged [s] (bool), gradient_norm, seconds and products (with the Hessian) [s]: how each fit went. shared_*: of
     the work done once for all of them, which is in no fit's own figures.
@@ -108,7 +108,7 @@ class RetrainBank:
             return torch.tensor([f[name] for f in facts], dtype=torch.float64)
 
         retrained = Retrained(
-            torch.stack([self._kept[key][0] for key in keys], dim=1),
+            torch.stack([self._kept[key][0] for key in keys], dim=1).to(self._problem.tasks.device),
             column("converged").bool(),
             column("gradient_norm"),
             column("seconds"),
@@ -152,7 +152,7 @@ class RetrainBank:
         }
         if self._shared is not None:
             facts |= {"shared_seconds": self._shared.seconds, "shared_products": self._shared.products}
-        self._kept[key] = (fit.meta, facts)
+        self._kept[key] = (fit.meta.cpu(), facts)
         if self._store is not None:
             save_tensors(self._store / f"{key}.safetensors", {"meta": fit.meta}, facts)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from metafluence.attribution import AttributionMethod, Context, Targets, check_context
+from metafluence.devices import settle
 from metafluence.errors import MetafluenceError
 from metafluence.losses import accuracy
 from metafluence.metrics import (
@@ -189,8 +190,8 @@ def _execute(bench: Bench, method: AttributionMethod, label: str, solver: str) -
     targets = bench.targets()
     state = method.prepare(context)
     scored = method.scores(state, targets)
+    scores = scored.values[:, 0].cpu()  # a device works on until it is asked for what it found
     seconds = scored.seconds if scored.seconds is not None else time.perf_counter() - started
-    scores = scored.values[:, 0]
     facts: dict[str, Any] = {
         "units": scored.units,
         "damping": getattr(method, "damping", NAN),
@@ -208,8 +209,9 @@ def _execute(bench: Bench, method: AttributionMethod, label: str, solver: str) -
         started = time.perf_counter()
         change = method.parameter_change(state, bench.truth.removals)
         if change is not None:
+            changes = change.values.cpu()
             facts["change_seconds"] = time.perf_counter() - started if scored.seconds is None else seconds
-            found = change_agreement(change.values.numpy(), bench.truth.change.numpy())
+            found = change_agreement(changes.numpy(), bench.truth.change.numpy())
             errors, known = torch.from_numpy(found.relative_error), moved(bench.truth.change.numpy())
             facts |= {
                 "change_error": median(found.relative_error[known]),
@@ -251,6 +253,7 @@ def _edit(bench: Bench, method: AttributionMethod, state: Any, worst: Sequence[R
         change = method.parameter_change(state, [removal])
         if change is None:
             break
+        settle(change.values)
         seconds = time.perf_counter() - started if np.isnan(seconds) else seconds
         quality = bench.test(bench.meta + change.values[:, 0])
         line[:2] = torch.tensor([quality.accuracy, quality.loss])

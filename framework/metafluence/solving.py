@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from metafluence.devices import settle
 from metafluence.errors import InputError, SolverError
 from metafluence.operators import (
     LAYERED,
@@ -235,6 +236,7 @@ class PreparedSolve:
         _check_columns(self._counter, rhs)
         before, started = self._counter.products, time.perf_counter()
         applied = self.solver.apply(self.state, rhs, generator or _fresh())
+        settle(applied.value)
         seconds = time.perf_counter() - started
         matvecs = math.ceil(self._counter.products - before)
         solution = _judge(self.solver, self._damped if judge else None, rhs, applied, matvecs, seconds)
@@ -271,6 +273,7 @@ def solve_sweep(
     counter = CountingOperator(operator)
     started = time.perf_counter()
     found = solver.sweep(counter, dampings, rhs, generator or _fresh())
+    settle(found[-1].value)
     seconds, matvecs = time.perf_counter() - started, math.ceil(counter.products)
     return [
         _judge(solver, ShiftedOperator(operator, damping), rhs, applied, matvecs, seconds)

@@ -81,7 +81,7 @@ def sweep_damping(
     goals = targets.gradients(jacobian)[:, :1]
     responses = point.task_gradients(jacobian)
     solved = solve_sweep(solver, operator, goals, values, generator)
-    scores = torch.cat([responses.T @ s.value for s in solved], dim=1)
+    scores = torch.cat([responses.T @ s.value for s in solved], dim=1).cpu()
     products = solved[0].matvecs
     changes: list[float] = [NAN] * len(values)
     if truth is not None:
@@ -117,7 +117,7 @@ def _change_errors(
         solved = solve_sweep(solver, operator, block, dampings, generator)
         products += solved[0].matvecs
         for kept, solution in zip(found, solved, strict=True):
-            kept.append(solution.value)
+            kept.append(solution.value.cpu())
     errors = [change_agreement(torch.cat(kept, dim=1).numpy(), true.numpy()).relative_error for kept in found]
     return [median(e[moved(true.numpy())]) for e in errors], products
 

@@ -51,7 +51,7 @@ class TaskSet:
     support, query: `inputs` [N, n, *shape] (floating point), `targets` [N, n] (class indices, int64)
     or [N, n, C] (real values, floating point).
     ids: one name per task. corrupted_support [N, n_s], corrupted_query [N, n_q]: the truth kept by a
-    corruption, for detection metrics only; no learner or method reads it.
+    corruption, for detection metrics only; no learner or method reads it, and it stays on the processor.
     """
 
     support: Batch
@@ -66,7 +66,7 @@ class TaskSet:
             _check_half(half, batch, self.ids)
             _check_targets(half, batch.targets, self.ids)
             if getattr(self, f"corrupted_{half}") is None:
-                clean = torch.zeros(batch.targets.shape[:2], dtype=torch.bool, device=batch.targets.device)
+                clean = torch.zeros(batch.targets.shape[:2], dtype=torch.bool)
                 object.__setattr__(self, f"corrupted_{half}", clean)
         if self.support.targets.shape[2:] != self.query.targets.shape[2:]:
             support, query = (tuple(half.targets.shape) for half in (self.support, self.query))
@@ -106,7 +106,7 @@ class TaskSet:
 
     def __getitem__(self, index: slice | Sequence[int] | Tensor) -> TaskSet:
         """A subset, in the order asked for."""
-        numbers = torch.arange(len(self))[torch.as_tensor(index) if not isinstance(index, slice) else index]
+        numbers = torch.arange(len(self))[index if isinstance(index, slice) else torch.as_tensor(index).cpu()]
         return TaskSet(
             self.support[numbers],
             self.query[numbers],
@@ -121,6 +121,10 @@ class TaskSet:
             yield slice(start, min(start + size, len(self)))
 
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> TaskSet:
+        """The same tasks in another precision or on another device."""
+        if dtype in (None, self.dtype) and device in (None, self.device):
+            return self
+
         def move(batch: Batch) -> Batch:
             real = dtype if batch.targets.is_floating_point() else None
             return Batch(batch.inputs.to(dtype=dtype, device=device), batch.targets.to(dtype=real, device=device))

@@ -47,7 +47,8 @@ class Ceiling:
 
 @dataclass(frozen=True)
 class Truth:
-    """Retraining without single items: the removals, Δλ [P, s], and the change of the target's loss [s].
+    """Retraining without single items: the removals, Δλ [P, s], and the change of the target's loss [s]; tensors are on
+    the processor, whatever the study's device.
 
     subsets: random removals, and subset_loss_change [m] of the target after them. seconds: of all the work but that
     of other seeds.
@@ -98,7 +99,7 @@ def retrain(
     theirs = [loss_changes(t, other.meta) for other, t in again]
     truth = Truth(
         tuple(removals[i] for i in alone),
-        found.meta[:, alone] - targets.point.meta.unsqueeze(1),
+        (found.meta[:, alone] - targets.point.meta.unsqueeze(1)).cpu(),
         changes[alone],
         found.cost(kept),
         tuple(removals[i] for i in together),
@@ -109,9 +110,9 @@ def retrain(
 
 
 def loss_changes(targets: Targets, metas: Tensor) -> Tensor:
-    """The change [s] of the targets' mean loss from λ* to each column of [P, s]."""
+    """The change [s] of the targets' mean loss from λ* to each column of [P, s], on the processor."""
     before = targets.losses().mean()
-    return torch.stack([targets.losses(meta).mean() - before for meta in metas.T])
+    return torch.stack([targets.losses(meta).mean() - before for meta in metas.T]).cpu()
 
 
 def _ceiling(ours: Tensor, theirs: list[Tensor], alone: Tensor, together: Tensor) -> Ceiling:

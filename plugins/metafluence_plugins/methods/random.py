@@ -21,5 +21,6 @@ class RandomScore(AttributionMethod):
         return context
 
     def scores(self, state: Context, targets: Targets) -> Scores:
-        values = torch.randn(state.items, 1, generator=state.generator, dtype=state.problem.tasks.dtype)
-        return Scores(values.expand(-1, len(targets.losses())), state.level, self.units)
+        tasks, generator = state.problem.tasks, state.generator
+        drawn = torch.randn(state.items, 1, generator=generator, device=generator.device, dtype=tasks.dtype)
+        return Scores(drawn.to(tasks.device).expand(-1, len(targets.losses())), state.level, self.units)

@@ -39,7 +39,8 @@ class Nystrom(Preconditioner):
     def prepare(self, operator: LinearOperator, damping: float, generator: torch.Generator) -> NystromState:
         rank = min(self.rank, operator.size)
         shape = (*operator.batch_shape, operator.size, rank)
-        drawn = torch.randn(shape, generator=generator, dtype=operator.dtype).to(operator.device)
+        drawn = torch.randn(shape, generator=generator, device=generator.device, dtype=operator.dtype)
+        drawn = drawn.to(operator.device)
         test = torch.linalg.qr(drawn).Q
         sketch = operator.matmat(test)
         # A small shift makes the core's factorisation stable, and is taken off again.
