@@ -15,7 +15,7 @@ PLUGINS = sorted((ROOT / "plugins" / "metafluence_plugins").rglob("*.py"))
 
 # Lowest first: a module imports only from layers above its own line in this list.
 LAYERS = [
-    {"errors", "allocator"},
+    {"errors", "allocator", "alike"},
     {
         "tasks",
         "operators",

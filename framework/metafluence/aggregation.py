@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.stats import t
 
 from metafluence.outcomes import Line, Outcome
+from metafluence.runs import Row
 from metafluence.tasks import Level
 
 Array = NDArray[np.float64]
@@ -88,15 +89,18 @@ def rows_frame(outcomes: Iterable[Outcome]) -> pd.DataFrame:
     """All runs of all outcomes, one a line: what is varied, the seed, the row's fields, and what it is compared with.
 
     accuracy_full, loss_full: with all items. accuracy_clean, loss_clean: retrained without exactly the corrupted.
-    fit_seconds: of the fit from scratch.
+    fit_seconds: of the fit from scratch. What is varied under a field's name stands as `vary.NAME`. There are no
+    accuracies where all targets are real values.
     """
-    lines = []
+    fields = Row.__dataclass_fields__
+    lines, real = [], True
     for one in outcomes:
         for line in one.lines:
+            real &= one.real
             clean = one.sides[line.row.level].clean
             lines.append(
                 {
-                    **one.varied,
+                    **{f"vary.{name}" if name in fields else name: label for name, label in one.varied.items()},
                     "seed": one.seed,
                     **line.row.facts(),
                     "notes": " ".join(line.row.notes),
@@ -108,7 +112,8 @@ def rows_frame(outcomes: Iterable[Outcome]) -> pd.DataFrame:
                     "variation": one.id,
                 }
             )
-    return pd.DataFrame(lines)
+    found = pd.DataFrame(lines)
+    return found.drop(columns=[c for c in found if c.startswith("accuracy_")]) if real else found
 
 
 def lines(group: Group, level: Level, method: Method) -> list[tuple[Outcome, Line]]:

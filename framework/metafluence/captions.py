@@ -53,22 +53,25 @@ FIGURE_TEXT = {
 OVER_SEEDS = {
     "items-found": (
         "Corrupted items found",
-        "Items are inspected from the lowest score up. Lines are means over seeds, bands Student's 95 % intervals.",
+        "Items are inspected from the lowest score up; a curve that climbs faster finds the corrupted ones sooner.",
+        "Lines are means over seeds, bands Student's 95 % intervals.",
     ),
     "removal-curves": (
         "Removing what scores lowest",
         "Test quality after exact retraining without ever more of the items that a method scores lowest; the star is "
-        "retraining without exactly the corrupted ones. Lines are means over seeds, bands Student's 95 % intervals.",
+        "retraining without exactly the corrupted ones.",
+        "Lines are means over seeds, bands Student's 95 % intervals.",
     ),
     "fidelity-against-runtime": (
         "Fidelity against runtime",
-        "Up and to the left is better. Means over seeds, bars Student's 95 % intervals of the fidelity. No estimator "
-        "is both faster and better than those on the dotted line, the Pareto front, whose names stand beside their "
-        "points.",
+        "Up and to the left is better. No estimator is both faster and better than those on the dotted line, the "
+        "Pareto front, whose names stand beside their points.",
+        "Points are means over seeds, bars Student's 95 % intervals of the fidelity.",
     ),
     "methods-and-variations": (
         "Methods in every variation",
-        "Mean Spearman of scores and exactly retrained changes, for every method in every variation.",
+        "Spearman of scores and exactly retrained changes, for every method in every variation.",
+        "Figures are means over seeds.",
     ),
 }
-"""The same for figures over several variations and seeds."""
+"""The same for figures over several variations: title, caption, and what is added where there are several seeds."""

@@ -8,15 +8,18 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import NullFormatter, PercentFormatter
 
 from metafluence.aggregation import Group, Method, lines, mean, mean_curve, methods, named, values
 from metafluence.figures import NOUNS
 from metafluence.labels import label_points
 from metafluence.metrics import pareto_front
-from metafluence.palette import COLOURS, MARKERS
+from metafluence.palette import COLOURS, MARKERS, legend, single
 from metafluence.palette import line as look
 from metafluence.tasks import Level
+
+Curve = tuple[np.ndarray, np.ndarray]
+"""Across and up, of one seed."""
 
 
 def draw_level(groups: Sequence[Group], level: Level) -> dict[str, Figure]:
@@ -31,63 +34,58 @@ def draw_level(groups: Sequence[Group], level: Level) -> dict[str, Figure]:
 
 
 def removal_curves(groups: Sequence[Group], level: Level) -> Figure | None:
-    """Test accuracy (loss, for real targets) after retraining without ever more of the items scored lowest."""
-    real = groups[0].outcomes[0].real
-    column, what = (3, "loss") if real else (2, "accuracy")
-    side = groups[0].outcomes[0].sides[level]
-    if len(side.removed) < 2:
-        return None
-    order = np.argsort(side.removed)
-    across = np.concatenate([[0], np.array(side.removed)[order]]) / side.items
+    """Test accuracy (loss, where any targets are real) after retraining without ever more of the items scored lowest.
 
-    def curves(group: Group, method: Method) -> list[np.ndarray]:
+    None where no study removes several shares.
+    """
+    real = any(group.outcomes[0].real for group in groups)
+    column, what = (3, "loss") if real else (2, "accuracy")
+
+    def curves(group: Group, method: Method) -> list[Curve]:
         found = []
         for one, line in lines(group, level, method):
-            if len(line.curve) == len(order):
-                found.append(np.concatenate([[getattr(one.full, what)], line.curve[:, column].numpy()[order]]))
-        return found
+            side = one.sides[level]
+            if len(line.curve) == len(side.removed) > 1:
+                order = np.argsort(side.removed)
+                across = np.array(side.removed)[order] / side.items
+                found.append((across, line.curve[:, column].numpy()[order], getattr(one.full, what)))
+        return [(np.append(0, across), np.append(start, after)) for across, after, start in found]
 
     def mark(axis: Axes, group: Group) -> None:
         clean = mean(getattr(one.sides[level].clean, what) for one in group.outcomes)
-        share = side.corrupted / side.items
         if clean.n:
+            share = _corrupted(group, level)
             axis.plot([share], [clean.value], marker="*", ms=11, color="#777777", ls="", label="exactly the corrupted")
 
     titles = (f"share of {NOUNS[level]}s removed, lowest score first", f"test {what} after retraining")
-    return _panels(groups, level, curves, across, titles, mark)
+    return _panels(groups, level, curves, titles, mark, (-np.inf, np.inf) if real else (0, 1))
 
 
 def items_found(groups: Sequence[Group], level: Level) -> Figure | None:
-    """Share of the corrupted items found against share inspected, lowest score first."""
-    first = [line.found for line in groups[0].outcomes[0].lines if line.row.level == level and len(line.found)]
-    if not first:
-        return None
-    across = np.linspace(0, 1, len(first[0]))
+    """Share of the corrupted items found against share inspected, lowest score first; None where none is corrupted."""
 
-    def curves(group: Group, method: Method) -> list[np.ndarray]:
-        runs = lines(group, level, method)
-        return [line.found.numpy() for _, line in runs if len(line.found) == len(across)]
+    def curves(group: Group, method: Method) -> list[Curve]:
+        found = [line.found.numpy() for _, line in lines(group, level, method) if len(line.found)]
+        return [(np.linspace(0, 1, len(curve)), curve) for curve in found]
 
     def mark(axis: Axes, group: Group) -> None:
-        side = group.outcomes[0].sides[level]
-        share = side.corrupted / side.items
+        share = _corrupted(group, level)
         axis.plot([0, share, 1], [0, 1, 1], color="#bbbbbb", lw=1, ls=":", label="perfect")
         axis.plot([0, 1], [0, 1], color="#bbbbbb", lw=1, ls="--", label="chance")
         axis.yaxis.set_major_formatter(PercentFormatter(1))
-        axis.set_ylim(-0.03, 1.03)
 
     titles = (f"share of {NOUNS[level]}s inspected, lowest score first", "share of the corrupted found")
-    return _panels(groups, level, curves, across, titles, mark)
+    return _panels(groups, level, curves, titles, mark, (0, 1))
 
 
 def fidelity_against_runtime(groups: Sequence[Group], level: Level) -> Figure | None:
     """Mean rank agreement with retraining, with its interval, against mean time; the Pareto front joined and named."""
+    names = _all_methods(groups, level)
     drawn = [g for g in groups if any(mean(values(g, level, m, "spearman")).n for m in methods(g, level))]
     if not drawn:
         return None
     figure, axes = _grid(len(drawn))
     named_points = []
-    names = _all_methods(groups, level)
     for axis, group in zip(axes, drawn, strict=False):
         points, shown = [], []
         for method in methods(group, level):
@@ -103,10 +101,13 @@ def fidelity_against_runtime(groups: Sequence[Group], level: Level) -> Figure | 
             )  # fmt: skip
         front = pareto_front(*np.array(points).T)
         axis.plot(*np.array(points)[front].T, color="#777777", lw=1, ls=":", label="Pareto front", zorder=1)
-        axis.set(xscale="log", xlabel=f"seconds to score all {NOUNS[level]}s", title=group.label)
+        axis.set(xscale="log", xlabel=f"seconds to score all {NOUNS[level]}s")
+        times = np.log10([time for time, _ in points])
+        axis.set_xlim(10 ** (np.floor(times.min()) - 0.15), 10 ** (np.ceil(times.max()) + 0.15))
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        _title(axis, group)
         named_points.append((axis, [points[i] for i in front], [shown[i] for i in front], points))
-    axes[0].set_ylabel("Spearman with exact retraining")
-    _legend(figure, axes)
+    _finish(figure, axes, "Spearman with exact retraining", (-1, 1))
     for axis, points, shown, others in named_points:
         label_points(figure, axis, points, shown, others)
     return figure
@@ -134,37 +135,56 @@ def heat_map(groups: Sequence[Group], level: Level) -> Figure | None:
 def _panels(
     groups: Sequence[Group],
     level: Level,
-    curves: Callable[[Group, Method], list[np.ndarray]],
-    across: np.ndarray,
-    titles: Method,
+    curves: Callable[[Group, Method], list[Curve]],
+    titles: tuple[str, str],
     mark: Callable[[Axes, Group], None],
+    bounds: tuple[float, float],
 ) -> Figure | None:
-    """A panel a group, in each a line and a band a method."""
+    """A panel for each group that there are curves of, in each a line and a band a method."""
     names = _all_methods(groups, level)
-    figure, axes = _grid(len(groups))
-    any_drawn = False
-    for axis, group in zip(axes, groups, strict=False):
-        for i, method in enumerate(names):
-            found = curves(group, method)
-            if not found or not np.isfinite(np.stack(found)[:, 1:]).any():
-                continue
-            any_drawn = True
-            middle, half = mean_curve(found)
+    drawn: list[tuple[Group, dict[Method, list[Curve]]]] = []
+    for group in groups:
+        found = {method: _alike(curves(group, method)) for method in methods(group, level)}
+        found = {method: some for method, some in found.items() if any(np.isfinite(c[1:]).any() for _, c in some)}
+        if found:
+            drawn.append((group, found))
+    if not drawn:
+        return None
+    figure, axes = _grid(len(drawn))
+    for axis, (group, found) in zip(axes, drawn, strict=False):
+        for method, some in found.items():
+            i = names.index(method)
+            across = np.mean([x for x, _ in some], axis=0)
+            middle, half = mean_curve([y for _, y in some])
             axis.plot(across, middle, label=named(method), **look(i))
             axis.fill_between(across, middle - half, middle + half, color=COLOURS[i % 8], alpha=0.08, lw=0)
         mark(axis, group)
-        axis.xaxis.set_major_formatter(PercentFormatter(1))
-        axis.set(xlabel=titles[0], title=group.label)
-    axes[0].set_ylabel(titles[1])
-    _legend(figure, axes)
-    return figure if any_drawn else None
+        axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axis.set_xlabel(titles[0])
+        _title(axis, group)
+    _finish(figure, axes, titles[1], bounds)
+    return figure
+
+
+def _alike(curves: list[Curve]) -> list[Curve]:
+    """Those with as many points as the first."""
+    return [curve for curve in curves if len(curve[1]) == len(curves[0][1])]
+
+
+def _corrupted(group: Group, level: Level) -> float:
+    """The share of the items that is corrupted, the mean over seeds."""
+    return mean(one.sides[level].corrupted / one.sides[level].items for one in group.outcomes).value
 
 
 def _grid(count: int) -> tuple[Figure, list[Axes]]:
-    columns = min(3, count)
-    rows = -(-count // columns)
-    figure = Figure(figsize=(2.2 + 4.6 * columns, 4.2 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel().tolist()
+    """One pair of axes that can be read on a phone, or several, two in a row."""
+    if count == 1:
+        figure, axis = single()
+        axes = [axis]
+    else:
+        rows = -(-count // 2)
+        figure = Figure(figsize=(9.2, 3.9 * rows), layout="constrained")
+        axes = figure.subplots(rows, 2, squeeze=False, sharey=True).ravel().tolist()
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(color="#eeeeee", zorder=0)
@@ -173,12 +193,18 @@ def _grid(count: int) -> tuple[Figure, list[Axes]]:
     return figure, axes
 
 
-def _legend(figure: Figure, axes: Sequence[Axes]) -> None:
-    entries = {}
-    for axis in axes:
-        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
-            entries.setdefault(label, handle)
-    figure.legend(list(entries.values()), list(entries), loc="outside right upper", fontsize=8, frameon=False)
+def _title(axis: Axes, group: Group) -> None:
+    axis.set_title(group.label.replace(", ", ",\n") if len(group.label) > 45 else group.label, fontsize=9)
+
+
+def _finish(figure: Figure, axes: Sequence[Axes], upwards: str, bounds: tuple[float, float]) -> None:
+    """What all panels share: the axis upwards, no further than values can go, and the legend."""
+    low, high = axes[0].get_ylim()
+    margin = 0.04 * (min(high, bounds[1]) - max(low, bounds[0]))
+    axes[0].set_ylim(max(low, bounds[0] - margin), min(high, bounds[1] + margin))
+    for axis in axes[::2]:  # the first of each row
+        axis.set_ylabel(upwards)
+    legend(figure, axes)
 
 
 def _all_methods(groups: Sequence[Group], level: Level) -> list[Method]:

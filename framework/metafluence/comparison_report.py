@@ -14,20 +14,37 @@ from typing import Any
 import yaml
 
 from metafluence.aggregation import Group, groups, mean, rows_frame
+from metafluence.alike import alike
 from metafluence.budget import SOURCES
 from metafluence.captions import FIGURE_TEXT, OVER_SEEDS
 from metafluence.comparison import Comparing, Stored
 from metafluence.comparison_figures import draw_level
-from metafluence.comparison_tables import Table, level_table, published_table
-from metafluence.comparison_verdict import comparison_verdict
+from metafluence.comparison_tables import WORDS, Table, level_table, only_filled, published_table
+from metafluence.comparison_verdict import failures, findings
 from metafluence.figures import NOUNS
 from metafluence.outcomes import Outcome
 from metafluence.pages import picture, write_page
 from metafluence.provenance import versions
 from metafluence.store import write_atomically
-from metafluence.tables import filled, write_tables
+from metafluence.tables import write_tables
 from metafluence.tasks import LEVELS, Level
 from metafluence.variations import Published
+
+STUDY = "study"
+"""The name under which the study is one more thing that is varied."""
+NO_MATTER = {"seed", "seeds", "about", "executor", "memory_gib"}
+"""The parts in which stores of one study may differ, done in several places with other seeds in each."""
+
+
+@dataclass(frozen=True)
+class Reported:
+    """A store that is reported. label: its study's, where there are several; missing: ids of unfinished variations."""
+
+    label: str
+    raw: dict[str, object]
+    versions: dict[str, str | None]
+    published: Published | None
+    missing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -37,8 +54,7 @@ class Merged:
     name: str
     about: str
     outcomes: tuple[Outcome, ...]
-    published: Published | None
-    raws: tuple[dict[str, object], ...]
+    sources: tuple[Reported, ...]
     pages: tuple[Path, ...]
 
     @classmethod
@@ -46,7 +62,8 @@ class Merged:
         """Of a study that was just done."""
         asked = work.comparison
         pages = tuple(work.store.page(one.id, len(outcomes)) for one in outcomes)
-        return cls(asked.name, asked.about, tuple(outcomes), asked.published, (asked.raw,), pages)
+        source = Reported("", asked.raw, versions(), asked.published)
+        return cls(asked.name, asked.about, tuple(outcomes), (source,), pages)
 
     @cached_property
     def groups(self) -> list[Group]:
@@ -60,107 +77,191 @@ class Merged:
         """The groups that have that level."""
         return [group for group in self.groups if level in group.outcomes[0].sides]
 
+    @property
+    def findings(self) -> list[tuple[str, list[str]]]:
+        """By group, what it found in sentences."""
+        return [(group.label, findings(group)) for group in self.groups]
+
+    @property
+    def lost(self) -> tuple[str, str]:
+        """How many variations and how many runs failed, in a sentence each; empty where none did."""
+        return failures(self.outcomes)
+
+    @property
+    def failed(self) -> list[tuple[str, list[str]]]:
+        """Why variations failed, and which; reasons that differ in numbers alone stand together."""
+        return alike((one.reason, _who(one)) for one in self.outcomes if one.reason)
+
+    @property
+    def failed_runs(self) -> list[tuple[str, list[str]]]:
+        """The same of runs."""
+        rows = [(one, line.row) for one in self.outcomes for line in one.lines if line.row.reason]
+        done = sum(not one.reason for one in self.outcomes)
+        found = alike((row.reason, (one, row.name)) for one, row in rows)
+        return [(reason, _gathered(some, done)) for reason, some in found]
+
+    @property
+    def warnings(self) -> list[tuple[str, str]]:
+        """Warnings, those that differ in numbers alone as one, and of how many variations each is."""
+        found = alike((text, one.id) for one in self.outcomes for text in one.warnings)
+        count = len(self.outcomes)
+        return [(text, f"{len(set(ids))} of {count} variations" if count > 1 else "") for text, ids in found]
+
 
 def merged(stores: Sequence[Stored]) -> Merged:
-    """What is finished in stores, as one; where there are several, each study's name is one more thing varied."""
-    outcomes: list[Outcome] = []
-    for store in stores:
-        for one in store.outcomes:
-            extra = {"study": store.name} if len(stores) > 1 else {}
-            outcomes.append(replace(one, varied={**extra, **one.varied}))
-    names = [store.name for store in stores]
-    about = str(stores[0].raw.get("about", "")) if len(stores) == 1 else f"{len(stores)} studies: {', '.join(names)}."
-    published = next((store.published for store in stores if store.published is not None), None)
-    pages = tuple(page for store in stores for page in store.pages)
-    raws = tuple(store.raw for store in stores)
-    return Merged(" and ".join(dict.fromkeys(names)), about, tuple(outcomes), published, raws, pages)
+    """What is finished in stores, as one.
+
+    Where there are several studies, the study is one more thing varied. Stores of one study, done with other seeds in
+    each, are that study with all seeds; what is in several of them is taken from the first.
+    """
+    labels = _labels(stores)
+    several = len(set(labels)) > 1
+    found: dict[tuple[str, str], tuple[Outcome, Path]] = {}
+    for store, label in zip(stores, labels, strict=True):
+        for one, page in zip(store.outcomes, store.pages, strict=True):
+            extra = {STUDY: label} if several else {}
+            found.setdefault((label, one.id), (replace(one, varied={**extra, **one.varied}), page))
+    done = {key[1] for key in found}
+    sources = tuple(
+        Reported(
+            label if several else "",
+            store.raw,
+            store.versions,
+            store.published,
+            tuple(id for id in store.missing if several or id not in done),
+        )
+        for store, label in zip(stores, labels, strict=True)
+    )
+    names = list(dict.fromkeys(labels if several else [store.name for store in stores]))
+    about = f"{len(names)} studies: {', '.join(names)}." if several else str(stores[0].raw.get("about", ""))
+    outcomes, pages = zip(*found.values(), strict=True)
+    return Merged(" and ".join(names), about, outcomes, sources, pages)
+
+
+def _labels(stores: Sequence[Stored]) -> list[str]:
+    """What each store's study is called: its name, and where different ones have the same, their folders besides."""
+    asked = [{k: v for k, v in store.raw.items() if k not in NO_MATTER} for store in stores]
+    first = [asked.index(one) for one in asked]
+    names: dict[int, str] = {}
+    for i in dict.fromkeys(first):
+        others = [j for j in set(first) if j != i and stores[j].name == stores[i].name]
+        alone = all(stores[j].folder.name != stores[i].folder.name for j in others)
+        folder = stores[i].folder.name if alone else str(stores[i].folder)
+        names[i] = f"{stores[i].name} ({folder})" if others else stores[i].name
+    return [names[i] for i in first]
 
 
 def write_comparison(whole: Merged, folder: Path) -> Path:
     """Write report.html, results.csv, tables/LEVEL.tex and .md, and figures/*.png. Returns the page's path."""
     write_atomically(folder / "results.csv", rows_frame(whole.outcomes).to_csv(index=False).encode())
-    made_with = versions()
-    first = level_table(whole.at(whole.levels[0]), whole.levels[0])
+    sections = [_section(whole, level, folder) for level in whole.levels]
+    glossary = {h: m for level in whole.levels for h, m in level_table(whole.at(level), level).headings}
     return write_page(
         folder / "report.html",
         "comparison.html.j2",
         name=whole.name,
         about=whole.about,
-        verdict=comparison_verdict(whole.outcomes, whole.groups),
-        sections=[_section(whole, level, folder) for level in whole.levels],
-        failed=[(one.label, one.seed, one.reason) for one in whole.outcomes if one.reason],
-        warnings=_warnings(whole),
-        certificates=[
-            (one.label or "–", str(one.seed), c.level, c.verdict) for one in whole.outcomes for c in one.certificates
-        ],
+        findings=whole.findings,
+        lost=whole.lost,
+        missing=[id for source in whole.sources for id in source.missing],
+        done=len(whole.outcomes),
+        sections=sections,
+        failed=[(", ".join(who), reason) for reason, who in whole.failed],
+        failed_runs=[(", ".join(who), reason) for reason, who in whole.failed_runs],
+        warnings=whole.warnings,
+        certificates=_certificates(whole),
         budget=_budget(whole),
-        glossary=first.headings,
-        one_group=len(whole.groups) == 1,
+        glossary=list(glossary.items()),
         exhibits=_exhibits(whole),
         links=_links(whole, folder),
-        configs=[yaml.safe_dump(dict(raw), sort_keys=False, allow_unicode=True) for raw in whole.raws],
-        made_with=[(what, value) for what, value in made_with.items() if value],
+        sources=[
+            {
+                "label": source.label,
+                "config": yaml.safe_dump(dict(source.raw), sort_keys=False, allow_unicode=True),
+                "made_with": [(what, value) for what, value in source.versions.items() if value],
+            }
+            for source in whole.sources
+        ],
     )
 
 
 def _section(whole: Merged, level: Level, folder: Path) -> dict[str, Any]:
     """One level's tables and figures, as the page wants them."""
     some = whole.at(level)
-    main = level_table(some, level)
-    _write_tables(whole, main, folder / "tables", level)
+    main = only_filled(level_table(some, level))
+    caption = f"{whole.name}: influence of {NOUNS[level]}s."
+    headings = [heading for heading, _ in main.headings]
+    write_tables(folder / "tables", level, headings, main.rows, main.best, caption)
     tables = [main]
-    if whole.published is not None:
-        tables += [published_table(whole.published, group, level) for group in some]
-    pictures = [
-        picture(figure, *OVER_SEEDS[name], folder / "figures" / f"{name}-{level}.png")
-        for name, figure in draw_level(some, level).items()
-    ]
-    counts = Counter(len(group.outcomes) for group in some)
-    seeds = " or ".join(str(n) for n in sorted(counts))
+    for group in some:
+        published = _published(whole, group)
+        if published is not None and published.level == level:
+            tables.append(only_filled(published_table(published, group, level)))
+    seeds = sorted(Counter(len(group.outcomes) for group in some))
+    several = seeds[-1] > 1
+    pictures = []
+    for name, figure in draw_level(some, level).items():
+        title, caption, over = OVER_SEEDS[name]
+        file = folder / "figures" / f"{name}-{level}.png"
+        pictures.append(picture(figure, title, f"{caption} {over}" if several else caption, file))
+    over = (
+        f"Means over {' or '.join(map(str, seeds))} seeds, ± half of Student's 95 % interval; the" if several else "The"
+    )
+    best = " of each variation" if len(some) > 1 else ""
     return {
         "title": f"{NOUNS[level].capitalize()}s",
-        "said": f"Means over {seeds} seed{'' if seeds == '1' else 's'}, ± half of Student's 95 % interval.",
+        "level": level,
+        "said": f"{over} best estimate{best} in each column is in bold. A click on a heading sorts.",
         "tables": [_shown(t) for t in tables if t.rows],
-        "remarks": _remarks(some, level),
         "pictures": pictures,
     }
 
 
+def _published(whole: Merged, group: Group) -> Published | None:
+    """What is published beside the study that a group is of."""
+    label = group.varied.get(STUDY, "")
+    return next((s.published for s in whole.sources if s.published and s.label in ("", label)), None)
+
+
 def _shown(table: Table) -> dict[str, Any]:
-    """A table as the page wants it; columns that say nothing are left out."""
-    kept = filled(table.rows)
-    names = ("variation", "method", "solver")
-    headings = [table.headings[i] for i in kept]
+    """A table as the page wants it."""
+    headings = [heading for heading, _ in table.headings]
     return {
         "title": table.title,
-        "headings": [heading for heading, _ in headings],
-        "meanings": [meaning for _, meaning in headings],
-        "rows": [[row[i] for i in kept] for row in table.rows],
-        "text": [i for i, (heading, _) in enumerate(headings) if heading in names],
-        "best": [],
+        "headings": headings,
+        "meanings": [meaning for _, meaning in table.headings],
+        "rows": table.rows,
+        "text": [i for i, heading in enumerate(headings) if heading in WORDS],
+        "best": table.best,
     }
 
 
-def _write_tables(whole: Merged, table: Table, folder: Path, level: Level) -> None:
-    shown = _shown(table)
-    write_tables(folder, level, shown["headings"], shown["rows"], (), f"{whole.name}: influence of {NOUNS[level]}s.")
+def _who(one: Outcome) -> str:
+    return f"{one.label} seed {one.seed}".strip()
 
 
-def _remarks(some: Sequence[Group], level: Level) -> list[tuple[str, str]]:
-    """Why runs failed; runs with one reason stand together."""
-    reasons: dict[str, list[str]] = {}
-    for group in some:
+def _gathered(some: Sequence[tuple[Outcome, str]], done: int) -> list[str]:
+    """Runs in words: by name, with the variations in which it is so."""
+    found: dict[str, list[str]] = {}
+    for one, name in some:
+        found.setdefault(name, []).append(_who(one))
+    where = {name: list(dict.fromkeys(who)) for name, who in found.items()}
+    return [f"{name}, {'everywhere' if len(who) == done > 1 else '; '.join(who)}" for name, who in where.items()]
+
+
+def _certificates(whole: Merged) -> list[dict[str, Any]]:
+    """Verdicts with whom they concern; the seeds of a group that have one verdict stand together."""
+    found: list[dict[str, Any]] = []
+    for group in whole.groups:
+        said: dict[tuple[Level, str, bool], list[str]] = {}
         for one in group.outcomes:
-            for line in one.lines:
-                if line.row.level == level and line.row.reason:
-                    reasons.setdefault(line.row.reason, []).append(f"{line.row.name} {one.label} seed {one.seed}")
-    return [(", ".join(names), reason) for reason, names in reasons.items()]
-
-
-def _warnings(whole: Merged) -> list[tuple[str, str]]:
-    """Warnings, and of how many variations each is one."""
-    found = Counter(warning for one in whole.outcomes for warning in one.warnings)
-    return [(text, f"{count} of {len(whole.outcomes)} variations") for text, count in found.items()]
+            for c in one.certificates:
+                said.setdefault((c.level, c.verdict, c.grade == "sizes and order"), []).append(str(one.seed))
+        for (level, verdict, trusted), seeds in said.items():
+            which = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}"
+            where = ", ".join(part for part in (group.label, which) if part)
+            found.append({"noun": f"{NOUNS[level].capitalize()}s", "where": where, "said": verdict, "ok": trusted})
+    return found
 
 
 def _budget(whole: Merged) -> dict[str, Any] | None:
@@ -171,32 +272,33 @@ def _budget(whole: Merged) -> dict[str, Any] | None:
         for key in dict.fromkeys((b.level, b.method, b.solver) for b in budgets):
             same = [b for b in budgets if (b.level, b.method, b.solver) == key]
             parts = [mean(getattr(b, source) for b in same).text(".1f", 100, " %") for source in (*SOURCES, "total")]
-            rows.append([group.label or "–", *key, *parts])
-    headings = ["variation", "level", "method", "solver", *(s.replace("_", " ") for s in SOURCES), "whole error"]
-    kept = filled(rows)
-    return {"headings": [headings[i] for i in kept], "rows": [[row[i] for i in kept] for row in rows]} if rows else None
+            rows.append((group.label, *key, *parts))
+    names = ["variation", "level", "method", "solver", *(s.replace("_", " ") for s in SOURCES), "whole error"]
+    return _shown(only_filled(Table("", tuple((name, name) for name in names), tuple(rows)))) if rows else None
 
 
 def _links(whole: Merged, folder: Path) -> list[tuple[str, str]]:
     """The pages of the variations, from this one."""
+    found = [(_who(one), page / "report.html") for one, page in zip(whole.outcomes, whole.pages, strict=True)]
+    own = (folder / "report.html").resolve()
     return [
-        (f"{one.label} seed {one.seed}".strip(), os.path.relpath(page / "report.html", folder))
-        for one, page in zip(whole.outcomes, whole.pages, strict=True)
-        if (page / "report.html").exists()
+        (who, Path(os.path.relpath(page, folder)).as_posix())
+        for who, page in found
+        if page.exists() and page.resolve() != own
     ]
 
 
 def _exhibits(whole: Merged) -> list[dict[str, Any]]:
     """The most harmful and most helpful items of each group's first variation, as its own report shows them."""
     shown = []
-    firsts = {group.outcomes[0].id for group in whole.groups}
+    firsts = [group.outcomes[0] for group in whole.groups]
     for one, page in zip(whole.outcomes, whole.pages, strict=True):
-        for level in one.sides if one.id in firsts else ():
+        for level in one.sides if any(one is first for first in firsts) else ():
             for name in ("harmful", "helpful"):
                 file = page / "figures" / f"{name}-{level}.png"
                 if file.exists():
                     title, caption = FIGURE_TEXT[name]
-                    where = f"{title} {NOUNS[level]}s, {one.label} seed {one.seed}".replace(",  ", ", ")
+                    where = f"{title} {NOUNS[level]}s, {_who(one)}"
                     data = base64.b64encode(file.read_bytes()).decode()
                     shown.append({"title": where, "caption": caption, "data": data, "broad": True, "reasons": []})
     return shown

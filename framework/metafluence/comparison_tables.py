@@ -5,69 +5,115 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from metafluence.aggregation import Group, Mean, Method, lines, mean, methods, runtime_ratios, values
-from metafluence.tables import NOTHING
+from metafluence.aggregation import Group, Method, lines, mean, methods, named, runtime_ratios, values
+from metafluence.tables import NOTHING, Better, best_cells, filled
 from metafluence.tasks import Level
-from metafluence.variations import Published
+from metafluence.variations import Published, PublishedRow
 
 
 @dataclass(frozen=True)
 class Table:
-    """A title, headings with their meanings, and rows of text as long as the headings."""
+    """A title, headings with their meanings, and rows of text as long as the headings.
+
+    best: where the best mean of each column stands, as (row, column), among the estimators of each group.
+    """
 
     title: str
     headings: tuple[tuple[str, str], ...]
     rows: tuple[tuple[str, ...], ...]
+    best: frozenset[tuple[int, int]] = frozenset()
+
+
+@dataclass(frozen=True)
+class Column:
+    """A field of a row, what stands above it, how its mean is written, what it means, and which values are better."""
+
+    field: str
+    heading: str
+    form: str
+    meaning: str
+    better: Better = ""
 
 
 FIDELITY = (
-    ("change_error", "Δλ error", "%", "median ‖predicted − true Δλ‖ / ‖true Δλ‖, one item left out"),
-    ("spearman", "Spearman", ".3f", "of scores and exactly retrained changes of the validation loss"),
-    ("lds", "LDS", ".3f", "linear datamodeling score: Spearman over removed random subsets"),
-    ("auroc", "AUROC", ".3f", "of finding the corrupted items"),
-    ("found", "found", "%", "share of the corrupted items among those removed"),
+    Column("change_error", "Δλ error", "%", "median ‖predicted − true Δλ‖ / ‖true Δλ‖, one item left out", "low"),
+    Column("spearman", "Spearman", ".3f", "of scores and exactly retrained changes of the validation loss", "high"),
+    Column("lds", "LDS", ".3f", "linear datamodeling score: Spearman over removed random subsets", "high"),
+    Column("auroc", "AUROC", ".3f", "of finding the corrupted items", "high"),
+    Column("found", "found", "%", "share of the corrupted items among those removed", "high"),
 )
 CLASSES = (
-    ("accuracy_edited", "acc. edited", ".4f", "test accuracy at λ* + predicted Δλ of removing the lowest scored"),
-    ("accuracy_retrained", "acc. retrained", ".4f", "test accuracy, retrained without the same items"),
+    Column(
+        "accuracy_edited",
+        "acc. edited",
+        ".4f",
+        "test accuracy at λ* + predicted Δλ of removing the lowest scored",
+        "high",
+    ),
+    Column("accuracy_retrained", "acc. retrained", ".4f", "test accuracy, retrained without the same items", "high"),
 )
 REALS = (
-    ("loss_edited", "loss edited", ".4f", "test loss at λ* + predicted Δλ of removing the lowest scored"),
-    ("loss_retrained", "loss retrained", ".4f", "test loss, retrained without the same items"),
+    Column("loss_edited", "loss edited", ".4f", "test loss at λ* + predicted Δλ of removing the lowest scored", "low"),
+    Column("loss_retrained", "loss retrained", ".4f", "test loss, retrained without the same items", "low"),
 )
-COSTS = (("seconds", "seconds", ".3g", "to score all items"),)
-GAP = ("edit − retrained", "mean difference of the two columns before it, seed by seed")
-RATIO = ("of a fit", "seconds to score all items and to edit λ*, to those of one fit from scratch in the same run")
+GAP = Column("", "edit − retrained", "+.4f", "mean difference of edited and retrained, seed by seed")
+SECONDS = Column("seconds", "seconds", ".3g", "to score all items", "low")
+RATIO = Column(
+    "",
+    "of a fit",
+    ".3g",
+    "seconds to score all items and to edit λ*, to those of one fit from scratch in the same run",
+    "low",
+)
+VARIATION = ("variation", "what is varied, but for the seed")
+METHOD = (("method", "the estimator"), ("solver", "how it inverts the Hessian"))
+WORDS = ("variation", "method", "solver", "level")
+"""Headings of columns that hold words."""
+BRIEF = {"spearman", "auroc", *(column.field for column in (*CLASSES, *REALS))}
 
 
 def level_table(groups: Sequence[Group], level: Level) -> Table:
-    """All methods of all groups at one level, after two lines of what they are to be measured by."""
-    real = groups[0].outcomes[0].real
-    quality = REALS if real else CLASSES
-    first = [("variation", "what is varied, but for the seed")] if len(groups) > 1 else []
-    headings = [*first, ("method", "the estimator"), ("solver", "how it inverts the Hessian")]
-    headings += [(heading, meaning) for _, heading, _, meaning in (*FIDELITY, *quality)]
-    headings += [GAP, *((heading, meaning) for _, heading, _, meaning in COSTS), RATIO]
-    rows = []
-    for group in groups:
-        start = [group.label] if len(groups) > 1 else []
-        rows += [[*start, *line] for line in _measures(group, level, real, len(headings) - len(start))]
-        for method in methods(group, level):
-            line = [_name(group, level, method), method[1]]
-            line += [_cell(group, level, method, field, form) for field, _, form, _ in (*FIDELITY, *quality)]
-            line += [mean(gaps(group, level, method)).text("+.4f")]
-            line += [_cell(group, level, method, field, form) for field, _, form, _ in COSTS]
-            rows.append([*start, *line, mean(runtime_ratios(group, level, method)).text(".3g")])
-    return Table(f"{level} level", tuple(headings), tuple(tuple(row) for row in rows))
+    """All methods of all groups at one level, each group's after two lines of what they are to be measured by."""
+    return _table(groups, level, [*FIDELITY, *_quality(groups), GAP, SECONDS, RATIO])
 
 
 def brief_table(groups: Sequence[Group], level: Level) -> Table:
-    """The columns of `level_table` that fit into a terminal."""
-    whole = level_table(groups, level)
-    wanted = {"variation", "method", "solver", "Spearman", "AUROC", *(heading for _, heading, *_ in (*CLASSES, *REALS))}
-    kept = [i for i, (heading, _) in enumerate(whole.headings) if heading in wanted | {RATIO[0]}]
-    rows = tuple(tuple(row[i] for i in kept) for row in whole.rows)
-    return Table(whole.title, tuple(whole.headings[i] for i in kept), rows)
+    """The columns of `level_table` that fit into a terminal, as far as they say something."""
+    brief = [column for column in (*FIDELITY, *_quality(groups)) if column.field in BRIEF]
+    return only_filled(_table(groups, level, [*brief, RATIO]))
+
+
+def only_filled(table: Table) -> Table:
+    """A table without the columns that say nothing."""
+    kept = filled(table.rows)
+    rows = tuple(tuple(row[i] for i in kept) for row in table.rows)
+    best = frozenset((r, kept.index(c)) for r, c in table.best if c in kept)
+    return Table(table.title, tuple(table.headings[i] for i in kept), rows, best)
+
+
+def _quality(groups: Sequence[Group]) -> list[Column]:
+    """Accuracies where there are classes, losses where there are real targets, both where there are both."""
+    real = {group.outcomes[0].real for group in groups}
+    return [*(CLASSES if False in real else ()), *(REALS if True in real else ())]
+
+
+def _table(groups: Sequence[Group], level: Level, columns: Sequence[Column]) -> Table:
+    several = len(groups) > 1
+    headings = [*([VARIATION] if several else []), *METHOD, *((c.heading, c.meaning) for c in columns)]
+    rows: list[tuple[str, ...]] = []
+    best: set[tuple[int, int]] = set()
+    for group in groups:
+        start = [group.label] if several else []
+        rows += [(*start, *line) for line in _measures(group, level, columns)]
+        among = []
+        for method in methods(group, level):
+            if not method[0].startswith("retrain"):
+                among.append(len(rows))
+            cells = [_cell(group, level, method, column) for column in columns]
+            rows.append((*start, _name(group, level, method), method[1], *cells))
+        better: list[Better] = [*[""] * (len(headings) - len(columns)), *(column.better for column in columns)]  # pyright: ignore[reportAssignmentType]
+        best |= best_cells(rows, better, among)
+    return Table(f"{level} level", tuple(headings), tuple(rows), frozenset(best))
 
 
 def gaps(group: Group, level: Level, method: Method) -> list[float]:
@@ -87,38 +133,35 @@ def published_table(published: Published, group: Group, level: Level) -> Table:
         ("published time", "seconds, to those of the published retraining"),
         ("time", "ours: seconds to score all items and to edit λ*, to those of one fit from scratch in the same run"),
     )
-    base = published.rows.get("retrain", {}).get("seconds")
+    base = published.rows.get("retrain", PublishedRow()).seconds
     rows = []
     for name, stated in published.rows.items():
-        ratio = stated["seconds"] / base if base and "seconds" in stated else float("nan")
-        theirs = [_plain(stated.get("accuracy"), ".4f"), _plain(ratio, ".3g")]
+        ratio = stated.seconds / base if base and stated.seconds is not None else None
+        theirs = [_plain(stated.accuracy, ".4f"), _plain(ratio, ".3g")]
         if name == "retrain":
             clean = mean(one.sides[level].clean.accuracy for one in group.outcomes).text(".4f")
             rows.append((name, theirs[0], NOTHING, clean, theirs[1], "1"))
             continue
         known = [method for method in methods(group, level) if method[0] == name]
-        for method in known[:1]:
-            ours = [_cell(group, level, method, f"accuracy_{how}", ".4f") for how in ("edited", "retrained")]
-            time = mean(runtime_ratios(group, level, method)).text(".3g")
-            rows.append((name, theirs[0], *ours, theirs[1], time))
+        for method in known:
+            ours = [_cell(group, level, method, column) for column in (*CLASSES, RATIO)]
+            rows.append((name if len(known) == 1 else named(method), theirs[0], *ours[:2], theirs[1], ours[2]))
     title = ", ".join(part for part in (f"Beside {published.source}", group.label) if part)
     return Table(title, headings, tuple(rows))
 
 
-def _measures(group: Group, level: Level, real: bool, width: int) -> list[list[str]]:
-    """What test quality is without removing anything, and without exactly the corrupted."""
-    what = "loss" if real else "accuracy"
+def _measures(group: Group, level: Level, columns: Sequence[Column]) -> list[list[str]]:
+    """What test quality is without removing anything, and without exactly the corrupted, as far as it is known."""
+    what = "loss" if group.outcomes[0].real else "accuracy"
     rows = []
-    for name, found in (
-        ("all items", [getattr(one.full, what) for one in group.outcomes]),
-        ("without the corrupted", [getattr(one.sides[level].clean, what) for one in group.outcomes]),
+    for name, ratio, found in (
+        ("all items", NOTHING, mean(getattr(one.full, what) for one in group.outcomes)),
+        ("without the corrupted", "1", mean(getattr(one.sides[level].clean, what) for one in group.outcomes)),
     ):
-        line = [name, *[NOTHING] * (width - 1)]
-        line[1] = ""
-        line[2 + len(FIDELITY) + 1] = mean(found).text(".4f")
-        if name != "all items":
-            line[-1] = "1"
-        rows.append(line)
+        if found.n:
+            cells = {f"{what}_retrained": found.text(".4f")}
+            shown = [ratio if column is RATIO else cells.get(column.field, NOTHING) for column in columns]
+            rows.append([name, "", *shown])
     return rows
 
 
@@ -127,10 +170,15 @@ def _name(group: Group, level: Level, method: Method) -> str:
     return f"{method[0]} ({failed} failed)" if failed else method[0]
 
 
-def _cell(group: Group, level: Level, method: Method, field: str, form: str) -> str:
-    found: Mean = mean(values(group, level, method, field))
-    return found.text(".1f", 100, " %") if form == "%" else found.text(form)
+def _cell(group: Group, level: Level, method: Method, column: Column) -> str:
+    if column is GAP:
+        found = mean(gaps(group, level, method))
+    elif column is RATIO:
+        found = mean(runtime_ratios(group, level, method))
+    else:
+        found = mean(values(group, level, method, column.field))
+    return found.text(".1f", 100, " %") if column.form == "%" else found.text(column.form)
 
 
 def _plain(value: float | None, form: str) -> str:
-    return NOTHING if value is None or value != value else format(value, form)  # noqa: PLR0124
+    return NOTHING if value is None else format(value, form)

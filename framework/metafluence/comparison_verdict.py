@@ -17,32 +17,39 @@ NOT_ESTIMATORS = ("retrain", "random")
 
 
 def comparison_verdict(outcomes: Sequence[Outcome], groups: Sequence[Group]) -> list[str]:
-    """By group and level: who ranks best, who finds the corrupted items, and how near the edit comes to retraining."""
-    said = []
-    for group in groups:
-        start = f"{group.label}: " if len(groups) > 1 else ""
-        for level in group.outcomes[0].sides:
-            said += [start + sentence for sentence in _of_level(group, level)]
-    failed = [one for one in outcomes if one.reason]
-    if failed:
-        said.append(f"{len(failed)} of {len(outcomes)} variations failed; the reasons stand below.")
+    """By group and level: who ranks best, who finds the corrupted items, how near the edit comes to retraining, and
+    what removing gains; then what failed.
+    """
+    said = [f"{group.label}: {text}" if len(groups) > 1 else text for group in groups for text in findings(group)]
+    return [*said, *filter(None, failures(outcomes))]
+
+
+def findings(group: Group) -> list[str]:
+    """What the outcomes of one group found."""
+    return [sentence for level in group.outcomes[0].sides for sentence in _of_level(group, level)]
+
+
+def failures(outcomes: Sequence[Outcome]) -> tuple[str, str]:
+    """How many variations failed, and how many runs of the others; empty where none did."""
+    failed = sum(bool(one.reason) for one in outcomes)
     runs = [line.row for one in outcomes for line in one.lines]
     lost = sum(row.status != "ok" for row in runs)
-    if lost:
-        said.append(f"{lost} of {len(runs)} runs failed; the reasons stand below the tables.")
-    return said
+    return (
+        f"{failed} of {len(outcomes)} variations failed." if failed else "",
+        f"{lost} of {len(runs)} runs failed." if lost else "",
+    )
 
 
 def _of_level(group: Group, level: Level) -> list[str]:
-    noun = NOUNS[level]
+    noun, what = NOUNS[level], "loss" if group.outcomes[0].real else "accuracy"
     known = [method for method in methods(group, level) if method[0] not in NOT_ESTIMATORS]
     seeds = len(group.outcomes)
-    over = f", over {seeds} seeds" if seeds > 1 else ""
     said = []
     ranked = _best(group, level, known, "spearman")
     if ranked:
         method, found = ranked
         seconds = mean(values(group, level, method, "seconds"))
+        over = f" over {seeds} seeds" if seeds > 1 else ""
         said.append(
             f"{named(method)} ranks {noun}s most like exact retraining (Spearman {found.text('.3f')}{over}), all of "
             f"them in {seconds.value:.2g} s."
@@ -52,17 +59,26 @@ def _of_level(group: Group, level: Level) -> list[str]:
         method, found = spotted
         inspected = inspected_until_all(group, level, method)
         said.append(
-            f"{named(method)} finds the corrupted {noun}s best (AUROC {found.text('.3f')}{over}): all of them stand "
-            f"in the {inspected.text('.0f', 100, ' %')} scored lowest."
+            f"{named(method)} finds the corrupted {noun}s best (AUROC {found.text('.3f')}): all of them stand in the "
+            f"{inspected.text('.0f', 100, ' %')} scored lowest."
         )
     edits = [(method, mean(map(abs, gaps(group, level, method)))) for method in known]
-    edits = [(method, gap) for method, gap in edits if gap.n]
+    edits = _complete(edits)
     if edits:
         method, gap = min(edits, key=lambda pair: (round(pair[1].value, 4), _ratio(group, level, pair[0])))
-        what = "loss" if group.outcomes[0].real else "accuracy"
         said.append(
-            f"{named(method)}'s edit comes nearest to retraining without the same {noun}s: test {what} differs by "
+            f"The edit by {named(method)} comes nearest to retraining without the same {noun}s: test {what} differs by "
             f"{gap.text('.4f')}, at {_ratio(group, level, method):.2g} of the time of one fit from scratch."
+        )
+    removed = spotted or ranked
+    after = mean(values(group, level, removed[0], f"{what}_retrained")) if removed else Mean()
+    if removed and after.n:
+        full = mean(getattr(one.full, what) for one in group.outcomes)
+        clean = mean(getattr(one.sides[level].clean, what) for one in group.outcomes)
+        exactly = f", without exactly the corrupted {clean.text('.3f')}" if clean.n else ""
+        said.append(
+            f"With all {noun}s the test {what} is {full.text('.3f')}; retrained without those that {named(removed[0])} "
+            f"scores lowest it is {after.text('.3f')}{exactly}."
         )
     return said
 
@@ -78,9 +94,14 @@ def inspected_until_all(group: Group, level: Level, method: Method) -> Mean:
 
 
 def _best(group: Group, level: Level, known: Sequence[Method], field: str) -> tuple[Method, Mean] | None:
-    found = [(method, mean(values(group, level, method, field))) for method in known]
-    found = [(method, value) for method, value in found if value.n]
+    found = _complete([(method, mean(values(group, level, method, field))) for method in known])
     return max(found, key=lambda pair: (round(pair[1].value, 3), -_ratio(group, level, pair[0])), default=None)
+
+
+def _complete(found: Sequence[tuple[Method, Mean]]) -> list[tuple[Method, Mean]]:
+    """Those over as many seeds as any: a mean over fewer, of a method that failed with the others, is no fair rival."""
+    most = max((value.n for _, value in found), default=0)
+    return [(method, value) for method, value in found if value.n == most > 0]
 
 
 def _ratio(group: Group, level: Level, method: Method) -> float:

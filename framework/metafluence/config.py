@@ -164,7 +164,8 @@ def no_field(path: str, known: Iterable[str]) -> str:
     names = sorted(known)
     close = nearest(path.rsplit(".", 1)[-1], names)
     guess = f" Did you mean {close[0]!r}?" if close else ""
-    return f"there is no field {path!r}.{guess} Fields here: {', '.join(names)}."
+    listed = f" Fields here: {', '.join(names)}." if names else ""
+    return f"there is no field {path!r}.{guess}{listed}"
 
 
 def _fields_at(path: tuple[Any, ...]) -> list[str]:
@@ -172,4 +173,7 @@ def _fields_at(path: tuple[Any, ...]) -> list[str]:
     if path and path[0] in parts:
         return [f.name for f in fields(parts[path[0]])]
     models = {"truth": TruthConfig, "damping": DampingConfig, "grid": GridConfig, "budget": BudgetConfig}
-    return list((models.get(str(path[0]), StudyConfig) if path else StudyConfig).model_fields)
+    if not path:
+        return list(StudyConfig.model_fields)
+    model = models.get(str(path[0]))
+    return list(model.model_fields) if model is not None else []

@@ -24,7 +24,7 @@ def parse_assignment(text: str) -> tuple[str, Any]:
 
 def changed(raw: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of a study's mapping with the parts named by dotted keys set; a component given by its name alone gets
-    parameters. Raises ConfigError where a key leads nowhere.
+    parameters. After `vary.` stands one name, dots and all. Raises ConfigError where a key leads nowhere.
     """
     result = copy.deepcopy(dict(raw))
     for key, value in changes.items():
@@ -33,7 +33,7 @@ def changed(raw: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 
 
 def _set(raw: dict[str, Any], key: str, value: Any) -> None:
-    *path, last = key.split(".")
+    *path, last = key.split(".", 1) if key.startswith("vary.") else key.split(".")
     place: Any = raw
     for i, name in enumerate(path):
         index = _index(place, name, key)

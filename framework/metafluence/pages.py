@@ -31,6 +31,7 @@ def picture(figure: Figure, title: str, caption: str, file: Path) -> dict[str, A
     """A figure as the macro `figure` of `parts.html.j2` wants it; it is also written to `file`."""
     drawn = png(figure)
     write_atomically(file, drawn)
-    broad = float(figure.get_size_inches()[0]) > BROAD
+    width = float(figure.get_size_inches()[0])
     data = base64.b64encode(drawn).decode()
-    return {"name": file.stem, "title": title, "caption": caption, "data": data, "broad": broad, "reasons": []}
+    shown = {"broad": width > BROAD, "least": 5 * width}
+    return {"name": file.stem, "title": title, "caption": caption, "data": data, "reasons": [], **shown}

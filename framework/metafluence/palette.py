@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -28,9 +29,15 @@ def line(i: int) -> dict[str, Any]:
     return {"color": COLOURS[i % 8], "lw": 1.7, "ls": ["-", "--", ":"][i // 8 % 3]}
 
 
-def legend(figure: Figure, axis: Axes, title: str | None = None) -> None:
-    """A legend below the axes, in as many columns as its names leave room for; the figure grows by its lines."""
-    handles, labels = axis.get_legend_handles_labels()
+def legend(figure: Figure, axes: Axes | Sequence[Axes], title: str | None = None) -> None:
+    """A legend below the axes, each name once, in as many columns as its names leave room for; the figure grows by its
+    lines.
+    """
+    entries: dict[str, Any] = {}
+    for axis in [axes] if isinstance(axes, Axes) else axes:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    handles, labels = list(entries.values()), list(entries)
     if not labels:
         return
     width, height = figure.get_size_inches()

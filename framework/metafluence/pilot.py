@@ -40,12 +40,17 @@ class Pilot:
     def said(self) -> list[str]:
         """In sentences."""
         runs, variations = sum(len(some) for some in self.runs), len(self.runs)
+        work = count(self.fits, "fit")
+        took = [f"One fit took {self.fit_seconds:.2g} s"]
+        if self.retrainings:
+            work += f" and at most {count(self.retrainings, 'exact retraining')}"
+            took.append(f"one retraining {self.retrain_seconds:.2g} s")
+        took.append(f"the scores of all methods {self.scoring_seconds:.2g} s")
+        as_first = ", as if every variation were as large as the first" if variations > 1 else ""
         return [
-            f"{runs} runs in {variations} variation{'s' if variations > 1 else ''}, with {self.fits} fits and at "
-            f"most {self.retrainings} exact retrainings.",
-            f"One fit took {self.fit_seconds:.2g} s, one retraining {self.retrain_seconds:.2g} s, the scores of all "
-            f"methods {self.scoring_seconds:.2g} s: about {duration(self.seconds)} in all, less what is stored already "
-            "and retrainings that methods share. Checks, figures and error budgets come on top.",
+            f"{count(runs, 'run')} in {count(variations, 'variation')}, with {work}.",
+            f"{', '.join(took)}: about {duration(self.seconds)} in all{as_first}, less what is stored already and "
+            "retrainings that methods share. Checks, figures and error budgets come on top.",
         ]
 
 
@@ -97,6 +102,11 @@ def _scoring(study: Study, started: Started) -> float:
         with contextlib.suppress(MetafluenceError):
             settle(plan.method.scores(plan.method.prepare(bench.context()), bench.targets()).values)
     return time.perf_counter() - begun
+
+
+def count(number: int, what: str) -> str:
+    """`1 fit`, `2 fits`."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def duration(seconds: float) -> str:

@@ -74,16 +74,26 @@ def demo(out: OutOption = None) -> None:
 def report(
     stores: Annotated[list[Path], typer.Argument(help="Folders that `run` wrote.", metavar="STORE...")],
     out: Annotated[
-        Path | None, typer.Option("--out", help="Folder for the report; the first store if not given.")
+        Path | None,
+        typer.Option("--out", help="Folder for the report; of one store the store, of several results/NAMES-merged."),
     ] = None,
 ) -> None:
     """Write the report of what is finished in a store, or one report of several, without computing anything anew."""
     found = metafluence.open_stores(stores)
     for store in found:
         if store.missing:
-            console.print(f"{store.folder}: {len(store.missing)} of its variations are not finished and left out.")
-    page = metafluence.write_comparison(metafluence.merged(found), out or stores[0])
-    console.print(f"{page}", soft_wrap=True)
+            count = len(store.missing) + len(store.outcomes)
+            console.print(Text(f"{store.folder}: {len(store.missing)} of {count} variations are not finished."))
+    if out is None and len(found) == 1:
+        only = found[0].pages[0] / "report.html"
+        if found[0].pages[0] == stores[0] and only.exists():  # the report that `run` wrote says more
+            console.print(Text(f"{only}"), soft_wrap=True)
+            return
+        out = stores[0]
+    if out is None:
+        out = Path("results") / f"{'-and-'.join(dict.fromkeys(store.name for store in found))}-merged"
+    page = metafluence.write_comparison(metafluence.merged(found), out)
+    console.print(Text(f"{page}"), soft_wrap=True)
 
 
 def open_study(
@@ -114,24 +124,26 @@ def _run(study: Path, out: Path | None, overlay: Path | None, size: str | None, 
     def finished(study: metafluence.Study, result: metafluence.StudyResult, place: Path) -> None:
         page = metafluence.write_report(result, place)
         registry.hooks.hook.metafluence_report(study=study, result=result, path=page)
-        results.append(result)
+        nonlocal last, reused, runs, lost
+        last = result
+        reused, runs, lost = reused + result.reused, runs + len(result.runs), lost + len(result.failed)
 
-    results: list[metafluence.StudyResult] = []
+    last: metafluence.StudyResult | None = None
+    reused = runs = lost = 0
     with kept(folder), Bars(console) as bars:
         work = make(bars)
         outcomes = work.run(finished)
-    if len(outcomes) == 1:
-        _say_one(results[0])
+    if len(outcomes) == 1 and last is not None:
+        _say_one(last)
         page = folder / "report.html"
     else:
         whole = metafluence.Merged.of(work, outcomes)
         page = metafluence.write_comparison(whole, folder)
         _say_several(whole)
-    reused, runs = sum(result.reused for result in results), sum(len(result.runs) for result in results)
     if reused:
         console.print(f"{reused} of {runs} runs were already in {folder} and were not repeated.")
     console.print(f"\n{page}  (figures inside; rows in {folder / 'results.csv'})", soft_wrap=True)
-    if any(one.reason for one in outcomes) or any(result.failed for result in results):
+    if lost or any(one.reason for one in outcomes):
         raise typer.Exit(1)
 
 
@@ -157,18 +169,27 @@ def _say_one(result: metafluence.StudyResult) -> None:
 def _say_several(whole: metafluence.Merged) -> None:
     for table, group in [(metafluence.brief_table([g], at), g) for at in whole.levels for g in whole.at(at)]:
         title = ", ".join(part for part in (table.title, group.label) if part)
-        shown = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
+        shown = Table(
+            box=None, pad_edge=False, header_style="bold", title=title, title_justify="left", title_style="bold"
+        )
         for heading, _ in table.headings:
-            shown.add_column(heading, overflow="fold")
+            words = heading in ("method", "solver")
+            shown.add_column(heading, justify="left" if words else "right", no_wrap=not words, overflow="fold")
         for row in table.rows:
             shown.add_row(*row)
         console.print()
         console.print(shown)
-    for one in whole.outcomes:
-        if one.reason:
-            errors.print(Text(f"failed: {one.label} seed {one.seed}: {one.reason}", style="red"))
+    for reason, who in [*whole.failed, *whole.failed_runs]:
+        errors.print(Text(f"failed: {', '.join(who)}: {reason}", style="red"))
+    for text, where in whole.warnings:
+        console.print(Text(f"Warning: {text}{f' ({where})' if where else ''}", style="yellow"))
     console.print()
-    for sentence in metafluence.comparison_verdict(whole.outcomes, whole.groups):
+    for label, sentences in whole.findings:
+        if len(whole.groups) > 1:
+            console.print(Text(label, style="bold"))
+        for sentence in sentences:
+            console.print(Text(f"• {sentence}"))
+    for sentence in filter(None, whole.lost):
         console.print(Text(f"• {sentence}"))
 
 
@@ -180,7 +201,7 @@ def _plan(study: Path, out: Path | None, overlay: Path | None, size: str | None,
     for variation, plans in zip(work.comparison.variations, found.runs, strict=True):
         console.print(Text(variation.id, style="bold"))
         for plan in plans:
-            console.print(f"  {plan}")
+            console.print(Text(f"  {plan}"))
     console.print()
     for sentence in found.said():
         console.print(Text(f"• {sentence}"))

@@ -15,7 +15,7 @@ Better = Literal["", "high", "low"]
 NOTHING = "–"
 """What stands in a cell where there is nothing to say."""
 
-_NUMBER = re.compile(r"[-+−]?\d+(\.\d+)?(e[-+]?\d+)?(?= ?%?$)")
+_NUMBER = re.compile(r"[-+−]?\d+(\.\d+)?(e[-+]?\d+)?(?=( ± \S+)? ?%?$)")
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
@@ -26,7 +26,7 @@ _LATEX = {
 
 
 def number(text: str) -> float | None:
-    """The number that a cell says (`0.97`, `12.3 %`, `1e-05`), or None."""
+    """The number that a cell says (`0.97`, `12.3 %`, `1e-05`, `0.97 ± 0.01`), or None."""
     found = _NUMBER.match(text.strip())
     return float(found[0].replace("−", "-")) if found else None
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 from metafluence.config import StudyConfig, check, no_field, parse_study, read_mapping
 from metafluence.errors import ConfigError, nearest
 from metafluence.overrides import changed
+from metafluence.tasks import Level
 
 SEED = "seed"
 WORK = ("seed", "dtype", "dataset", "episodes", "corruption", "learner", "l2", "inner_solver", "trainer")
@@ -33,12 +34,32 @@ def _seeds(value: Any) -> Any:
     return list(range(value)) if isinstance(value, int) else value
 
 
+def _axes(value: Any) -> Any:
+    """Says what an axis may be in one sentence, not one for each of its forms."""
+    for name, values in value.items() if isinstance(value, dict) else ():
+        labelled = isinstance(values, dict) and all(isinstance(one, dict) for one in values.values())
+        if not labelled and not isinstance(values, list):
+            raise ValueError(f"Give vary.{name} a list of values, or labels with the changes of each")
+    return value
+
+
+class PublishedRow(BaseModel):
+    """What is published of one method."""
+
+    model_config = ConfigDict(extra="forbid")
+    accuracy: float | None = None
+    seconds: float | None = None
+
+
 class Published(BaseModel):
-    """A published table to be set beside the study's own: where it is from, and by method its accuracy and seconds."""
+    """A published table to be set beside the study's own: where it is from, of which level, and its rows by method;
+    the row `retrain` is retraining without exactly the corrupted items.
+    """
 
     model_config = ConfigDict(extra="forbid")
     source: str
-    rows: dict[str, dict[str, float]]
+    level: Level = "task"
+    rows: dict[str, PublishedRow]
 
 
 class Plural(BaseModel):
@@ -51,7 +72,7 @@ class Plural(BaseModel):
     """
 
     seeds: Annotated[list[int], BeforeValidator(_seeds)] | None = None
-    vary: dict[str, list[Any] | dict[str, Changes]] = {}
+    vary: Annotated[dict[str, list[Any] | dict[str, Changes]], BeforeValidator(_axes)] = {}
     sizes: dict[str, Changes] = {}
     published: Published | None = None
 
@@ -120,6 +141,8 @@ def parse_comparison(
     _refuse_unknown(single, names, where)
     variations = tuple(_variations(single, plural, where))
     _refuse_twins(variations, where)
+    if plural.published is not None and not any(plural.published.level in v.config.levels for v in variations):
+        raise ConfigError(f"{where}: published.level is {plural.published.level!r}, which is not among its levels.")
     config = variations[0].config
     return Comparison(config.name, config.about, variations, plural.published, resolved)
 
@@ -182,7 +205,8 @@ def _refuse_twins(variations: Sequence[Variation], where: str) -> None:
     for variation in variations:
         key = variation.id.rsplit("-", 1)[-1]
         if key in seen:
-            raise ConfigError(f"{where}: {variation.label or 'a seed'} asks for what another variation does already.")
+            said = ", ".join(part for part in (variation.label, f"seed {variation.config.seed}") if part)
+            raise ConfigError(f"{where}: {said} asks for what another variation does already. Remove one of them.")
         seen.add(key)
 
 
