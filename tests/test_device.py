@@ -25,8 +25,11 @@ KINDS = ("learner", "backbone", "solver", "method", "study")
 
 
 def preparation(folder: Path, **changes) -> Preparation:
-    study = mf.Study(mf.parse_study({**BASE, **changes}), mf.default_registry(), folder)
-    return study.preparation
+    return mf.Study(mf.parse_study({**BASE, **changes}), mf.default_registry(), folder).preparation
+
+
+def jobs(folder: Path, **changes) -> int | None:
+    return getattr(preparation(folder, **changes)._executor, "jobs", 0)
 
 
 @pytest.mark.slow
@@ -84,11 +87,11 @@ def test_a_device_without_float64_is_refused_for_it(monkeypatch):
 
 def test_retraining_shares_a_gpu_only_where_it_is_asked_to(tmp_path, monkeypatch):
     monkeypatch.setattr(devices, "device_count", lambda _: 1)
-    assert preparation(tmp_path)._executor.jobs is None
-    assert preparation(tmp_path, device="cuda")._executor.jobs == 1
+    assert jobs(tmp_path) is None
+    assert jobs(tmp_path, device="cuda") == 1
     three = {"use": "processes", "jobs": 3}
-    assert preparation(tmp_path, device="cuda", executor=three)._executor.jobs == 3
-    assert preparation(tmp_path, device="cuda", executor="serial")._executor == mf.build("executor", "serial")
+    assert jobs(tmp_path, device="cuda", executor=three) == 3
+    assert jobs(tmp_path, device="cuda", executor="serial") == 0
 
 
 def test_a_device_is_no_part_of_what_a_result_is():
