@@ -1,7 +1,7 @@
 """What is done on a device and again on the processor: every registered learner, solver, preconditioner and method.
 
-Run as a script it does all of it on the pretended device, in a process of its own, and prints what differs or failed, a line of
-JSON for each.
+Run as a script it does those of one kind on the pretended device, or on the one that is named, and prints what differs
+or failed, a line of JSON for each.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pretend  # before anything is differentiated
 import torch
 from torch import Tensor
 
 import metafluence as mf
+import pretend
 from metafluence.solving import solve_sweep
 from metafluence.sweeps import sweep_damping
-from metafluence.variations import Variation
 from parts import EXACT, LEARNERS, NEWTON, REAL, VARIANTS
 from test_every_learner import STUDY, configuration
 
@@ -33,9 +33,13 @@ Found = dict[str, Any]
 POINTS = {"use": "npz", "path": "points.npz"}
 BACKBONES: dict[str, dict[str, Any]] = {
     "small-conv": {"channels": [2]},
-    "conv4": {"width": 2, "norm": "group"},
+    "conv4": {"width": 2},
     "resnet12": {"widths": [2, 2]},
     "mlp": {"hidden": [3]},
+}
+SOLVERS: dict[str, dict[str, Any]] = {
+    "lissa": {"iterations": 30, "repeats": 2},
+    "neumann": {"truncation": 30},
 }
 METHODS: dict[str, dict[str, Any]] = {
     "leave-out": {"use": "influence", "leave_out": True, "solver": "exact", "inner_solver": "cg"},
@@ -69,7 +73,9 @@ def tried(work: Callable[[], Any]) -> Any:
         return str(error)
 
 
-def learner_work(device: torch.device, make: Callable[[], mf.MetaLearner], real: bool, shape: tuple[int, ...] = (2,)) -> Found:
+def learner_work(
+    device: torch.device, make: Callable[[], mf.MetaLearner], real: bool, shape: tuple[int, ...] = (2,)
+) -> Found:
     """All that a problem and its curvatures can be asked for."""
     problem = mf.BilevelProblem(make(), tasks(3, 0, device, shape, real), 0.7, EXACT)
     generator = torch.Generator().manual_seed(1)
@@ -113,7 +119,9 @@ def solver_work(device: torch.device, spec: Any) -> Found:
         found[name] = solved if isinstance(solved, str) else [solved.value, solved.residual, solved.status]
         swept = tried(lambda operator=operator: solve_sweep(solver, operator, rhs, [1.0, 2.0]))
         found[f"{name} swept"] = swept if isinstance(swept, str) else [s.value for s in swept]
-    swept = tried(lambda: sweep_damping(point, goals(point), REGISTRY.build("curvature", "gauss-newton"), solver, [1, 2]))
+    swept = tried(
+        lambda: sweep_damping(point, goals(point), REGISTRY.build("curvature", "gauss-newton"), solver, [1, 2])
+    )
     found["sweep"] = swept if isinstance(swept, str) else swept.scores
     for name in ("logistic-head", "imaml"):
         inside = mf.BilevelProblem(LEARNERS[name](), tasks(3, 0, device), 0.7, solver)
@@ -129,10 +137,10 @@ def method_work(device: torch.device, spec: Any) -> Found:
         problem, fit, checkpoints = fitted(device, learner)
         bank = mf.RetrainBank(problem, fit, NEWTON, REGISTRY.build("executor", "serial"))
         targets = goals(problem.at(fit.meta))
-        for level in mf.LEVELS:
+        for level in mf.LEVELS if method.additive else ("task",):
             made = mf.Context(problem.at(fit.meta), level, torch.Generator().manual_seed(3), bank, checkpoints)
             name = f"{learner} {level}"
-            scored = tried(lambda made=made: mf.attribute(method, made, targets))
+            scored = tried(partial(mf.attribute, method, made, targets))
             found[name] = scored if isinstance(scored, str) else scored.values
             if not isinstance(scored, str) and method.edits:
                 change = method.parameter_change(method.prepare(made), [(0,), (1, 2)])
@@ -159,12 +167,15 @@ def study_work(device: torch.device, learner: str) -> Found:
         folder = Path(place)
         points(folder)
         raw = {**STUDY, "dataset": {**POINTS, "root": place}, "learner": configuration(learner)}
-        raw |= {"levels": ["task", "support", "query"], "checkpoints": {"use": "sgd", "steps": 5}, "remove": [0.3, 0.5]}
-        raw["episodes"] = {**STUDY["episodes"], "validation": 4}
+        raw |= {"levels": ["task", "query"], "checkpoints": {"use": "sgd", "steps": 3}, "remove": [0.5]}
         raw["corruption"] = [{"fraction": 0.5, "strength": 1.0}, {"kind": "noise", "strength": 0.5}]
-        raw["methods"] = [*STUDY["methods"], "tracin", "trak", "random", {"use": "influence", "solver": "cg"}]
-        raw |= {"truth": {"items": 3, "subsets": 2, "seeds": 1}, "damping": {"values": [0.0, 1.0]}}
-        raw["executor"] = "processes"
+        exact = {"use": "influence", "solver": "exact"}
+        raw |= {
+            "methods": [exact, "tracin", "random"],
+            "budget": {"methods": [exact]},
+            "truth": {"items": 2, "subsets": 1},
+        }
+        raw |= {"trainer": {"use": "newton", "tolerance": 1e-6}}
         config = mf.parse_study(raw).model_copy(update={"device": str(device)})
         for _ in range(2):
             result = mf.Study(config, REGISTRY, folder / "out").run()
@@ -173,10 +184,13 @@ def study_work(device: torch.device, learner: str) -> Found:
         assert mf.write_report(result, folder).exists()
         assert result.fit.meta.device == result.benches["task"].problem.tasks.device
         assert result.fit.meta.device.type == device.type
-        found = {"identity": (folder / "out" / "manifest.json").read_text(), "work": Variation({}, config).id}
+        found = {"identity": (folder / "out" / "manifest.json").read_text()}
         for run in result.runs:
             name, row = f"{run.row.level} {run.row.name}", run.row
-            found |= {name: [run.scores, run.change_errors, run.curve], f"{name} row": [row.auroc, row.spearman, row.lds]}
+            found |= {
+                name: [run.scores, run.change_errors, run.curve],
+                f"{name} row": [row.auroc, row.spearman, row.lds],
+            }
         for budget in result.budgets:
             found[f"budget {budget.level} {budget.method}"] = [budget.total, budget.first_order, budget.curvature]
         found |= {f"certificate {c.level}": c.grade for c in result.certificates}
@@ -199,12 +213,12 @@ def works() -> dict[str, Callable[[torch.device], Found]]:
     for name, parameters in BACKBONES.items():
         backbone = REGISTRY.build("backbone", {"use": name, **parameters})
         make = partial(REGISTRY.build, "learner", {"use": "anil", "backbone": backbone, "steps": 1})
-        found[f"backbone {name}"] = partial(learner_work, make=make, real=False, shape=(1, 8, 8))
+        found[f"backbone {name}"] = partial(learner_work, make=make, real=False, shape=(1, 16, 16))
     module = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), mf.TaskBatchNorm(2), torch.nn.Tanh(), torch.nn.Flatten())
     make = partial(REGISTRY.build, "learner", {"use": "ridge-head", "backbone": module})
     found["backbone of one's own"] = partial(learner_work, make=make, real=False, shape=(1, 5, 5))
     for name in REGISTRY.names("solver"):
-        found[f"solver {name}"] = partial(solver_work, spec=name)
+        found[f"solver {name}"] = partial(solver_work, spec={"use": name, **SOLVERS.get(name, {})})
     for solver, name in product(("cg", "minres"), REGISTRY.names("preconditioner")):
         found[f"solver {solver} with {name}"] = partial(solver_work, spec={"use": solver, "preconditioner": name})
     found["solver ek-fac sampled"] = partial(solver_work, spec={"use": "ek-fac", "fisher": "sampled"})
@@ -212,12 +226,11 @@ def works() -> dict[str, Callable[[torch.device], Found]]:
         found[f"method {name}"] = partial(method_work, spec=name)
     for name, spec in METHODS.items():
         found[f"method {name}"] = partial(method_work, spec=spec)
-    for name in ("logistic-head", "maml"):
-        found[f"study {name}"] = partial(study_work, learner=name)
+    found["study logistic-head"] = partial(study_work, learner="logistic-head")
     return found
 
 
-def difference(work: Callable[[torch.device], Found], device: torch.device, tolerance: float = 1e-8) -> str:
+def difference(work: Callable[[torch.device], Found], device: torch.device, tolerance: float = 1e-7) -> str:
     """What is not the same on the device and on the processor; empty where all is."""
     ours, theirs = work(torch.device("cpu")), work(device)
     assert ours.keys() == theirs.keys()
@@ -233,19 +246,45 @@ def same(ours: Any, theirs: Any, tolerance: float) -> bool:
     return ours == theirs
 
 
-def main(names: list[str]) -> None:
-    found = {}
+def refusals() -> str:
+    """The pretence is worth something: what of this goes through on the pretended device."""
+    there, here = torch.zeros(2, 2, device=pretend.DEVICE), torch.zeros(2, 2)
+    tried: dict[str, Callable[[], Any]] = {
+        "sum": lambda: there + here,
+        "product": lambda: here @ there,
+        "inside vmap": lambda: torch.func.vmap(lambda row: row * here[0])(there),
+        "inside a gradient": lambda: torch.func.grad(lambda x: (x * here).sum())(there),
+        "joined": lambda: torch.cat([there, here]),
+        "index": lambda: here[torch.zeros(1, dtype=torch.int64, device=pretend.DEVICE)],
+        "picked": lambda: there.index_select(0, torch.zeros(1, dtype=torch.int64)),
+        "drawn": lambda: torch.randn(2, generator=torch.Generator(), device=pretend.DEVICE),
+        "numpy": there.numpy,
+        "array": lambda: np.asarray(there),
+    }
+    through = []
+    for name, work in tried.items():
+        try:
+            work()
+            through.append(name)
+        except (RuntimeError, TypeError):
+            pass
+    return ", ".join(through)
+
+
+def main(kind: str, name: str = pretend.NAME) -> None:
     torch.set_num_threads(1)
-    with pretend.entered() as device:
-        for name, work in works().items():
-            if names and name not in names:
+    with pretend.entered() if name == pretend.NAME else nullcontext(torch.device(name)) as device:
+        if kind == "refusals":
+            print(json.dumps([kind, refusals()]))
+        for label, work in works().items():
+            if not label.startswith(kind):
                 continue
             try:
-                found[name] = difference(work, device)
+                said = difference(work, device)
             except Exception:
-                found[name] = traceback.format_exc()
-            print(json.dumps([name, found[name]]), flush=True)
+                said = traceback.format_exc()
+            print(json.dumps([label, said]), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(*sys.argv[1:])

@@ -71,6 +71,12 @@ class _Given(TorchFunctionMode):
         device = kwargs.get("device")
         if func in (torch.tensor, torch.as_tensor) and device is not None and torch.device(device).type == NAME:
             return func(*args, **{**kwargs, "device": None}).to(device)
+        if func is Tensor.new_tensor and isinstance(args[0], There):
+            return torch.tensor(args[1], dtype=args[0].dtype).to(args[0].device)
+        if func in (Tensor.__getitem__, Tensor.__setitem__) and isinstance(args[0], There):
+            where = args[1] if isinstance(args[1], tuple) else (args[1],)
+            where = tuple(torch.tensor(i) if isinstance(i, list) else i for i in where)
+            args = (args[0], where, *args[2:])
         return func(*args, **kwargs)
 
 

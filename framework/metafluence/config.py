@@ -89,7 +89,8 @@ class StudyConfig(_Strict):
     checkpoints serve the methods that need some; the study's own trainer's if not given. damping: how `methods` that
     take a damping and set none come by it; as the methods have it if not given. grid: one method's scores with inner
     and outer solvers swapped against each other, at the first level. budget: methods whose error is split by where it
-    comes from. device: where tensors are: cpu, cuda, cuda:N or mps. certificate: whether influence can be trusted here is checked, where there is ground truth.
+    comes from. device: where tensors are: cpu, cuda, cuda:N or mps. certificate: whether influence can be trusted here
+    is checked, where there is ground truth.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")

@@ -55,7 +55,7 @@ def diagnose(point: Point, generator: torch.Generator) -> Diagnostics:
     gradient = float(point.gradient.norm())
     scale = float(point.task_gradients().norm(dim=0).max())
     learner, tasks = point.problem.learner, len(point.problem.tasks)
-    extremes = extreme_eigenvalues(point.hessian(), generator)
+    extremes = extreme_eigenvalues(point.hessian(), generator).cpu()
     inner, residual, converged = float("nan"), float("nan"), tasks
     if not learner.unrolls:
         inner, residual = float(point.adaptation.gradient_norm.max()), point.inner_residual()

@@ -77,6 +77,11 @@ class Extremes:
     largest_error: Tensor
     products: int
 
+    def cpu(self) -> Extremes:
+        """The same on the processor."""
+        low, high = (self.smallest.cpu(), self.smallest_error.cpu()), (self.largest.cpu(), self.largest_error.cpu())
+        return Extremes(*low, *high, self.products)
+
 
 def extreme_eigenvalues(
     operator: LinearOperator, generator: torch.Generator, steps: int = 100, rtol: float = 1e-3
