@@ -1,4 +1,4 @@
-"""The report as a reader meets it: opened in a browser, wide and on a phone. Skipped where there is no Chromium."""
+"""Reports as a reader meets them: opened in a browser, wide and on a phone. Skipped where there is no Chromium."""
 
 import shutil
 from pathlib import Path
@@ -7,6 +7,8 @@ import pytest
 
 import metafluence as mf
 from metafluence import default_registry
+from metafluence.comparison import Comparing
+from test_comparison import SMALL
 from test_study import changed
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium (pip install selenium)")
@@ -23,12 +25,28 @@ WIDE, PHONE = (1280, 900), (390, 844)
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory) -> Path:
-    """The report of a small study with every kind of figure that takes no time."""
+def study(tmp_path_factory) -> tuple[Path, int]:
+    """The report of a small study with every kind of figure that takes no time, and how many pictures it holds."""
     folder = tmp_path_factory.mktemp("browsed")
     asked = {"levels": ["task", "query"], "truth": {"items": 3}, "methods": ["influence", "loss", "random"]}
     result = mf.Study(mf.parse_study(changed(**asked)), default_registry(), folder).run()
-    return mf.write_report(result, folder)
+    return mf.write_report(result, folder), 10
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory) -> tuple[Path, int]:
+    """The same of several variations."""
+    folder = tmp_path_factory.mktemp("compared")
+    published = {"source": "a paper", "rows": {"task-if": {"accuracy": 0.7}}}
+    raw = {**SMALL, "truth": {"items": 3}, "published": published, "certificate": True}
+    work = Comparing(mf.parse_comparison(raw), default_registry(), folder)
+    outcomes = work.run(lambda study, result, place: mf.write_report(result, place))
+    return mf.write_comparison(mf.Merged.of(work, outcomes), folder), 8
+
+
+@pytest.fixture(params=["study", "comparison"])
+def page(request) -> tuple[Path, int]:
+    return request.getfixturevalue(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -48,14 +66,14 @@ def opened(request, browser, page):
     width, height = request.param
     metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    browser.get(page.as_uri())
+    browser.get(page[0].as_uri())
     return browser
 
 
-def test_it_opens_without_a_complaint_and_with_all_its_pictures(opened):
+def test_it_opens_without_a_complaint_and_with_all_its_pictures(opened, page):
     assert opened.get_log("browser") == []
     widths = opened.execute_script("return [...document.images].map(i => i.naturalWidth)")
-    assert len(widths) == 10
+    assert len(widths) == page[1]
     assert min(widths) > 0
     loaded = opened.execute_script("return performance.getEntriesByType('resource').map(r => r.name)")
     assert [name for name in loaded if not name.startswith("data:")] == []
@@ -88,17 +106,29 @@ def column(browser, name: str) -> list[str]:
 
 
 def heading(browser, name: str):
-    return next(h for h in browser.find_elements("css selector", "table.sortable th") if h.text.strip() == name)
+    found = next(h for h in browser.find_elements("css selector", "table.sortable th") if h.text.strip() == name)
+    # Not to where the first column, which stays, lies over it.
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center', inline: 'center'})", found)
+    return found
+
+
+def as_number(cell: str) -> float:
+    """What a cell is sorted by, upwards."""
+    return float("inf") if cell == "–" else float(cell.split(maxsplit=1)[0])
+
+
+def downwards(cell: str) -> float:
+    return float("inf") if cell == "–" else -as_number(cell)
 
 
 def test_a_click_on_a_heading_sorts_and_another_turns_it_round(opened):
     before = column(opened, "Spearman")
     heading(opened, "Spearman").find_element("tag name", "button").click()
     assert heading(opened, "Spearman").get_attribute("aria-sort") == "ascending"
-    assert column(opened, "Spearman") == sorted(before, key=float)
+    assert column(opened, "Spearman") == sorted(before, key=as_number)
     heading(opened, "Spearman").find_element("tag name", "button").click()
     assert heading(opened, "Spearman").get_attribute("aria-sort") == "descending"
-    assert column(opened, "Spearman") == sorted(before, key=float, reverse=True)
+    assert column(opened, "Spearman") == sorted(before, key=downwards)
     heading(opened, "method").find_element("tag name", "button").click()
     assert column(opened, "method") == sorted(column(opened, "method"))
     assert heading(opened, "Spearman").get_attribute("aria-sort") is None
@@ -106,12 +136,23 @@ def test_a_click_on_a_heading_sorts_and_another_turns_it_round(opened):
 
 def test_the_keyboard_sorts_too(opened):
     heading(opened, "seconds").find_element("tag name", "button").send_keys("\n")
-    assert column(opened, "seconds") == sorted(column(opened, "seconds"), key=float)
+    assert column(opened, "seconds") == sorted(column(opened, "seconds"), key=as_number)
 
 
 def test_numbers_sort_as_numbers_and_what_is_none_comes_last(opened):
     """Percentages, powers of ten, minus signs, equal ones in their order, dashes and words at the end both ways."""
-    cells = ["12.3 %", "–", "1e-05", "100.0 %", "-0.5", "failed", "1e-05", "0.92 to 1.00"]
+    cells = [
+        "12.3 %",
+        "–",
+        "1e-05",
+        "100.0 %",
+        "-0.5",
+        "failed",
+        "1e-05",
+        "0.92 to 1.00",
+        "+0.123 ± 0.045",
+        "-0.7 ± 0.1",
+    ]
     opened.execute_script(
         "const table = document.querySelector('table.sortable');"
         "table.tBodies[0].replaceChildren(...arguments[0].map((text, i) => {"
@@ -122,9 +163,23 @@ def test_numbers_sort_as_numbers_and_what_is_none_comes_last(opened):
     )
     button = heading(opened, "Spearman").find_element("tag name", "button")
     button.click()
-    up = ["-0.5", "1e-05", "1e-05", "0.92 to 1.00", "12.3 %", "100.0 %", "–", "failed"]
+    first = opened.execute_script("return document.querySelector('table.sortable th').textContent.trim()")
+    up = ["-0.7 ± 0.1", "-0.5", "1e-05", "1e-05", "+0.123 ± 0.045", "0.92 to 1.00", "12.3 %", "100.0 %", "–", "failed"]
     assert column(opened, "Spearman") == up
-    assert column(opened, "method") == [str(i) for i in (4, 2, 6, 7, 0, 3, 1, 5)]
+    assert column(opened, first) == [str(i) for i in (9, 4, 2, 6, 8, 7, 0, 3, 1, 5)]
     button.click()
-    assert column(opened, "Spearman") == [*up[5::-1], "–", "failed"]
-    assert column(opened, "method") == [str(i) for i in (3, 0, 7, 2, 6, 4, 1, 5)]
+    assert column(opened, "Spearman") == [*up[7::-1], "–", "failed"]
+    assert column(opened, first) == [str(i) for i in (3, 0, 7, 8, 2, 6, 4, 9, 1, 5)]
+
+
+def test_links_lead_to_places_and_pages_that_there_are(opened, page):
+    links = opened.execute_script("return [...document.querySelectorAll('a')].map(a => a.getAttribute('href'))")
+    inside = [link[1:] for link in links if link.startswith("#")]
+    assert inside
+    assert opened.execute_script("return arguments[0].filter(id => !document.getElementById(id))", inside) == []
+    others = [link for link in links if not link.startswith("#")]
+    assert len(others) == (4 if page[1] == 8 else 0)
+    for link in others[:2]:
+        opened.get((page[0].parent / link).as_uri())
+        assert opened.execute_script("return document.querySelector('h1').textContent") == "small"
+        assert opened.get_log("browser") == []

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from metafluence.errors import MetafluenceError, StoreError
+from metafluence.errors import InputError, MetafluenceError, StoreError
 from metafluence.observer import Observer
 from metafluence.outcomes import Outcome, load_outcome, outcome, save_outcome
 from metafluence.provenance import versions
@@ -56,10 +56,15 @@ class Comparing:
     def __init__(self, comparison: Comparison, registry: Registry, folder: Path, observer: Observer | None = None):
         self.comparison, self.store = comparison, Store(folder)
         self._observer = observer or Observer()
-        self.studies = [
-            Study(variation.config, registry, self.store.work(variation), self._observer)
-            for variation in comparison.variations
-        ]
+        self.studies = [self._study(variation, registry) for variation in comparison.variations]
+
+    def _study(self, variation: Variation, registry: Registry) -> Study:
+        try:
+            return Study(variation.config, registry, self.store.work(variation), self._observer)
+        except InputError as error:
+            if not variation.label:
+                raise
+            raise InputError(f"{variation.label}: {error}") from error
 
     def run(self, finished: Finished) -> list[Outcome]:
         """Do what is not done yet. Raises the first error where every variation failed."""

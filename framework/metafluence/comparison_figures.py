@@ -14,6 +14,7 @@ from metafluence.aggregation import Group, Method, lines, mean, mean_curve, meth
 from metafluence.figures import NOUNS
 from metafluence.labels import label_points
 from metafluence.metrics import pareto_front
+from metafluence.pages import BROAD
 from metafluence.palette import COLOURS, MARKERS, legend, single
 from metafluence.palette import line as look
 from metafluence.tasks import Level
@@ -119,7 +120,10 @@ def heat_map(groups: Sequence[Group], level: Level) -> Figure | None:
     table = np.array([[mean(values(group, level, method, "spearman")).value for group in groups] for method in names])
     if len(groups) < 2 or not np.isfinite(table).any():
         return None
-    figure = Figure(figsize=(3.2 + 1.25 * len(groups), 1.6 + 0.36 * len(names)), layout="constrained")
+    width = 2.4 + 1.25 * len(groups)
+    if width > 5:  # no longer to be read on a phone, if it is not scrolled there
+        width = max(width, 1.01 * BROAD)
+    figure = Figure(figsize=(width, 1.6 + 0.36 * len(names)), layout="constrained")
     axis = figure.subplots()
     axis.imshow(table, cmap="viridis", norm=Normalize(-0.2, 1), aspect="auto")
     axis.set_yticks(range(len(names)), [named(method) for method in names], fontsize=8)
