@@ -1,8 +1,10 @@
 """A study's variations: what YAML varies, sizes, `--set`, and stable names."""
 
 import copy
+from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -150,3 +152,12 @@ def test_a_part_set_is_found_where_it_was_set_and_nothing_else_moves(raw, path, 
 def test_a_number_has_no_parts():
     with pytest.raises(mf.ConfigError, match=r"l2 is 1.0 and has no parts"):
         changed(RAW, {"l2.a": 1})
+
+
+def test_the_study_that_the_documentation_shows_is_one():
+    text = (Path(__file__).parents[1] / "docs" / "studies.md").read_text()
+    raw = yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])
+    assert len(mf.parse_comparison(raw).variations) == 12
+    assert len(mf.parse_comparison(raw, "quick").variations) == 4
+    found = mf.parse_comparison(raw, "quick", {"vary.learner.penalty": [3.0]}).variations
+    assert {v.config.learner["penalty"] for v in found} == {3.0}, "after `vary.` stands one name"
