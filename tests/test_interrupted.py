@@ -73,7 +73,7 @@ def test_killed_three_times_it_ends_as_if_it_had_been_left_alone(tmp_path, seed)
     last = start(study, tmp_path / "killed")
     said = last.communicate()[0]
     assert last.returncode == 0, said
-    pd.testing.assert_frame_equal(results(tmp_path / "killed"), results(tmp_path / "alone"))
+    pd.testing.assert_frame_equal(results(tmp_path / "killed"), results(tmp_path / "alone"), check_exact=True)
 
 
 @pytest.mark.xdist_group("executors")

@@ -190,6 +190,9 @@ class Preparation:
 
     def _bank(self, problem: BilevelProblem, fit: Fit, split: Split, purpose: str, store: Path) -> RetrainBank:
         assert self.config.truth is not None
+        items: dict[Level, int] = {level: len(split.train.corrupted_items(level)) for level in self.config.levels}
+        # By what is asked, not by what is missing: an interrupted study makes the same fits as one left alone.
+        expected = sum(len(some) for level, count in items.items() for some in self.removals(level, count))
         return RetrainBank(
             problem,
             fit,
@@ -201,6 +204,7 @@ class Preparation:
             lambda done, total: self._observer.step(done, total) if total > 1 else None,
             split.validation if self._trainer.needs_validation else None,
             lambda sentence: self.notices.append(f"Retraining: {sentence}"),
+            expected,
         )
 
     def judges(self, validation: TaskSet) -> tuple[TaskSet, TaskSet | None]:

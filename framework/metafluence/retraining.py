@@ -50,6 +50,8 @@ class RetrainBank:
     store: a folder for the fits; work already there is reused if it answers the same question, else StoreError.
     progress: called with fits done and fits asked for. validation: tasks that the trainer judges its steps on, the
     same as in the fit, where it does. notice: told what went wrong and was mended, such as a worker that died.
+    expected: about how many fits will be asked for in all, by which the trainer shares work between them; each call is
+    taken for itself if it is not given, so that what is done already has a part in it.
     """
 
     def __init__(
@@ -64,11 +66,12 @@ class RetrainBank:
         progress: Callable[[int, int], None] | None = None,
         validation: TaskSet | None = None,
         notice: Callable[[str], None] = warn,
+        expected: int | None = None,
     ) -> None:
         self._problem, self._trainer, self._executor = problem, trainer, executor
         self._init = fit.meta if start == "warm" else None
         self._seed, self._store, self._progress, self._validation = seed, store, progress, validation
-        self._notice = notice
+        self._notice, self._expected = notice, expected
         self._kept: dict[str, tuple[Tensor, dict[str, Any]]] = {}
         self._shared: Shared | None = None
         if store is not None:
@@ -128,7 +131,7 @@ class RetrainBank:
     def _trainer_of(self, fits: int) -> Trainer:
         """For fits from λ* the one that shares their work, once that pays."""
         if self._shared is None and self._init is not None and fits:
-            self._shared = self._trainer.near(self._problem, self._init, fits)
+            self._shared = self._trainer.near(self._problem, self._init, self._expected or fits)
         return self._trainer if self._shared is None else self._shared.trainer
 
     def _load(self, keys: list[str]) -> None:
