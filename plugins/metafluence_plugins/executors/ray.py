@@ -49,6 +49,7 @@ class Ray(RemoteExecutor):
         self, parcel: Parcel[Any, Any], items: Sequence[bytes], notice: Callable[[str], None]
     ) -> Generator[tuple[int, bytes], None, None]:
         ray = optional_package("ray", "ray")
+        os.environ.setdefault("RAY_TQDM_PATCH_PRINT", "0")  # else it puts its own `print` in the place of Python's
         _join(ray, self.address, self.jobs or cpu_count())
         lost = (
             ray.exceptions.WorkerCrashedError,
