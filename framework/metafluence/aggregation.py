@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from scipy.stats import t
 
 from metafluence.outcomes import Line, Outcome
-from metafluence.runs import Row
+from metafluence.runs import Row, run_name
+from metafluence.tables import NOTHING
 from metafluence.tasks import Level
 
 Array = NDArray[np.float64]
@@ -32,7 +33,7 @@ class Mean:
     def text(self, form: str, scale: float = 1.0, unit: str = "") -> str:
         """In words; a dash where there is nothing."""
         if not self.n:
-            return "–"
+            return NOTHING
         said = format(self.value * scale, form)
         return (
             f"{said}{unit}"
@@ -142,4 +143,4 @@ def runtime_ratios(group: Group, level: Level, method: Method) -> list[float]:
 
 def named(method: Method) -> str:
     """A method as it is called in words."""
-    return f"{method[0]} ({method[1]})" if method[1] else method[0]
+    return run_name(*method)

@@ -17,6 +17,7 @@ from metafluence.metrics import pareto_front
 from metafluence.pages import BROAD
 from metafluence.palette import COLOURS, MARKERS, legend, single
 from metafluence.palette import line as look
+from metafluence.tables import NOTHING
 from metafluence.tasks import Level
 
 Curve = tuple[np.ndarray, np.ndarray]
@@ -129,7 +130,7 @@ def heat_map(groups: Sequence[Group], level: Level) -> Figure | None:
     axis.set_yticks(range(len(names)), [named(method) for method in names], fontsize=8)
     axis.set_xticks(range(len(groups)), [g.label.replace(", ", "\n") for g in groups], fontsize=8)
     for (row, column), value in np.ndenumerate(table):
-        text = "–" if np.isnan(value) else f"{value:.2f}"
+        text = NOTHING if np.isnan(value) else f"{value:.2f}"
         dark = np.isfinite(value) and value < 0.6
         axis.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
     axis.set_title("Spearman with exact retraining", fontsize=10)

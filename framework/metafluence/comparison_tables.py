@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from metafluence.aggregation import Group, Method, lines, mean, methods, named, runtime_ratios, values
+from metafluence.result_table import Column
 from metafluence.tables import NOTHING, Better, best_cells, filled
 from metafluence.tasks import Level
 from metafluence.variations import Published, PublishedRow
@@ -24,23 +25,16 @@ class Table:
     best: frozenset[tuple[int, int]] = frozenset()
 
 
-@dataclass(frozen=True)
-class Column:
-    """A field of a row, what stands above it, how its mean is written, what it means, and which values are better."""
-
-    field: str
-    heading: str
-    form: str
-    meaning: str
-    better: Better = ""
-
-
 FIDELITY = (
-    Column("change_error", "Δλ error", "%", "median ‖predicted − true Δλ‖ / ‖true Δλ‖, one item left out", "low"),
-    Column("spearman", "Spearman", ".3f", "of scores and exactly retrained changes of the validation loss", "high"),
-    Column("lds", "LDS", ".3f", "linear datamodeling score: Spearman over removed random subsets", "high"),
-    Column("auroc", "AUROC", ".3f", "of finding the corrupted items", "high"),
-    Column("found", "found", "%", "share of the corrupted items among those removed", "high"),
+    Column(
+        "change_error", "Δλ error", "%", "median ‖predicted − true Δλ‖ / ‖true Δλ‖, one item left out", better="low"
+    ),
+    Column(
+        "spearman", "Spearman", ".3f", "of scores and exactly retrained changes of the validation loss", better="high"
+    ),
+    Column("lds", "LDS", ".3f", "linear datamodeling score: Spearman over removed random subsets", better="high"),
+    Column("auroc", "AUROC", ".3f", "of finding the corrupted items", better="high"),
+    Column("found", "found", "%", "share of the corrupted items among those removed", better="high"),
 )
 CLASSES = (
     Column(
@@ -48,22 +42,30 @@ CLASSES = (
         "acc. edited",
         ".4f",
         "test accuracy at λ* + predicted Δλ of removing the lowest scored",
-        "high",
+        better="high",
     ),
-    Column("accuracy_retrained", "acc. retrained", ".4f", "test accuracy, retrained without the same items", "high"),
+    Column(
+        "accuracy_retrained", "acc. retrained", ".4f", "test accuracy, retrained without the same items", better="high"
+    ),
 )
 REALS = (
-    Column("loss_edited", "loss edited", ".4f", "test loss at λ* + predicted Δλ of removing the lowest scored", "low"),
-    Column("loss_retrained", "loss retrained", ".4f", "test loss, retrained without the same items", "low"),
+    Column(
+        "loss_edited",
+        "loss edited",
+        ".4f",
+        "test loss at λ* + predicted Δλ of removing the lowest scored",
+        better="low",
+    ),
+    Column("loss_retrained", "loss retrained", ".4f", "test loss, retrained without the same items", better="low"),
 )
 GAP = Column("", "edit − retrained", "+.4f", "mean difference of edited and retrained, seed by seed")
-SECONDS = Column("seconds", "seconds", ".3g", "to score all items", "low")
+SECONDS = Column("seconds", "seconds", ".3g", "to score all items", better="low")
 RATIO = Column(
     "",
     "of a fit",
     ".3g",
     "seconds to score all items and to edit λ*, to those of one fit from scratch in the same run",
-    "low",
+    better="low",
 )
 VARIATION = ("variation", "what is varied, but for the seed")
 METHOD = (("method", "the estimator"), ("solver", "how it inverts the Hessian"))

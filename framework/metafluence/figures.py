@@ -12,7 +12,7 @@ from metafluence.budget import SOURCES, Budget
 from metafluence.labels import label_points
 from metafluence.metrics import detection, pareto_front
 from metafluence.palette import COLOURS, MARKERS, legend, line, single
-from metafluence.runs import Row, Run
+from metafluence.runs import Row, Run, run_name
 from metafluence.solver_figures import against_truncation, heat_maps
 from metafluence.study import StudyResult
 from metafluence.tasks import Level
@@ -182,7 +182,7 @@ def error_budget(budgets: Sequence[Budget]) -> Figure | None:
     figure = Figure(figsize=(5.4, 1.5 + 0.36 * sum(heights)), layout="constrained")
     axes = figure.subplots(len(levels), 1, squeeze=False, height_ratios=heights, sharex=True)[:, 0]
     for axis, level, some in zip(axes, levels, rows, strict=True):
-        names = [_two_lines(f"{b.method} ({b.solver})" if b.solver else b.method) for b in some]
+        names = [_two_lines(run_name(b.method, b.solver)) for b in some]
         start = np.zeros(len(some))
         for colour, source in zip(COLOURS, SOURCES, strict=False):
             widths = np.nan_to_num([getattr(b, source) for b in some])  # NaN where there is no such source

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from metafluence.comparison import Comparing
 from metafluence.devices import settle
 from metafluence.errors import MetafluenceError
+from metafluence.executors import count
 from metafluence.preparation import Started
 from metafluence.runs import Bench
 from metafluence.study import Study
@@ -78,14 +79,14 @@ def _retrainings(study: Study, started: Started) -> int:
     asked = study.config.truth
     if asked is None:
         return 0
-    count = 0
+    total = 0
     for level in study.config.levels:
         items = len(started.split.train.corrupted_items(level))
         singles, subsets = study.preparation.removals(level, items)
         plans = [plan for plan in study.plans if plan.level == level]
-        count += (len(singles) + len(subsets)) * (1 + asked.seeds) + len(plans) * max(1, len(study.config.remove))
-        count += sum(items if plan.method.retrains else len(plan.dampings) for plan in plans)
-    return count
+        total += (len(singles) + len(subsets)) * (1 + asked.seeds) + len(plans) * max(1, len(study.config.remove))
+        total += sum(items if plan.method.retrains else len(plan.dampings) for plan in plans)
+    return total
 
 
 def _scoring(study: Study, started: Started) -> float:
@@ -102,11 +103,6 @@ def _scoring(study: Study, started: Started) -> float:
         with contextlib.suppress(MetafluenceError):
             settle(plan.method.scores(plan.method.prepare(bench.context()), bench.targets()).values)
     return time.perf_counter() - begun
-
-
-def count(number: int, what: str) -> str:
-    """`1 fit`, `2 fits`."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def duration(seconds: float) -> str:

@@ -85,7 +85,7 @@ class Row:
     @property
     def name(self) -> str:
         """The method, and how it solves."""
-        return f"{self.method} ({self.solver})" if self.solver else self.method
+        return run_name(self.method, self.solver)
 
     @property
     def spearman_interval(self) -> str:
@@ -168,6 +168,11 @@ class Bench:
         if self.test_tasks.real:
             return TestQuality(loss=loss)
         return TestQuality(float(accuracy(point.predictions, self.test_tasks.query.targets).mean()), loss)
+
+
+def run_name(method: str, solver: str) -> str:
+    """How a run is called in words: its method, and how it solves."""
+    return f"{method} ({solver})" if solver else method
 
 
 def lowest(scores: Tensor, count: int) -> Removal:
