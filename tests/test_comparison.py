@@ -1,6 +1,7 @@
 """Several variations in one store: shared work, failures, what is kept, means over seeds."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -127,3 +128,13 @@ def test_means_have_students_interval():
     middle, half = mean_curve([np.array([0.0, 1.0]), np.array([0.0, 3.0])])
     assert middle.tolist() == [0.0, 2.0]
     assert half[0] == 0.0
+
+
+@pytest.mark.parametrize("part", ["device", "executor", "memory_gib", "about", "seeds"])
+def test_stores_that_differ_in_what_changes_no_result_are_of_one_study(done, part):
+    folder, *_ = done
+    (store,) = open_stores([folder])
+    other = replace(store, raw={**store.raw, part: "else"})
+    assert len(mf.merged([store, other]).outcomes) == len(store.outcomes)
+    different = replace(store, raw={**store.raw, "l2": 2.0}, folder=folder / "other")
+    assert len(mf.merged([store, different]).outcomes) == 2 * len(store.outcomes)

@@ -28,11 +28,11 @@ from metafluence.provenance import versions
 from metafluence.store import write_atomically
 from metafluence.tables import write_tables
 from metafluence.tasks import LEVELS, Level
-from metafluence.variations import Published
+from metafluence.variations import NOT_ASKED, Published
 
 STUDY = "study"
 """The name under which the study is one more thing that is varied."""
-NO_MATTER = {"seed", "seeds", "about", "executor", "memory_gib"}
+NO_MATTER = (NOT_ASKED - {"name"}) | {"seed", "seeds"}
 """The parts in which stores of one study may differ, done in several places with other seeds in each."""
 
 
