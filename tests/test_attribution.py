@@ -337,7 +337,9 @@ def test_processes_give_the_same_fits_as_one_process(fitted, start):
 
 def test_a_retraining_that_does_not_converge_is_an_error_or_marked(fitted):
     bank = RetrainBank(fitted.problem, fitted.fit, Newton(max_steps=0), Serial())
-    with pytest.raises(mf.ConvergenceError, match=r"1 of 1 retrainings did not converge \(without task \[2\]"):
+    with pytest.raises(
+        mf.ConvergenceError, match=r"1 of 1 retrainings did not converge. The first is that without task \[2\]"
+    ):
         bank.leave_out([(2,)])
     assert bank.leave_out([(2,)], strict=False).converged.tolist() == [False]
 

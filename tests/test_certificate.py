@@ -65,7 +65,7 @@ class Bent(mf.RetrainBank):
         step = 1 - weight
         meta = start + step * predicted + step**2 * bend * predicted
         ones = torch.ones(1)
-        return mf.Retrained(meta.unsqueeze(1), torch.tensor([converged]), ones, ones, ones)
+        return mf.Retrained(meta.unsqueeze(1), torch.tensor([converged]), ones, ones, ones, ("",))
 
 
 def largest_step(here: World, method: mf.AttributionMethod, bend: float = 0.0, bank=None, converged: bool = True):

@@ -163,7 +163,26 @@ def test_retrainings_that_do_not_converge_are_said_and_left_out(tmp_path):
     trainer = {"use": "newton", "max_steps": 0, "warmup": 60, "tolerance": 1e-5}
     result = run(tmp_path, trainer=trainer, methods=["loss"])
     assert result.truth is None
-    assert any("6 of 6 retrainings without tasks did not converge" in w for w in result.warnings)
+    assert any("without tasks: 6 of 6 retrainings did not converge" in w for w in result.warnings)
+
+
+def test_a_study_goes_on_where_removals_leave_a_class_without_support(tmp_path):
+    changes = {
+        "learner": {"use": "protonet", "backbone": {"use": "mlp", "hidden": [3]}},
+        "episodes": {"train": 6, "validation": 4, "test": 4, "way": 2, "shot": 1, "query": 2, "split": "instances"},
+        "levels": ["task", "support"],
+        "methods": ["loss", {"use": "influence", "leave_out": True}],
+    }
+    result = run(tmp_path, **changes)
+    assert result.benches["task"].truth is not None
+    assert result.benches["support"].truth is None
+    assert any("could not be made: Class" in warning for warning in result.warnings)
+    rows = {(row.method, row.level): row for row in result.rows}
+    assert rows["loss", "support"].status == "ok"
+    assert "could not be made" in " ".join(rows["loss", "support"].notes)
+    assert np.isnan(rows["loss", "support"].accuracy_retrained)
+    assert "no support instance of positive weight" in next(r.reason for r in result.failed)
+    assert mf.write_report(result, tmp_path).exists()
 
 
 def test_a_study_without_ground_truth_and_without_corruption(tmp_path):

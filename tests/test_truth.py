@@ -14,8 +14,10 @@ from metafluence.metrics import bootstrap
 from metafluence.testing.worlds import world
 from metafluence.truth import draw_removals, retrain
 from metafluence_plugins.backbones.mlp import MLP
+from metafluence_plugins.executors.processes import Processes
 from metafluence_plugins.executors.serial import Serial
 from metafluence_plugins.learners.logistic_head import LogisticHead
+from metafluence_plugins.learners.protonet import ProtoNet
 from metafluence_plugins.trainers.newton import Newton
 from parts import EXACT, NEWTON
 
@@ -40,8 +42,8 @@ def test_the_truth_is_what_retraining_gives(level):
     here = world(0)
     context, targets = here.context(level), here.targets(mean=True)
     singles, subsets = [(0,), (3,), (5,)], [(0, 3), (1, 2, 5), (4, 6), (2, 3)]
-    truth, bad = retrain(singles, subsets, level, context.bank, targets)
-    assert bad == 0
+    truth, complaint = retrain(singles, subsets, level, context.bank, targets)
+    assert complaint == ""
     assert truth.removals == tuple(singles)
     assert truth.subsets == tuple(subsets)
     change, loss = here.truth[level]
@@ -51,6 +53,53 @@ def test_the_truth_is_what_retraining_gives(level):
     assert float(truth.subset_loss_change[1]) == pytest.approx(float(targets.losses(wanted) - targets.losses()))
     assert truth.ceiling.seeds == 0
     assert np.isnan(truth.ceiling.spearman)
+
+
+def thin_classes() -> tuple[mf.BilevelProblem, mf.Fit]:
+    """Prototypes of one to three support instances: those of a class with one cannot be had without it."""
+    generator = torch.Generator().manual_seed(0)
+
+    def half(labels: list[int]) -> mf.Batch:
+        targets = torch.tensor(labels).expand(4, -1).clone()
+        noise = torch.randn(4, len(labels), 2, generator=generator, dtype=torch.float64)
+        return mf.Batch(noise + 2 * torch.eye(2).double()[targets], targets)
+
+    tasks = mf.TaskSet(half([0, 1, 1, 1]), half([0, 0, 1, 1]), ("a", "b", "c", "d"))
+    problem = mf.BilevelProblem(ProtoNet(MLP((2,))), tasks, 1.0, EXACT)
+    return problem, NEWTON.fit(problem, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("executor", [Serial(), Processes(2)], ids=["serial", "processes"])
+def test_a_removal_that_the_problem_refuses_is_one_that_failed(executor, tmp_path):
+    problem, fit = thin_classes()
+    bank = mf.RetrainBank(problem, fit, NEWTON, executor, tmp_path)
+    found = bank.leave_out([(1,), (4,), (2,)], "support", strict=False)
+    assert found.converged.tolist() == [True, False, True]
+    assert "Class 0 of task 1" in found.reasons[1]
+    assert found.reasons[::2] == ("", "")
+    assert bool(found.meta[:, 1].isnan().all())
+    assert bool(found.meta[:, ::2].isfinite().all())
+    assert found.complaint().startswith("1 of 3 retrainings could not be made: Class 0 of task 1")
+    again = mf.RetrainBank(problem, fit, NEWTON, executor, tmp_path).leave_out([(4,)], "support", strict=False)
+    assert again.reasons == (found.reasons[1],)  # kept, as what else is known
+    with pytest.raises(mf.ConvergenceError, match=r"Class 0 of task 1.*without support \[4\]\.$"):
+        bank.leave_out([(1,), (4,)], "support")
+
+
+def test_the_truth_does_without_removals_that_fail():
+    problem, fit = thin_classes()
+    bank, targets = mf.RetrainBank(problem, fit, NEWTON, Serial()), mf.Targets(problem, problem.tasks, fit.meta)
+    truth, complaint = retrain([(1,), (4,), (2,), (6,)], [(0, 1), (2, 7)], "support", bank, targets)
+    assert complaint.startswith("2 of 6 retrainings could not be made")
+    assert truth.removals == ((1,), (2,), (6,))
+    assert truth.subsets == ((2, 7),)
+    wanted = bank.leave_out([(1,), (2,), (6,), (2, 7)], "support").meta
+    assert torch.equal(truth.change, wanted[:, :3] - fit.meta.unsqueeze(1))
+    losses = [float(targets.losses(meta) - targets.losses()) for meta in wanted.T]
+    assert [*truth.loss_change.tolist(), *truth.subset_loss_change.tolist()] == pytest.approx(losses)
+    nothing, complaint = retrain([(0,), (4,)], [], "support", bank, targets)
+    assert nothing is None
+    assert complaint.startswith("2 of 2 retrainings could not be made")
 
 
 def test_the_same_retraining_agrees_with_itself_wholly():

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import isnan
 from typing import Any
 
 from metafluence.attribution import AttributionMethod, Context, Targets, check_context
@@ -23,6 +22,7 @@ from metafluence.runs import Bench, Row, Run, execute, lowest
 from metafluence.tasks import Removal
 
 NAN = float("nan")
+FAILED = "the retraining without its items of lowest score did not converge."
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,15 @@ def try_dampings(bench: Bench, method: AttributionMethod, dampings: Sequence[flo
         return tried
     fits = bench.bank.leave_out(removals, bench.level, strict=False)
     over = bench.problem.over(bench.selection)
-    losses = {
-        removal: float(over.at(meta).task_losses.mean()) if converged else NAN
-        for removal, meta, converged in zip(removals, fits.meta.T, fits.converged, strict=True)
+    judged = {
+        removal: (float(over.at(meta).task_losses.mean()), "") if converged else (NAN, reason or FAILED)
+        for removal, meta, converged, reason in zip(removals, fits.meta.T, fits.converged, fits.reasons, strict=True)
     }
-    failed = "the retraining without its items of lowest score did not converge."
-    found = [one if one.reason else replace(one, loss=losses[one.removal]) for one in tried]
-    return [one if one.reason or not isnan(one.loss) else replace(one, reason=failed) for one in found]
+    return [one if one.reason else _judged(one, *judged[one.removal]) for one in tried]
+
+
+def _judged(one: Tried, loss: float, reason: str) -> Tried:
+    return replace(one, loss=loss, reason=reason)
 
 
 def _lowest_with(bench: Bench, method: AttributionMethod, damping: float, context: Context, targets: Targets) -> Tried:

@@ -235,13 +235,10 @@ class Preparation:
         singles, subsets = self.removals(bench.level, items)
         count = (len(singles) + len(subsets)) * (1 + len(others))
         self._observer.stage(f"retraining without {NAMES[bench.level]}", len(singles) + len(subsets))
-        truth, bad = retrain(singles, subsets, bench.level, bench.bank, bench.targets(), others)
+        truth, complaint = retrain(singles, subsets, bench.level, bench.bank, bench.targets(), others)
         self._observer.done(f"{count} exact fits")
-        if bad:
-            warnings.append(
-                f"{bad} of {len(singles) + len(subsets)} retrainings without {NAMES[bench.level]} did not converge "
-                "and are left out of the ground truth."
-            )
+        if complaint:
+            warnings.append(f"Ground truth without {NAMES[bench.level]}: {complaint} What failed is left out of it.")
         return truth
 
     def _removed(self, items: int, corrupted: float) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from metafluence.errors import ConvergenceError
+from metafluence.errors import ConvergenceError, InputError
 from metafluence.executors import Executor, warn
 from metafluence.fingerprints import component_fingerprint
 from metafluence.problem import BilevelProblem
@@ -26,8 +26,9 @@ Start = Literal["warm", "cold"]
 class Retrained:
     """meta [P, s]: λ after each of s removals, on the problem's device.
 
-    converged [s] (bool), gradient_norm, seconds and products (with the Hessian) [s]: how each fit went. shared_*: of
-    the work done once for all of them, which is in no fit's own figures.
+    converged [s] (bool), gradient_norm, seconds and products (with the Hessian) [s]: how each fit went. reasons: why a
+    fit without those items could not even be begun (a class left without support, say), empty of others; its meta and
+    gradient norm are NaN. shared_*: of the work done once for all of them, which is in no fit's own figures.
     """
 
     meta: Tensor
@@ -35,12 +36,23 @@ class Retrained:
     gradient_norm: Tensor
     seconds: Tensor
     products: Tensor
+    reasons: tuple[str, ...]
     shared_seconds: float = 0.0
     shared_products: int = 0
 
     def cost(self, which: Tensor | None = None) -> float:
         """The seconds of the fits (of some of them), as if the shared work had been done for them alone."""
         return float((self.seconds if which is None else self.seconds[which]).sum()) + self.shared_seconds
+
+    def complaint(self) -> str:
+        """What is to be said of the fits that failed; empty where none did."""
+        bad = int((~self.converged).sum())
+        refused = [reason for reason in self.reasons if reason]
+        stopped = f"{bad - len(refused)} of {len(self.converged)} retrainings did not converge."
+        if not refused:
+            return stopped if bad else ""
+        counted = f"{len(refused)} of {len(self.converged)} retrainings could not be made: {refused[0]}"
+        return counted if bad == len(refused) else f"{stopped} {counted}"
 
 
 class RetrainBank:
@@ -92,7 +104,8 @@ class RetrainBank:
     ) -> Retrained:
         """λ without each removal, or with its items at another weight than zero.
 
-        A fit that does not converge raises ConvergenceError, after all are kept; if not `strict` it is marked.
+        A fit that does not converge, or that the problem refuses without these items, raises ConvergenceError, after
+        all are kept; if not `strict` it is marked.
         """
         keys = [_key(level, removal, weight) for removal in removals]
         self._load(keys)
@@ -116,16 +129,17 @@ class RetrainBank:
             column("gradient_norm"),
             column("seconds"),
             column("products"),
+            tuple(f.get("reason", "") for f in facts),
             max((f.get("shared_seconds", 0.0) for f in facts), default=0.0),
             max((f.get("shared_products", 0) for f in facts), default=0),
         )
         if strict and not bool(retrained.converged.all()):
             bad = int((~retrained.converged).nonzero()[0])
-            raise ConvergenceError(
-                f"{int((~retrained.converged).sum())} of {len(keys)} retrainings did not converge (without {level} "
-                f"{list(removals[bad])}: gradient norm {retrained.gradient_norm[bad]:.1e}). Give the trainer more "
-                "steps, raise l2, or smooth the network."
-            )
+            said = f"{retrained.complaint()} The first is that without {level} {list(removals[bad])}"
+            if not retrained.reasons[bad]:
+                said += f": gradient norm {retrained.gradient_norm[bad]:.1e}"
+                said += ". Give the trainer more steps, raise l2, or smooth the network"
+            raise ConvergenceError(f"{said}.")
         return retrained
 
     def _trainer_of(self, fits: int) -> Trainer:
@@ -143,7 +157,9 @@ class RetrainBank:
                 tensors, facts = load_tensors(file)
                 self._kept[key] = (tensors["meta"], facts)
 
-    def _keep(self, key: str, removal: Removal, level: Level, fit: Fit) -> None:
+    def _keep(self, key: str, removal: Removal, level: Level, found: Fit | str) -> None:
+        nothing = torch.full((self._problem.size,), torch.nan, dtype=self._problem.tasks.dtype)
+        fit = Fit(nothing, float("nan"), False, 0, 0, 0.0) if isinstance(found, str) else found
         facts = {
             "level": level,
             "items": sorted(removal),
@@ -152,6 +168,7 @@ class RetrainBank:
             "steps": fit.steps,
             "seconds": fit.seconds,
             "products": fit.products,
+            "reason": found if isinstance(found, str) else "",
         }
         if self._shared is not None:
             facts |= {"shared_seconds": self._shared.seconds, "shared_products": self._shared.products}
@@ -172,10 +189,14 @@ class _Refit:
     weight: float
     validation: TaskSet | None
 
-    def __call__(self, removal: Removal) -> Fit:
+    def __call__(self, removal: Removal) -> Fit | str:
+        """The fit; the reason where there can be none without these items, so that the others go on."""
         weights = Weights.ones(self.problem.tasks).set(self.level, removal, self.weight)
         generator = torch.Generator().manual_seed(self.seed)
-        return self.trainer.fit(self.problem, weights, self.init, generator, validation=self.validation)
+        try:
+            return self.trainer.fit(self.problem, weights, self.init, generator, validation=self.validation)
+        except InputError as error:
+            return str(error)
 
 
 def _key(level: Level, removal: Removal, weight: float) -> str:

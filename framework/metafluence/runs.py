@@ -234,7 +234,7 @@ def _execute(bench: Bench, method: AttributionMethod, label: str, solver: str) -
     facts["retrain_seconds"], unfinished = _retrain(bench, worst, curve)
     facts["edit_seconds"] = edit_seconds if scored.seconds is None else facts["retrain_seconds"]
     if unfinished:
-        notes.append(f"{unfinished} of {len(curve)} retrainings without the items of lowest score did not converge.")
+        notes.append(f"Without the items of lowest score: {unfinished}")
     names = ("accuracy_edited", "loss_edited", "accuracy_retrained", "loss_retrained")
     facts |= dict(zip(names, curve[0].tolist(), strict=True))
     return Run(Row(label, solver, bench.level, notes=tuple(notes), **facts), scores.clone(), errors, curve)
@@ -265,19 +265,19 @@ def _edit(bench: Bench, method: AttributionMethod, state: Any, worst: Sequence[R
     return seconds
 
 
-def _retrain(bench: Bench, worst: Sequence[Removal], curve: Tensor) -> tuple[float, int]:
+def _retrain(bench: Bench, worst: Sequence[Removal], curve: Tensor) -> tuple[float, str]:
     """Fill in test accuracy and loss after retraining.
 
-    Returns the seconds of the first retraining, and how many did not converge.
+    Returns the seconds of the first retraining, and what is to be said of those that failed.
     """
     if bench.bank is None:
-        return NAN, 0
+        return NAN, ""
     found = bench.bank.leave_out(worst, bench.level, strict=False)
     for line, meta, converged in zip(curve, found.meta.T, found.converged, strict=True):
         if converged:
             quality = bench.test(meta)
             line[2:] = torch.tensor([quality.accuracy, quality.loss])
-    return float(found.seconds[0]), int((~found.converged).sum())
+    return NAN if found.reasons[0] else float(found.seconds[0]), found.complaint()
 
 
 def _interval(low: float, high: float) -> str:

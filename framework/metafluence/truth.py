@@ -79,34 +79,34 @@ def retrain(
     bank: RetrainBank,
     targets: Targets,
     others: Sequence[tuple[RetrainBank, Targets]] = (),
-) -> tuple[Truth | None, int]:
-    """Retrain without each, and again from other seeds. Returns also how many of them did not converge.
+) -> tuple[Truth | None, str]:
+    """Retrain without each, and again from other seeds. Returns also what is to be said of those that failed.
 
-    Those are left out; fewer than two single items are no ground truth.
+    They are left out; fewer than two single items are no ground truth.
     """
     removals = [*singles, *subsets]
     found = bank.leave_out(removals, level, strict=False)
     again = [(other.leave_out(removals, level, strict=False), theirs) for other, theirs in others]
-    good = found.converged.clone()
-    for other, _ in again:
-        good &= other.converged
+    good = torch.stack([one.converged for one in (found, *(other for other, _ in again))]).all(dim=0)
+    complaint = next((c for c in (found.complaint(), *(other.complaint() for other, _ in again)) if c), "")
     kept = good.nonzero().squeeze(1)
-    alone = kept[kept < len(singles)]
-    together = kept[kept >= len(singles)]
-    if len(alone) < 2:
-        return None, int((~good).sum())
-    changes = loss_changes(targets, found.meta)
-    theirs = [loss_changes(t, other.meta) for other, t in again]
+    alone, together = kept < len(singles), kept >= len(singles)
+    if int(alone.sum()) < 2:
+        return None, complaint
+    left_out = [removals[i] for i in kept]
+    changes = loss_changes(targets, found.meta[:, kept])
+    theirs = [loss_changes(t, other.meta[:, kept]) for other, t in again]
+    count = int(alone.sum())
     truth = Truth(
-        tuple(removals[i] for i in alone),
-        (found.meta[:, alone] - targets.point.meta.unsqueeze(1)).cpu(),
+        tuple(left_out[:count]),
+        (found.meta[:, kept[alone]] - targets.point.meta.unsqueeze(1)).cpu(),
         changes[alone],
         found.cost(kept),
-        tuple(removals[i] for i in together),
+        tuple(left_out[count:]),
         changes[together],
         _ceiling(changes, theirs, alone, together),
     )
-    return truth, int((~good).sum())
+    return truth, complaint
 
 
 def loss_changes(targets: Targets, metas: Tensor) -> Tensor:
