@@ -22,6 +22,7 @@ from metafluence.aggregation import groups, rows_frame
 from metafluence.alike import alike
 from metafluence.cli import main
 from metafluence.comparison import Comparing
+from metafluence.comparison_errors import budget_table, mean_cells
 from metafluence.comparison_figures import draw_level
 from metafluence.comparison_tables import brief_table, level_table
 from metafluence.comparison_verdict import inspected_until_all
@@ -33,15 +34,20 @@ STUDY = {
     "levels": ["task", "query"],
     "methods": ["influence", "loss", {"use": "influence", "solver": {"use": "cg", "max_iterations": 1}}],
     "truth": {"items": 3, "subsets": 3},
-    "published": {
-        "source": "a paper",
-        "rows": {
-            "retrain": {"accuracy": 0.79, "seconds": 300.0},
-            "influence": {"accuracy": 0.78, "seconds": 60.0},
-            "loss": {"accuracy": 0.5},
-            "unheard-of": {"accuracy": 0.4, "seconds": 1.0},
+    "grid": {"method": "influence", "inner": ["exact"], "outer": ["cg", "ek-fac", {"use": "neumann", "truncation": 2}]},
+    "budget": {"methods": ["influence", {"use": "influence", "solver": {"use": "cg", "max_iterations": 1}}]},
+    "published": [
+        {
+            "source": "a paper",
+            "rows": {
+                "retrain": {"accuracy": 0.79, "seconds": 300.0},
+                "influence": {"accuracy": 0.78, "seconds": 60.0},
+                "loss": {"accuracy": 0.5},
+                "unheard-of": {"accuracy": 0.4, "seconds": 1.0},
+            },
         },
-    },
+        {"source": "another", "level": "query", "rows": {"loss": {"accuracy": 0.625}}},
+    ],
     "sizes": {"tiny": {"seeds": 1, "vary": {}, "levels": ["task"], "methods": ["loss"], "truth.subsets": 0}},
 }
 METHOD = ("influence", "cg")
@@ -252,9 +258,9 @@ def test_the_page_holds_everything_once(store, whole):
         for sentence in sentences:
             assert sentence in said
     assert "8 of 24 runs failed." in said
-    assert said.count("Raise max_iterations") == 1
+    assert said.split("Where the error comes from")[0].count("Raise max_iterations") == 1
     assert "Means over 2 seeds" in said
-    assert page.count("data:image/png;base64,") == 2 * 4 + 2 * 2, "figures by level; pictures by group"
+    assert page.count("data:image/png;base64,") == 2 * 4 + 2 * 2 + 2, "figures by level; pictures and grids by group"
     links = re.findall(r'<a href="(variations/[^"]+)"', page)
     assert len(links) == 4
     assert all((store / link).is_file() for link in links)
@@ -281,6 +287,40 @@ def test_published_figures_stand_beside_ours(store, rows):
     theirs, edited, retrained, time, ratio = by_name["retrain"]
     assert (theirs, edited, time, ratio) == ("0.7900", "–", "1", "1")
     assert number(retrained) == pytest.approx(some.accuracy_clean.mean(), abs=6e-5)
+
+
+def test_each_level_has_what_is_published_of_it(store):
+    page = (store / "report.html").read_text()
+    tables = re.findall(r"<h3>Beside another, learner.penalty [^<]*</h3>.*?</table>", page, re.S)
+    assert len(tables) == 2
+    assert all("0.6250" in table and "0.7800" not in table for table in tables)
+
+
+def test_grids_of_solvers_are_means_over_seeds(whole, store):
+    group = whole.groups[0]
+    done, failed, rough = mean_cells(group)
+    own = [[cell for cell in one.cells if cell.outer == "neumann truncation=2"] for one in group.outcomes]
+    for name in ("error", "seconds", "spearman"):
+        assert getattr(rough, name) == pytest.approx(np.mean([getattr(cell, name) for (cell,) in own]))
+    assert done.error < 1e-6 < rough.error
+    assert failed.status == "failed"
+    page = text(store / "report.html")
+    assert page.count("exact × ek-fac : EKFAC cannot be used with this operator") == len(whole.groups)
+    assert {f"inner-and-outer-solvers-{i}.png" for i in (1, 2)} <= {f.name for f in (store / "figures").iterdir()}
+
+
+def test_error_budgets_are_means_over_seeds_and_failures_have_their_reason(whole, store):
+    table = budget_table(whole.groups)
+    headings = [heading for heading, _ in table.headings]
+    budgets = [b for one in whole.groups[1].outcomes for b in one.budgets if b.status == "ok" and b.level == "task"]
+    (row,) = [r for r in table.rows if r[:2] == (whole.groups[1].label, "task")]
+    assert number(row[headings.index("whole error")]) == pytest.approx(
+        100 * np.mean([b.total for b in budgets]), abs=0.06
+    )
+    assert len(table.rows) == 4, "of one method, the other fails"
+    page = text(store / "report.html").split("Where the error comes from")[-1]
+    assert "influence (cg max_iterations=1), tasks, learner.penalty 0.5 seed 0;" in page
+    assert page.count("Raise max_iterations") == 1
 
 
 def test_tables_for_papers_line_up_numbers_with_intervals(store):

@@ -93,6 +93,7 @@ def test_a_size_changes_parts_and_set_goes_on_top():
         ({"published": {"source": "a", "level": "query", "rows": {}}}, "published.level is 'query'"),
         ({"sedes": 3}, "no field 'sedes'. Did you mean 'seeds'"),
         ({"published": {"rows": {}}}, "'published.source' is missing"),
+        ({"published": [{"source": "a", "rows": {}}, {"rows": {}}]}, "'published.1.source' is missing"),
     ],
 )
 def test_what_is_wrong_is_said(changes, said):

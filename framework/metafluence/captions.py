@@ -73,5 +73,9 @@ OVER_SEEDS = {
         "Spearman of scores and exactly retrained changes, for every method in every variation.",
         "Figures are means over seeds.",
     ),
+    **{
+        name: (*FIGURE_TEXT[name], "Figures are means over seeds.")
+        for name in ("inner-and-outer-solvers", "against-truncation")
+    },
 }
 """The same for figures over several variations: title, caption, and what is added where there are several seeds."""

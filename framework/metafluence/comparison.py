@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from metafluence.config import listed
 from metafluence.errors import InputError, MetafluenceError, StoreError
 from metafluence.observer import Observer
 from metafluence.outcomes import Outcome, load_outcome, outcome, save_outcome
@@ -108,9 +109,8 @@ class Stored:
         return str(self.raw["name"])
 
     @property
-    def published(self) -> Published | None:
-        found = self.raw.get("published")
-        return Published.model_validate(found) if found else None
+    def published(self) -> tuple[Published, ...]:
+        return tuple(Published.model_validate(one) for one in listed(self.raw.get("published")))
 
 
 def open_stores(folders: Sequence[Path]) -> list[Stored]:

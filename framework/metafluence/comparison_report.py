@@ -13,11 +13,11 @@ from typing import Any
 
 import yaml
 
-from metafluence.aggregation import Group, groups, mean, rows_frame
+from metafluence.aggregation import Group, groups, rows_frame
 from metafluence.alike import alike
-from metafluence.budget import SOURCES
 from metafluence.captions import FIGURE_TEXT, OVER_SEEDS
 from metafluence.comparison import Comparing, Stored
+from metafluence.comparison_errors import budget_refusals, budget_table, cell_refusals, draw_solvers
 from metafluence.comparison_figures import draw_level
 from metafluence.comparison_tables import WORDS, Table, level_table, only_filled, published_table
 from metafluence.comparison_verdict import failures, findings
@@ -43,7 +43,7 @@ class Reported:
     label: str
     raw: dict[str, object]
     versions: dict[str, str | None]
-    published: Published | None
+    published: tuple[Published, ...]
     missing: tuple[str, ...] = ()
 
 
@@ -90,7 +90,7 @@ class Merged:
     @property
     def failed(self) -> list[tuple[str, list[str]]]:
         """Why variations failed, and which; reasons that differ in numbers alone stand together."""
-        return alike((one.reason, _who(one)) for one in self.outcomes if one.reason)
+        return alike((one.reason, one.called) for one in self.outcomes if one.reason)
 
     @property
     def failed_runs(self) -> list[tuple[str, list[str]]]:
@@ -156,6 +156,7 @@ def write_comparison(whole: Merged, folder: Path) -> Path:
     write_atomically(folder / "results.csv", rows_frame(whole.outcomes).to_csv(index=False).encode())
     sections = [_section(whole, level, folder) for level in whole.levels]
     glossary = {h: m for level in whole.levels for h, m in level_table(whole.at(level), level).headings}
+    budget = budget_table(whole.groups)
     return write_page(
         folder / "report.html",
         "comparison.html.j2",
@@ -170,7 +171,9 @@ def write_comparison(whole: Merged, folder: Path) -> Path:
         failed_runs=[(", ".join(who), reason) for reason, who in whole.failed_runs],
         warnings=whole.warnings,
         certificates=_certificates(whole),
-        budget=_budget(whole),
+        budget=_shown(budget) if budget is not None else None,
+        unsplit=budget_refusals(whole.groups),
+        solvers=_solvers(whole, folder),
         glossary=list(glossary.items()),
         exhibits=_exhibits(whole),
         links=_links(whole, folder),
@@ -194,9 +197,8 @@ def _section(whole: Merged, level: Level, folder: Path) -> dict[str, Any]:
     write_tables(folder / "tables", level, headings, main.rows, main.best, caption)
     tables = [main]
     for group in some:
-        published = _published(whole, group)
-        if published is not None and published.level == level:
-            tables.append(only_filled(published_table(published, group, level)))
+        beside = [stated for stated in _published(whole, group) if stated.level == level]
+        tables += [only_filled(published_table(stated, group, level)) for stated in beside]
     seeds = sorted(Counter(len(group.outcomes) for group in some))
     several = seeds[-1] > 1
     pictures = []
@@ -217,10 +219,25 @@ def _section(whole: Merged, level: Level, folder: Path) -> dict[str, Any]:
     }
 
 
-def _published(whole: Merged, group: Group) -> Published | None:
+def _published(whole: Merged, group: Group) -> tuple[Published, ...]:
     """What is published beside the study that a group is of."""
     label = group.varied.get(STUDY, "")
-    return next((s.published for s in whole.sources if s.published and s.label in ("", label)), None)
+    return next((s.published for s in whole.sources if s.published and s.label in ("", label)), ())
+
+
+def _solvers(whole: Merged, folder: Path) -> list[dict[str, Any]]:
+    """The figures of the grids of solvers, as the page wants them."""
+    shown = []
+    for number, group in enumerate(whole.groups, start=1):
+        for name, figure in draw_solvers(group).items():
+            title, caption, over = OVER_SEEDS[name]
+            several = len(group.outcomes) > 1
+            file = folder / "figures" / f"{name}{f'-{number}' if len(whole.groups) > 1 else ''}.png"
+            drawn = picture(figure, ": ".join(p for p in (title, group.label) if p), caption, file)
+            if several:
+                drawn["caption"] += f" {over}"
+            shown.append({**drawn, "reasons": cell_refusals(group) if name == "inner-and-outer-solvers" else []})
+    return shown
 
 
 def _shown(table: Table) -> dict[str, Any]:
@@ -236,15 +253,11 @@ def _shown(table: Table) -> dict[str, Any]:
     }
 
 
-def _who(one: Outcome) -> str:
-    return f"{one.label} seed {one.seed}".strip()
-
-
 def _gathered(some: Sequence[tuple[Outcome, str]], done: int) -> list[str]:
     """Runs in words: by name, with the variations in which it is so."""
     found: dict[str, list[str]] = {}
     for one, name in some:
-        found.setdefault(name, []).append(_who(one))
+        found.setdefault(name, []).append(one.called)
     where = {name: list(dict.fromkeys(who)) for name, who in found.items()}
     return [f"{name}, {'everywhere' if len(who) == done > 1 else '; '.join(who)}" for name, who in where.items()]
 
@@ -264,22 +277,9 @@ def _certificates(whole: Merged) -> list[dict[str, Any]]:
     return found
 
 
-def _budget(whole: Merged) -> dict[str, Any] | None:
-    """The errors of Δλ by source, means over seeds."""
-    rows = []
-    for group in whole.groups:
-        budgets = [b for one in group.outcomes for b in one.budgets if b.status == "ok"]
-        for key in dict.fromkeys((b.level, b.method, b.solver) for b in budgets):
-            same = [b for b in budgets if (b.level, b.method, b.solver) == key]
-            parts = [mean(getattr(b, source) for b in same).text(".1f", 100, " %") for source in (*SOURCES, "total")]
-            rows.append((group.label, *key, *parts))
-    names = ["variation", "level", "method", "solver", *(s.replace("_", " ") for s in SOURCES), "whole error"]
-    return _shown(only_filled(Table("", tuple((name, name) for name in names), tuple(rows)))) if rows else None
-
-
 def _links(whole: Merged, folder: Path) -> list[tuple[str, str]]:
     """The pages of the variations, from this one."""
-    found = [(_who(one), page / "report.html") for one, page in zip(whole.outcomes, whole.pages, strict=True)]
+    found = [(one.called, page / "report.html") for one, page in zip(whole.outcomes, whole.pages, strict=True)]
     own = (folder / "report.html").resolve()
     return [
         (who, Path(os.path.relpath(page, folder)).as_posix())
@@ -298,7 +298,7 @@ def _exhibits(whole: Merged) -> list[dict[str, Any]]:
                 file = page / "figures" / f"{name}-{level}.png"
                 if file.exists():
                     title, caption = FIGURE_TEXT[name]
-                    where = f"{title} {NOUNS[level]}s, {_who(one)}"
+                    where = f"{title} {NOUNS[level]}s, {one.called}"
                     data = base64.b64encode(file.read_bytes()).decode()
                     shown.append({"title": where, "caption": caption, "data": data, "broad": True, "reasons": []})
     return shown

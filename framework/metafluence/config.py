@@ -23,7 +23,7 @@ Spec = str | dict[str, Any]
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
-def _listed(value: Any) -> Any:
+def listed(value: Any) -> Any:
     """One is a list of one."""
     return value if isinstance(value, list) else [] if value is None else [value]
 
@@ -100,7 +100,7 @@ class StudyConfig(_Strict):
     device: Annotated[str, AfterValidator(device_name)] = "cpu"
     dataset: Spec
     episodes: Episodes = Episodes()
-    corruption: Annotated[list[Corruption], BeforeValidator(_listed)] = []
+    corruption: Annotated[list[Corruption], BeforeValidator(listed)] = []
     learner: Spec
     l2: float = Field(gt=0)
     inner_solver: Spec = "exact"
@@ -114,12 +114,12 @@ class StudyConfig(_Strict):
     budget: BudgetConfig | None = None
     certificate: bool = True
     truth: TruthConfig | None = TruthConfig()
-    remove: Annotated[list[Share], BeforeValidator(_listed)] = []
+    remove: Annotated[list[Share], BeforeValidator(listed)] = []
     executor: Spec = "processes"
     memory_gib: float = Field(2.0, gt=0)
 
 
-LISTED = ("corruption", "remove")
+LISTED = ("corruption", "remove", "published")
 
 
 def read_mapping(path: Path) -> dict[str, Any]:

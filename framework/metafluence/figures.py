@@ -13,7 +13,7 @@ from metafluence.labels import label_points
 from metafluence.metrics import detection, pareto_front
 from metafluence.palette import COLOURS, MARKERS, legend, line, single
 from metafluence.runs import Row, Run, run_name
-from metafluence.solver_figures import against_truncation, heat_maps
+from metafluence.solver_figures import draw_grid
 from metafluence.study import StudyResult
 from metafluence.tasks import Level
 
@@ -35,8 +35,7 @@ def draw_overall(result: StudyResult) -> dict[str, Figure]:
     """The figures of the error budget and of the grid of solvers, by name."""
     made = {
         "error-budget": error_budget(result.budgets),
-        "inner-and-outer-solvers": heat_maps(result.grid),
-        "against-truncation": against_truncation(result.grid),
+        **draw_grid(result.grid),
     }
     return {name: figure for name, figure in made.items() if figure is not None}
 

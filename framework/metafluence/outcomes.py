@@ -12,6 +12,7 @@ from torch import Tensor
 
 from metafluence.budget import Budget
 from metafluence.certificate import Certificate
+from metafluence.grid import Cell
 from metafluence.metrics import detection
 from metafluence.runs import Row, Run, TestQuality
 from metafluence.store import load_tensors, save_tensors
@@ -49,7 +50,8 @@ class Line:
 class Outcome:
     """A finished variation, or one that failed, with its reason.
 
-    full: test quality at λ*. fit_seconds: of the fit from scratch. real: targets are real values.
+    full: test quality at λ*. fit_seconds: of the fit from scratch. real: targets are real values. cells: of the grid of
+    inner and outer solvers.
     """
 
     id: str
@@ -63,12 +65,18 @@ class Outcome:
     real: bool = False
     certificates: tuple[Certificate, ...] = ()
     budgets: tuple[Budget, ...] = ()
+    cells: tuple[Cell, ...] = ()
     warnings: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
         """The values taken, in words, but for the seed; empty where nothing else is varied."""
         return ", ".join(f"{name} {value}" for name, value in self.varied.items())
+
+    @property
+    def called(self) -> str:
+        """The same with the seed."""
+        return f"{self.label} seed {self.seed}".strip()
 
 
 def outcome(variation: Variation, result: StudyResult) -> Outcome:
@@ -89,6 +97,7 @@ def outcome(variation: Variation, result: StudyResult) -> Outcome:
         result.split.test.real,
         result.certificates,
         result.budgets,
+        result.grid,
         result.warnings,
     )
 
@@ -115,6 +124,7 @@ def save_outcome(file: Path, kept: Outcome) -> None:
         "real": kept.real,
         "certificates": [asdict(c) for c in kept.certificates],
         "budgets": [b.facts() for b in kept.budgets],
+        "cells": [c.facts() for c in kept.cells],
         "warnings": list(kept.warnings),
     }
     save_tensors(file, tensors, facts)
@@ -138,6 +148,7 @@ def load_outcome(file: Path) -> Outcome:
         facts["real"],
         tuple(Certificate.from_facts(c) for c in facts["certificates"]),
         tuple(Budget.from_facts(b) for b in facts["budgets"]),
+        tuple(Cell.from_facts(c) for c in facts.get("cells", ())),  # stores of older versions have none
         tuple(facts["warnings"]),
     )
 

@@ -17,6 +17,12 @@ from metafluence.palette import COLOURS, MARKERS
 from metafluence.sweeps import DampingSweep
 
 
+def draw_grid(cells: tuple[Cell, ...]) -> dict[str, Figure]:
+    """The figures of a grid that there is something for, by name."""
+    made = {"inner-and-outer-solvers": heat_maps(cells), "against-truncation": against_truncation(cells)}
+    return {name: figure for name, figure in made.items() if figure is not None}
+
+
 def heat_maps(cells: tuple[Cell, ...]) -> Figure | None:
     """Fidelity and time of every pair: inner solvers down, outer ones across; pairs that failed are hatched."""
     if not cells:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
-from metafluence.config import StudyConfig, check, no_field, parse_study, read_mapping
+from metafluence.config import StudyConfig, check, listed, no_field, parse_study, read_mapping
 from metafluence.errors import ConfigError, nearest
 from metafluence.overrides import changed
 from metafluence.tasks import Level
@@ -68,13 +68,13 @@ class Plural(BaseModel):
     seeds: the whole study is done with each, and results are given with their intervals over them; a number is that
     many, from 0. vary: by dotted name, the values that it takes, or by a name of one's own, labelled sets of changes;
     every combination is a variation. sizes: named sets of changes by dotted name, one of which may be chosen when the
-    study is run. published: figures to be shown beside the study's own.
+    study is run. published: a table, or several of different levels, to be shown beside the study's own.
     """
 
     seeds: Annotated[list[int], BeforeValidator(_seeds)] | None = None
     vary: Annotated[dict[str, list[Any] | dict[str, Changes]], BeforeValidator(_axes)] = {}
     sizes: dict[str, Changes] = {}
-    published: Published | None = None
+    published: Annotated[list[Published], BeforeValidator(listed)] = []
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Comparison:
     name: str
     about: str
     variations: tuple[Variation, ...]
-    published: Published | None
+    published: tuple[Published, ...]
     raw: dict[str, Any]
 
 
@@ -141,10 +141,13 @@ def parse_comparison(
     _refuse_unknown(single, names, where)
     variations = tuple(_variations(single, plural, where))
     _refuse_twins(variations, where)
-    if plural.published is not None and not any(plural.published.level in v.config.levels for v in variations):
-        raise ConfigError(f"{where}: published.level is {plural.published.level!r}, which is not among its levels.")
+    # A size, or a change, may drop a level of which something is published.
+    levels = {level for variation in variations for level in variation.config.levels} | set(raw.get("levels") or ())
+    for stated in plural.published:
+        if stated.level not in levels:
+            raise ConfigError(f"{where}: published.level is {stated.level!r}, which is not among its levels.")
     config = variations[0].config
-    return Comparison(config.name, config.about, variations, plural.published, resolved)
+    return Comparison(config.name, config.about, variations, tuple(plural.published), resolved)
 
 
 def load_study(path: Path) -> StudyConfig:
