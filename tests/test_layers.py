@@ -67,7 +67,7 @@ LAYERS = [
     {"solver_figures"},
     {"figures", "result_table", "captions"},
     {"verdicts", "comparison_tables", "comparison_figures"},
-    {"exhibits", "comparison_verdict"},
+    {"exhibits", "comparison_verdict", "comparison_errors"},
     {"report", "sweep_report", "previews", "comparison_report"},
     {"study_cli", "data_cli"},
     {"sweep_cli"},
