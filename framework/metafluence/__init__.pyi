@@ -118,6 +118,9 @@ from .errors import (
     RegistryError as RegistryError,
 )
 from .errors import (
+    RemovalError as RemovalError,
+)
+from .errors import (
     SolverError as SolverError,
 )
 from .errors import (

@@ -18,6 +18,10 @@ class ConfigError(InputError):
     """A study or a component's parameters do not validate."""
 
 
+class RemovalError(InputError):
+    """A learner that cannot do without the items of weight zero, as without the last support instance of a class."""
+
+
 class UnknownNameError(InputError):
     """A name that no registry knows."""
 

@@ -121,7 +121,11 @@ class MetaLearner(ABC):
 
     @abstractmethod
     def adapt(self, rows: Tensor, support: Batch, weights: Tensor, init: Tensor | None) -> Adaptation:
-        """Adapt to n tasks. rows [n, R], support features [n, n_s, ...], weights [n, n_s], warm start [n, Q]."""
+        """Adapt to n tasks. rows [n, R], support features [n, n_s, ...], weights [n, n_s], warm start [n, Q].
+
+        Raises RemovalError where it cannot do without the instances of weight zero: retraining without those has then
+        failed, and other retrainings go on.
+        """
 
     def unroll(self, rows: Tensor, support: Batch, weights: Tensor, track: bool) -> Tensor:
         """θ [n, Q] as a differentiable function of all three, for learners that `unrolls`; the same θ as `adapt`'s.

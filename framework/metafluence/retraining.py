@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from metafluence.errors import ConvergenceError, InputError
+from metafluence.errors import ConvergenceError, RemovalError
 from metafluence.executors import Executor, warn
 from metafluence.fingerprints import component_fingerprint
 from metafluence.problem import BilevelProblem
@@ -195,7 +195,7 @@ class _Refit:
         generator = torch.Generator().manual_seed(self.seed)
         try:
             return self.trainer.fit(self.problem, weights, self.init, generator, validation=self.validation)
-        except InputError as error:
+        except RemovalError as error:
             return str(error)
 
 

@@ -17,6 +17,7 @@ from metafluence import (
     DenseOperator,
     ImplicitLearner,
     InputError,
+    RemovalError,
     weighted_mean,
 )
 from metafluence_plugins.learners.linear_head import FeatureLearner
@@ -87,7 +88,7 @@ class ProtoNet(FeatureLearner, ImplicitLearner):
         mass = (self._members(support) * (weights / weights.shape[-1]).unsqueeze(-1)).sum(dim=1) + self.shrinkage
         if not bool((mass > 0).all()):
             task, label = (mass <= 0).nonzero()[0].tolist()
-            raise InputError(
+            raise RemovalError(
                 f"Class {label} of task {task} (counted within its chunk) has no support instance of positive weight, "
                 "so it has no prototype. Give protonet a shrinkage above 0, or keep one instance."
             )

@@ -36,7 +36,8 @@ SAVED = 50
 class Newton(Trainer):
     """Reaches ‖∇F‖ ≤ tolerance, for ground truth. Needs float64 and a smooth network.
 
-    warmup: L-BFGS steps before Newton's, skipped on a warm start. max_steps: Newton steps at most.
+    warmup: L-BFGS steps before Newton's, skipped on a warm start where a gradient costs more than a product, as it
+    adapts all tasks anew (learners with an inner optimum). max_steps: Newton steps at most.
     The globalisation is Steihaug's truncated CG (1983): negative curvature is followed to the trust region's edge,
     so that it ends at a minimum, not at a saddle. It stops by the gradient alone: validation tasks change nothing.
     Many fits from one start, as in retraining, are preconditioned by the Hessian there. One that does not stay near,
@@ -64,7 +65,8 @@ class Newton(Trainer):
             raise InputError("The trainer newton is for exact work and needs float64 tasks. Set dtype: float64.")
         started = time.perf_counter()
         weights = weights or Weights.ones(problem.tasks)
-        total = self.max_steps + (self.warmup if init is None else 0)
+        warm = init is None or (problem.learner.unrolls and not self.stays_near)
+        total = self.max_steps + (self.warmup if warm else 0)
         steps = 0
         history: list[Record] = []
 
@@ -74,7 +76,9 @@ class Newton(Trainer):
                 progress(step, total, history[-1])
 
         if init is None:
-            init, steps = self._warm_up(problem, weights, generator, report)
+            init = problem.learner.init_meta(generator)
+        if warm:
+            init, steps = self._warm_up(problem, weights, init, report)
         point = problem.at(init, weights)
         norm = float(point.gradient.norm())
         radius, products, first = 0.1 * (1 + float(init.norm())), 0, steps
@@ -124,7 +128,7 @@ class Newton(Trainer):
         self,
         problem: BilevelProblem,
         weights: Weights,
-        generator: torch.Generator | None,
+        init: Tensor,
         report: Callable[[int, Point, float], None],
     ) -> tuple[Tensor, int]:
         last: Point | None = None
@@ -139,8 +143,7 @@ class Newton(Trainer):
             assert last is not None
             report(step, last, float(norms[0]))
 
-        start = problem.learner.init_meta(generator).unsqueeze(0)
-        found = minimise_lbfgs(evaluate, start, self.tolerance, self.warmup, callback=stepped)
+        found = minimise_lbfgs(evaluate, init.unsqueeze(0), self.tolerance, self.warmup, callback=stepped)
         return found.point[0], found.iterations
 
 
