@@ -187,6 +187,11 @@ def test_leaving_out_own_curvature_is_a_newton_step_on_the_rest(fitted, solver):
     assert torch.allclose(several[:, 1], found.values[:, 0], atol=1e-8)
     scores = method.scores(state, fitted.targets).values
     assert torch.allclose(scores, found.values.T @ fitted.targets.gradients(), atol=1e-8)
+    edits, plain = TaskIF(solver=solver, leave_out="edits"), TaskIF(solver=solver)
+    assert torch.equal(edits.parameter_change(edits.prepare(fitted.context), [(1, 4)]).values[:, 0], several[:, 0])
+    first = plain.scores(plain.prepare(fitted.context), fitted.targets)
+    assert torch.equal(edits.scores(edits.prepare(fitted.context), fitted.targets).values, first.values)
+    assert not torch.allclose(first.values, scores, rtol=1e-2)
 
 
 def test_leave_one_out_operator_is_its_own_dense_form(fitted):

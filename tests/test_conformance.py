@@ -30,6 +30,7 @@ METHODS = {
     "grad-ascent": {"examples": 1},
     "paper": {"examples": 1},
     "leave-out": {"use": "influence", "leave_out": True, "solver": "exact", "examples": 1},
+    "leave-out-of-edits": {"use": "influence", "leave_out": "edits", "solver": "exact", "examples": 1},
     # The cosine of rounding with rounding is no zero.
     "cosine": {"use": "gradient-similarity", "kind": "cosine", "examples": 1, "skip": ("silent",)},
     "trak-gaussian": {"use": "trak", "projection": "gaussian", "models": "checkpoints", "examples": 1},

@@ -4,18 +4,25 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import metafluence as mf
 from metafluence import Context, Weights
 from metafluence.linearisation import Jacobian
+from metafluence.testing.problems import problems
 from metafluence.testing.worlds import World, world
+from metafluence_plugins.backbones.mlp import MLP
+from metafluence_plugins.curvatures.exact import ExactCurvature
 from metafluence_plugins.curvatures.gauss_newton import GaussNewtonCurvature
+from metafluence_plugins.learners.joint import Joint
 from metafluence_plugins.methods.direct_if import DirectIF
 from metafluence_plugins.methods.ekfac_if import EKFACIF
 from metafluence_plugins.methods.grad_ascent import GradAscent
 from metafluence_plugins.methods.influence import InfluenceFunction
 from metafluence_plugins.methods.tracin import TracIn
 from metafluence_plugins.solvers.exact import Exact
+from parts import NEWTON
 
 # By name: the method, and the gradients of the targets that it goes by.
 EDITING: dict[str, tuple[mf.AttributionMethod, Jacobian]] = {
@@ -73,3 +80,22 @@ def test_grad_ascent_steps_up_what_is_removed(level, learner):
                 meta = meta + 0.1 * removed_part(here, context, removal, meta)
             assert float(change.norm()) > 1e-4
             assert torch.allclose(here.fit.meta + change, meta, atol=1e-8)
+
+
+@given(problem=problems(lambda: Joint(MLP(())), Exact(), min_tasks=4, real=True), data=st.data())
+@settings(max_examples=15)
+def test_where_the_loss_is_quadratic_edits_without_the_removed_curvature_are_retraining(problem, data):
+    """However many tasks are removed at once; first order is not."""
+    count = len(problem.tasks)
+    removal = tuple(sorted(data.draw(st.sets(st.integers(0, count - 1), min_size=2, max_size=count - 1))))
+    fit = NEWTON.fit(problem, generator=torch.Generator().manual_seed(0))
+    without = Weights.ones(problem.tasks).without("task", removal)
+    wanted = NEWTON.fit(problem, without, fit.meta).meta - fit.meta
+    for curvature in (ExactCurvature(), GaussNewtonCurvature()):
+        method = InfluenceFunction(curvature, Exact(), leave_out="edits")
+        state = method.prepare(Context(problem.at(fit.meta)))
+        found = method.parameter_change(state, [removal]).values[:, 0]
+        assert torch.allclose(found, wanted, atol=1e-7 * (1 + float(wanted.norm())))
+    first = replace(method, leave_out=False)
+    found = first.parameter_change(first.prepare(Context(problem.at(fit.meta))), [removal]).values[:, 0]
+    assert float((found - wanted).norm()) > 1e-3 * float(wanted.norm())

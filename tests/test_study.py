@@ -18,6 +18,7 @@ from metafluence.hooks import hookimpl
 from metafluence.resources import resource
 from metafluence.result_table import COLUMNS, cell
 from metafluence.runs import Row
+from metafluence_plugins.methods.influence import InfluenceFunction
 from metafluence_plugins.methods.loss import LossScore
 from metafluence_plugins.trainers.newton import Newton
 
@@ -183,6 +184,25 @@ def test_a_study_goes_on_where_removals_leave_a_class_without_support(tmp_path):
     assert np.isnan(rows["loss", "support"].accuracy_retrained)
     assert "no support instance of positive weight" in next(r.reason for r in result.failed)
     assert mf.write_report(result, tmp_path).exists()
+
+
+def test_a_certificate_has_what_a_budget_has_predicted(tmp_path, monkeypatch):
+    """Nothing is predicted twice, and nothing is different for it."""
+    changes = {"methods": ["loss"], "certificate": True}
+    alone = run(tmp_path / "alone", **changes).certificates
+    both = run(tmp_path / "both", **changes, budget={"methods": ["influence"]})
+    assert both.certificates == alone
+    assert both.budgets[0].status == "ok"
+    asked = []
+    change = InfluenceFunction.parameter_change
+
+    def counted(self, state, removals):
+        asked.append(len(removals))
+        return change(self, state, removals)
+
+    monkeypatch.setattr(InfluenceFunction, "parameter_change", counted)
+    run(tmp_path / "counted", **changes, budget={"methods": ["influence"]})
+    assert asked.count(len(both.truth.removals)) == len({"first order", "inner solve", "outer solve"})
 
 
 def test_a_study_without_ground_truth_and_without_corruption(tmp_path):

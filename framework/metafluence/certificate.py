@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from metafluence.attribution import AttributionMethod, Context, Targets, check_context
 from metafluence.diagnostics import CONDITION, INNER_STATIONARY, Diagnostics, diagnose
@@ -68,12 +69,14 @@ def certify(
     diagnostics: Diagnostics | None = None,
     truth: Truth | None = None,
     items: int = 8,
+    change: Tensor | None = None,
 ) -> Certificate:
     """Check the assumptions of influence functions at λ*, and the method on a few exactly retrained items.
 
     diagnostics: of the point, if they were made already. truth: retrained single items, if there are some; else `items`
-    of them, drawn at random, are retrained here, and in any case the largest one, at weights 0 and ½. Raises InputError
-    for a method that predicts no parameters, and where the context has no retrain bank.
+    of them, drawn at random, are retrained here, and in any case the largest one, at weights 0 and ½. change [P, s]:
+    what the method predicts for the truth's removals, if that was done already. Raises InputError for a method that
+    predicts no parameters, and where the context has no retrain bank.
     """
     check_context(method, context)
     if not method.edits or context.bank is None:
@@ -93,10 +96,12 @@ def certify(
         _largest_step(method, state, context, (int(sizes.argmax()),)),
     ]
     scores = method.scores(state, targets).values.mean(dim=1).cpu().numpy()
-    change = method.parameter_change(state, truth.removals)
-    assert change is not None
+    if change is None:
+        predicted = method.parameter_change(state, truth.removals)
+        assert predicted is not None
+        change = predicted.values
     true = truth.change.numpy()
-    error = bootstrap(change_agreement(change.values.cpu().numpy(), true).relative_error[moved(true)], np.median)
+    error = bootstrap(change_agreement(change.cpu().numpy(), true).relative_error[moved(true)], np.median)
     ranks = rank_agreement(scores[[r[0] for r in truth.removals]], truth.loss_change.numpy())
     count = len(truth.removals)
     checks += [

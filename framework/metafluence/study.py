@@ -28,6 +28,10 @@ from metafluence.training import Fit
 from metafluence.truth import Truth
 
 
+Predicted = dict[Level, dict[str, Tensor]]
+"""By level, what methods predict for the removals of the ground truth, [P, s], by the method's fingerprint."""
+
+
 @dataclass(frozen=True)
 class StudyResult:
     """What a study found.
@@ -104,7 +108,8 @@ class Study:
         }
         runs, reused = self._runs(ready.benches)
         cells = self._grid(ready.bench)
-        budgets, certificates = self._budgets(ready.benches), self._certificates(ready)
+        predicted: Predicted = {level: {} for level in ready.benches}
+        budgets, certificates = self._budgets(ready.benches, predicted), self._certificates(ready, predicted)
         return StudyResult(
             self.config,
             tuple(runs),
@@ -201,13 +206,12 @@ class Study:
         self._exactly = Exactly(method, curvature, inner, outer)
         return plans
 
-    def _budgets(self, benches: dict[Level, Bench]) -> list[Budget]:
+    def _budgets(self, benches: dict[Level, Bench], predicted: Predicted) -> list[Budget]:
         plans = [plan for plan in self.budget_plans if benches[plan.level].truth is not None]
         if not plans:
             return []
         self._observer.stage("splitting errors by source", len(plans))
         found: list[Budget] = []
-        known: dict[Level, dict[str, Tensor]] = {level: {} for level in benches}
         for number, plan in enumerate(plans, start=1):
             bench = benches[plan.level]
             exact = "-".join(component_fingerprint(s) for s in (self._exactly.inner, self._exactly.outer))
@@ -215,7 +219,7 @@ class Study:
             if file.exists():
                 budget = Budget.from_facts(load_facts(file))
             else:
-                budget = error_budget(bench, plan.method, plan.label, plan.solver, self._exactly, known[plan.level])
+                budget = error_budget(bench, plan.method, plan.label, plan.solver, self._exactly, predicted[plan.level])
                 if budget.status == "ok":
                     save_facts(file, budget.facts())
             found.append(budget)
@@ -223,19 +227,22 @@ class Study:
         self._observer.done()
         return found
 
-    def _certificates(self, ready: Prepared) -> list[Certificate]:
+    def _certificates(self, ready: Prepared, predicted: Predicted) -> list[Certificate]:
         benches = [bench for bench in ready.benches.values() if bench.truth is not None]
         if not self.config.certificate or not benches:
             return []
         self._observer.stage("certifying", len(benches))
         found, method = [], self._registry.build("method", "influence")
+        name = component_fingerprint(method)
         for number, bench in enumerate(benches, start=1):
             file = self.folder / "certificates" / f"{bench.level}-{self.preparation.question(bench)}.json"
             if file.exists():
                 found.append(Certificate.from_facts(load_facts(file)))
             else:
                 try:
-                    found.append(certify(method, bench.context(), bench.targets(), ready.diagnostics, bench.truth))
+                    known = predicted[bench.level].get(name)
+                    asked = (bench.context(), bench.targets(), ready.diagnostics, bench.truth)
+                    found.append(certify(method, *asked, change=known))
                     save_facts(file, asdict(found[-1]))
                 except MetafluenceError as error:
                     found.append(Certificate.refused(bench.level, str(error)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -38,7 +38,8 @@ class InfluenceFunction(AttributionMethod):
 
     All items are scored with one solve per target, and one derivative along it that costs about a product. leave_out:
     a Newton step from λ* on the objective without the removed items, whose own curvature is then not in C; it costs
-    one solve per removal. inner_solver: of the tasks' own Hessians; the problem's if not given; learners that unroll
+    one solve per removal, and so one per item for scores. `edits`: of predicted parameters alone, as of many items
+    removed together, of whom first order says least; scores are as without. inner_solver: of the tasks' own Hessians; the problem's if not given; learners that unroll
     have none, so that it is left out, with a note. judge: measure the residual of every target's solve, which costs
     one product each; a solver like ek-fac needs none itself.
     """
@@ -46,7 +47,7 @@ class InfluenceFunction(AttributionMethod):
     curvature: Curvature = ExactCurvature()
     solver: Solver = CG()
     damping: float = 0.0
-    leave_out: bool = False
+    leave_out: bool | Literal["edits"] = False
     inner_solver: Solver | None = None
     judge: bool = True
 
@@ -68,7 +69,7 @@ class InfluenceFunction(AttributionMethod):
         if self.inner_solver is not None and not targets.problem.learner.unrolls:
             targets = targets.solving_with(self.inner_solver)
         context, goals = state.context, targets.gradients(state.jacobian)
-        if self.leave_out:
+        if self.leave_out is True:
             change = self.parameter_change(state, context.singles())
             return Scores(change.values.T @ goals, context.level, self.units, change.solve, change.notes)
         solution = state.full.solve(goals, context.generator, context.strict, self.judge)
