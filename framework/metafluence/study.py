@@ -27,7 +27,6 @@ from metafluence.tasks import Level
 from metafluence.training import Fit
 from metafluence.truth import Truth
 
-
 Predicted = dict[Level, dict[str, Tensor]]
 """By level, what methods predict for the removals of the ground truth, [P, s], by the method's fingerprint."""
 

@@ -39,9 +39,9 @@ class InfluenceFunction(AttributionMethod):
     All items are scored with one solve per target, and one derivative along it that costs about a product. leave_out:
     a Newton step from λ* on the objective without the removed items, whose own curvature is then not in C; it costs
     one solve per removal, and so one per item for scores. `edits`: of predicted parameters alone, as of many items
-    removed together, of whom first order says least; scores are as without. inner_solver: of the tasks' own Hessians; the problem's if not given; learners that unroll
-    have none, so that it is left out, with a note. judge: measure the residual of every target's solve, which costs
-    one product each; a solver like ek-fac needs none itself.
+    removed together, of whom first order says least; scores are as without. inner_solver: of the tasks' own Hessians;
+    the problem's if not given; learners that unroll have none, so that it is left out, with a note. judge: measure the
+    residual of every target's solve, which costs one product each; a solver like ek-fac needs none itself.
     """
 
     curvature: Curvature = ExactCurvature()
