@@ -53,6 +53,7 @@ LAYERS = [
     {"networks", "linearisation", "encoder"},
     {"implicit", "unrolled"},
     {"chunks", "hessian"},
+    {"point"},
     {"problem"},
     {"curvature", "training", "diagnostics"},
     {"retraining", "metrics", "config", "fits", "resuming"},

@@ -252,6 +252,9 @@ from .operators import (
 from .operators import (
     ShiftedOperator as ShiftedOperator,
 )
+from .point import (
+    Point as Point,
+)
 from .previews import (
     Summary as Summary,
 )
@@ -263,9 +266,6 @@ from .previews import (
 )
 from .problem import (
     BilevelProblem as BilevelProblem,
-)
-from .problem import (
-    Point as Point,
 )
 from .registry import (
     Entry as Entry,

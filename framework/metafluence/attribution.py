@@ -17,7 +17,8 @@ from torch import Tensor
 
 from metafluence.errors import InputError
 from metafluence.linearisation import Jacobian
-from metafluence.problem import BilevelProblem, Point
+from metafluence.point import Point
+from metafluence.problem import BilevelProblem
 from metafluence.retraining import RetrainBank
 from metafluence.solving import Solution, Solver
 from metafluence.tasks import LEVELS, Level, Removal, TaskSet

@@ -121,6 +121,19 @@ class Chunk:
             pulled.append(self._weigh(self._with_rows(own, None if lam is None else lam[j])))
         yield torch.stack(pulled, dim=1).flatten(0, 1)
 
+    def sums(self, picked: Tensor, level: Level, jacobian: Jacobian) -> Tensor:
+        """picked [k, items] times `gradients` or `instance_gradients`, without forming them: [k, P]."""
+        head = self.linearise(jacobian)
+        if level == "task":
+            own = head.gradient()
+            parts = [picked.reshape(*picked.shape, *[1] * (g.dim() - 1)) * g for g in own]
+        else:
+            weighed = picked.unflatten(1, (len(self.rows), -1)) * self.weights.task.unsqueeze(-1)
+            parts = head.instance_gradients(level, weighed)
+        lam, features = _split(head, parts)
+        pulled = self._encoder.pull_columns(features) if features else self._encoder.zeros(len(picked))
+        return self._with_rows(pulled, None if lam is None else lam.sum(dim=1))
+
     def slopes(self, columns: Tensor, level: Level, jacobian: Jacobian) -> Tensor:
         """`gradients` or `instance_gradients` times columns [k, P], without forming them: [items, k]."""
         head = self.linearise(jacobian)

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 
 from metafluence.linearisation import Jacobian
 from metafluence.operators import LinearOperator
-from metafluence.problem import Point
+from metafluence.point import Point
 
 
 class Curvature(ABC):

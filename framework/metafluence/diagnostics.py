@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from metafluence.lanczos import Extremes, extreme_eigenvalues
-from metafluence.problem import Point
+from metafluence.point import Point
 
 STATIONARY = 1e-6
 """‖∇F‖ relative to the largest task's gradient, above which λ* is called not stationary."""

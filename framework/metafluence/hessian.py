@@ -12,7 +12,7 @@ from metafluence.linearisation import Form, Jacobian
 from metafluence.operators import LAYERED, PSD, SUM, SYMMETRIC, LinearOperator, random_groups
 
 if TYPE_CHECKING:  # a point makes its Hessian
-    from metafluence.problem import Point
+    from metafluence.point import Point
 
 
 class Hessian(LinearOperator):

@@ -60,9 +60,9 @@ class ImplicitHead(Head):
     def _depends(self) -> list[Tensor]:
         return [self._outer, self._inner]
 
-    def instance_gradients(self, level: Level) -> list[Tensor]:
+    def instance_gradients(self, level: Level, sums: Tensor | None = None) -> list[Tensor]:
         """Moving ω moves θ by θ_ω = −H_in⁻¹ ∂_θ∂_ω inner: the total derivative is Jᵀ (ℒ_·ω + ∇²ℒ [0; θ_ω])."""
-        weight, each = self._weighed[level], self._each(level)
+        weight, each = self._weighed[level], self._each(level) if sums is None else sums
         with torch.enable_grad():
             by_weight, inner_by_weight = (
                 gradients(s, [weight], create_graph=True)[0] for s in (self._lagrangian, self._inner)

@@ -158,11 +158,15 @@ class Head:
             (by_weight,) = gradients(self._outer, [self._weighed["query"]], create_graph=True)
             return gradients(by_weight.sum(), self._features[1:])[0]
 
-    def instance_gradients(self, level: Level) -> list[Tensor]:
-        """D_(λ,Z) ∂ℒ/∂ω for the weight ω of every support or query instance: [instances, n, ...]."""
+    def instance_gradients(self, level: Level, sums: Tensor | None = None) -> list[Tensor]:
+        """D_(λ,Z) ∂ℒ/∂ω for the weight ω of every support or query instance: [instances, n, ...].
+
+        sums [k, n, instances]: of each task's instances, the sums so weighted in place of each one alone: [k, n, ...].
+        """
         with torch.enable_grad():
             (by_weight,) = gradients(self._lagrangian, [self._weighed[level]], create_graph=True)
-        return self._close(batched_vjp([by_weight], self._variables, [self._each(level)]))
+        along = self._each(level) if sums is None else sums
+        return self._close(batched_vjp([by_weight], self._variables, [along]))
 
     def slopes(self, tangents: list[Tensor]) -> Tensor:
         """The total derivative of every task's loss along tangents of the explicit parts, [k, n]."""

@@ -15,7 +15,7 @@ from metafluence.errors import InputError
 from metafluence.lanczos import extreme_eigenvalues
 from metafluence.metrics import change_agreement, median, moved, score_agreement
 from metafluence.operators import LinearOperator
-from metafluence.problem import Point
+from metafluence.point import Point
 from metafluence.runs import Truth
 from metafluence.solving import Solution, Solver, Status, solve_sweep
 

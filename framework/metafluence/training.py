@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from metafluence.losses import accuracy
-from metafluence.problem import BilevelProblem, Point
+from metafluence.point import Point
+from metafluence.problem import BilevelProblem
 from metafluence.tasks import TaskSet, Weights
 
 

@@ -17,6 +17,7 @@ from metafluence import (
     Batch,
     ImplicitLearner,
     Level,
+    Removal,
     TaskSet,
     Weights,
     build,
@@ -117,6 +118,20 @@ def check_sums(trial: Trial) -> None:
         parts = point.responses("query", jacobian).unflatten(1, trial.problem.tasks.query.inputs.shape[:2]).sum(dim=2)
         near(parts, point.task_gradients(jacobian), 1e-11, "queries against their task", scale=1e-3)
     assert not point.responses("support", "held").any(), "with θ held, support instances have no effect"
+
+
+def check_groups(trial: Trial) -> None:
+    """Responses summed over groups of items are those of the items, however many groups there are."""
+    point = trial.problem.at(trial.meta, trial.uneven())
+    for level in LEVELS:
+        last = getattr(point.weights, level).numel() - 1
+        groups: list[Removal] = [(0, last), (last,), tuple(range(last)), (), *((i,) for i in range(min(last, 7)))]
+        for jacobian in ("total", trial.direct):
+            each = point.responses(level, jacobian)
+            wanted = torch.stack([each[:, list(group)].sum(dim=1) for group in groups], dim=1)
+            for count in (1, 4, len(groups)):
+                found = point.summed(groups[:count], level, jacobian)
+                near(found, wanted[:, :count], 1e-10, f"responses of groups of {level}", scale=1e-3)
 
 
 def check_slopes(trial: Trial) -> None:
@@ -264,6 +279,7 @@ CHECKS: dict[str, Callable[[Trial], None]] = {
     "symmetry": check_symmetry,
     "responses": check_responses,
     "sums": check_sums,
+    "groups": check_groups,
     "slopes": check_slopes,
     "losses": check_losses,
     **RETRAINING,

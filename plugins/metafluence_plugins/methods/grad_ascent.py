@@ -47,8 +47,8 @@ class GradAscent(AttributionMethod):
 
     def parameter_change(self, state: Context, removals: Sequence[Removal]) -> ParameterChange:
         start = state.point
-        first = start.responses(state.level)  # the first step's gradients, for all removals at once
-        moved = [self._ascend(state, removal, first[:, list(removal)].sum(dim=1)) for removal in removals]
+        first = start.summed(removals, state.level)  # the first step's gradients, for all removals at once
+        moved = [self._ascend(state, removal, own) for removal, own in zip(removals, first.T, strict=True)]
         return ParameterChange(torch.stack(moved, dim=1) - start.meta.unsqueeze(1), tuple(removals))
 
     def _ascend(self, context: Context, removal: Removal, first: Tensor) -> Tensor:
@@ -60,5 +60,5 @@ class GradAscent(AttributionMethod):
         meta = context.point.meta + self.learning_rate * first
         for _ in range(self.steps - 1):
             part = part.problem.at(meta, weights, part.adapted)
-            meta = meta + self.learning_rate * part.responses(context.level)[:, own].sum(dim=1)
+            meta = meta + self.learning_rate * part.summed([tuple(own)], context.level)[:, 0]
         return meta

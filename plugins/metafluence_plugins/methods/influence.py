@@ -80,7 +80,7 @@ class InfluenceFunction(AttributionMethod):
         context = state.context
         if self.leave_out:
             return self._newton_steps(state, removals)
-        rhs = torch.stack([state.responses[:, list(r)].sum(dim=1) for r in removals], dim=1)
+        rhs = context.point.summed(removals, context.level, state.jacobian)
         solution = state.full.solve(rhs, context.generator, context.strict, self.judge)
         return ParameterChange(
             solution.value, tuple(removals), SolveReport.of(solution, state.full.matvecs), state.notes
@@ -92,7 +92,8 @@ class InfluenceFunction(AttributionMethod):
         if whole and context.level == "task" and list(removals) == context.singles():
             operator = LeaveOneOut(context.point, state.operator, state.jacobian)
             prepared = PreparedSolve(self.solver, operator, self.damping, context.generator)
-            solution = prepared.solve(state.responses.T.unsqueeze(-1), context.generator, context.strict)
+            responses = context.point.task_gradients(state.jacobian)
+            solution = prepared.solve(responses.T.unsqueeze(-1), context.generator, context.strict)
             # A product of this batch is one column for every task.
             report = SolveReport.of(solution, prepared.matvecs)
             report = replace(report, products=report.products * len(removals))
@@ -109,7 +110,7 @@ class InfluenceFunction(AttributionMethod):
 
 
 class Influence:
-    """A prepared influence function: the operator, its factorisation and the responses of all items."""
+    """A prepared influence function: the operator and its factorisation."""
 
     def __init__(self, method: InfluenceFunction, context: Context) -> None:
         self._method = method
@@ -128,11 +129,6 @@ class Influence:
     @cached_property
     def full(self) -> PreparedSolve:
         return PreparedSolve(self._method.solver, self.operator, self._method.damping, self.context.generator)
-
-    @cached_property
-    def responses(self) -> Tensor:
-        """r of every item, [P, items]."""
-        return self.context.point.responses(self.context.level, self.jacobian)
 
     def without(self, removal: Removal) -> Point:
         """The same λ* under the objective without the removed items."""

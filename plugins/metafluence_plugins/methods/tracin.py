@@ -88,12 +88,8 @@ class TracIn(AttributionMethod):
     def parameter_change(self, state: Trace, removals: Sequence[Removal]) -> ParameterChange:
         total = torch.stack(
             [
-                rate * _summed(point.responses(state.level, state.jacobian), removals)
+                rate * point.summed(removals, state.level, state.jacobian)
                 for point, rate in zip(state.points, state.rates, strict=True)
             ]
         ).sum(dim=0)
         return ParameterChange(total, tuple(removals))
-
-
-def _summed(responses: Tensor, removals: Sequence[Removal]) -> Tensor:
-    return torch.stack([responses[:, list(r)].sum(dim=1) for r in removals], dim=1)
