@@ -546,6 +546,24 @@ def test_image_folder_with_and_without_splits(tmp_path):
         load("image-folder", tmp_path, path="split")
 
 
+@pytest.mark.parametrize("shape", [(5, 6, 6), (5, 6, 6, 3)])
+def test_npz_scales_images_by_averaging(tmp_path, shape):
+    images = pixels(*shape)
+    np.savez(tmp_path / "d.npz", images=images, labels=[0, 1, 2, 0, 1])
+    found = load("npz", tmp_path, path="d.npz", size=3).inputs[:].numpy()
+    wanted = images.reshape(5, 3, 2, 3, 2, -1).mean(axis=(2, 4)).transpose(0, 3, 1, 2)
+    assert found.shape == wanted.shape
+    assert np.abs(found - wanted).max() <= 1, "rounded to whole numbers across, and again down"
+
+
+def test_npz_scales_nothing_but_8_bit_images(tmp_path):
+    np.savez(tmp_path / "d.npz", images=pixels(2, 4, 4) / 255, labels=[0, 1])
+    with pytest.raises(DataError, match=r"inputs of shape \[2, 4, 4\] \(float64\), which size cannot scale"):
+        load("npz", tmp_path, path="d.npz", size=2)
+    with pytest.raises(InputError, match="size is 0; images have at least 1 pixel"):
+        load("npz", tmp_path, path="d.npz", size=0)
+
+
 def test_npz_names_classes_and_leaves_some_out(tmp_path):
     images = pixels(6, 4, 4, 3)
     np.savez(tmp_path / "d.npz", images=images, labels=[0, 1, 2, 0, 1, 2], classes=["cat", "ant", "bee"])

@@ -39,7 +39,7 @@ def decode(source: Any, name: str, mode: str, size: int | None = None) -> Pixels
 
 
 def box_average(images: Pixels, size: int) -> Pixels:
-    """Images [n, s, s] scaled down to [n, size, size]: every new pixel is the mean of those whose centres it covers."""
+    """Images [n, s, s] or [n, s, s, 3] scaled to [n, size, size, ...]: a new pixel is the mean of those it covers."""
     scaled = [Image.fromarray(image).resize((size, size), Image.Resampling.BOX) for image in images]
     return np.stack([np.asarray(image) for image in scaled])
 

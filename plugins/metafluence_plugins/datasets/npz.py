@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from metafluence import DataError, Labelled, LabelledDataset
+from metafluence import DataError, InputError, Labelled, LabelledDataset
+from metafluence_plugins.datasets.images import box_average
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Npz(LabelledDataset):
     images are kept in 8 bits and scaled to [0, 1] when drawn; images [n, h, w] and [n, h, w, 3] become [n, channels,
     h, w]. An array [classes, instances, h, w] needs no labels. If the archive has an array `classes` (under that
     name) with a name for every label 0, 1, ..., classes are called by it. without: classes to leave out, by name.
+    size: 8-bit images are scaled to squares of this side, by averaging; as they are if not given.
     """
 
     path: str
@@ -30,6 +32,11 @@ class Npz(LabelledDataset):
     labels: str = "labels"
     classes: str = "classes"
     without: tuple[str, ...] = ()
+    size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.size is not None and self.size < 1:
+            raise InputError(f"size is {self.size}; images have at least 1 pixel.")
 
     def load(self) -> Labelled:
         file = self._find()
@@ -57,6 +64,13 @@ class Npz(LabelledDataset):
                 raise DataError(f"{file} has the label {labels.max()} but only {len(titles)} {self.classes}.")
             labels = titles[labels]
         images, labels = self._kept(images, labels, file)
+        if self.size is not None:
+            if images.dtype != np.uint8 or not (images.ndim == 3 or images.shape[3:] == (3,)):
+                raise DataError(
+                    f"{file} has inputs of shape {list(images.shape)} ({images.dtype}), which size cannot scale: it is "
+                    "for 8-bit images [n, h, w] or [n, h, w, 3]. Leave size out."
+                )
+            images = box_average(images, self.size)
         names, codes = np.unique(labels, return_inverse=True)
         values = torch.from_numpy(images)
         if values.dim() == 3:
