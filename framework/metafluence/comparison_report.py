@@ -19,7 +19,7 @@ from metafluence.captions import FIGURE_TEXT, OVER_SEEDS
 from metafluence.comparison import Comparing, Stored
 from metafluence.comparison_errors import budget_refusals, budget_table, cell_refusals, draw_solvers
 from metafluence.comparison_figures import draw_level
-from metafluence.comparison_tables import WORDS, Table, level_table, only_filled, published_table
+from metafluence.comparison_tables import WORDS, Table, level_table, only_filled, paper_table, published_table
 from metafluence.comparison_verdict import failures, findings
 from metafluence.figures import NOUNS
 from metafluence.outcomes import Outcome
@@ -193,8 +193,8 @@ def _section(whole: Merged, level: Level, folder: Path) -> dict[str, Any]:
     some = whole.at(level)
     main = only_filled(level_table(some, level))
     caption = f"{whole.name}: influence of {NOUNS[level]}s."
-    headings = [heading for heading, _ in main.headings]
-    write_tables(folder / "tables", level, headings, main.rows, main.best, caption)
+    brief = paper_table(some, level)
+    write_tables(folder / "tables", level, [heading for heading, _ in brief.headings], brief.rows, brief.best, caption)
     tables = [main]
     for group in some:
         beside = [stated for stated in _published(whole, group) if stated.level == level]

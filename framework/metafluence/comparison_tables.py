@@ -81,8 +81,12 @@ def level_table(groups: Sequence[Group], level: Level) -> Table:
 
 def brief_table(groups: Sequence[Group], level: Level) -> Table:
     """The columns of `level_table` that fit into a terminal, as far as they say something."""
-    brief = [column for column in (*FIDELITY, *_quality(groups)) if column.field in BRIEF]
-    return only_filled(_table(groups, level, [*brief, RATIO]))
+    return only_filled(_table(groups, level, [*_brief(groups), RATIO]))
+
+
+def paper_table(groups: Sequence[Group], level: Level) -> Table:
+    """The columns of `level_table` that fit on a paper's page, as far as they say something."""
+    return only_filled(_table(groups, level, [*_brief(groups), GAP, RATIO]))
 
 
 def only_filled(table: Table) -> Table:
@@ -91,6 +95,10 @@ def only_filled(table: Table) -> Table:
     rows = tuple(tuple(row[i] for i in kept) for row in table.rows)
     best = frozenset((r, kept.index(c)) for r, c in table.best if c in kept)
     return Table(table.title, tuple(table.headings[i] for i in kept), rows, best)
+
+
+def _brief(groups: Sequence[Group]) -> list[Column]:
+    return [column for column in (*FIDELITY, *_quality(groups)) if column.field in BRIEF]
 
 
 def _quality(groups: Sequence[Group]) -> list[Column]:
