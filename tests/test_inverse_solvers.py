@@ -11,16 +11,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import metafluence as mf
-from metafluence import DenseOperator, InputError, LowRankOperator, SolverError, Status, solve, solve_sweep
+from metafluence import (
+    DenseOperator,
+    InputError,
+    LinearOperator,
+    LowRankOperator,
+    SolverError,
+    Status,
+    solve,
+    solve_sweep,
+)
 from metafluence.testing.operators import SumOperator
 from metafluence.testing.problems import problems, random_meta
+from metafluence.testing.worlds import world
 from metafluence_plugins.curvatures.fisher import FisherCurvature
+from metafluence_plugins.methods.influence import LeaveOneOut
 from metafluence_plugins.preconditioners.nystrom import Nystrom
 from metafluence_plugins.solvers.cg import CG
 from metafluence_plugins.solvers.exact import Exact
 from metafluence_plugins.solvers.lissa import Lissa
 from metafluence_plugins.solvers.minres import Minres
 from metafluence_plugins.solvers.neumann import Neumann
+from metafluence_plugins.solvers.refined import Refined
 from metafluence_plugins.solvers.woodbury import Woodbury
 from parts import EXACT, LEARNERS
 
@@ -285,6 +297,97 @@ def test_extreme_eigenvalues_of_a_batch_are_those_of_its_members(seed):
     found = mf.extreme_eigenvalues(DenseOperator(matrix), torch.Generator().manual_seed(seed))
     assert torch.allclose(found.smallest, torch.tensor([-1.0, 3.0]).double(), atol=1e-8)
     assert torch.allclose(found.largest, torch.tensor([7.0, 3.0]).double(), atol=1e-8)
+
+
+# --- refined
+
+
+class Watched(LinearOperator):
+    """A matrix that remembers the type and the number of the columns it was multiplied with."""
+
+    def __init__(self, matrix: torch.Tensor, seen: list[tuple[torch.dtype, int]]) -> None:
+        self.matrix, self.seen = matrix, seen
+        self.size, self.dtype, self.device = len(matrix), matrix.dtype, matrix.device
+
+    def matmat(self, columns: torch.Tensor) -> torch.Tensor:
+        self.seen.append((columns.dtype, columns.shape[1]))
+        return self.matrix @ columns
+
+    def cast(self, dtype: torch.dtype) -> "Watched":
+        return Watched(self.matrix.to(dtype), self.seen)
+
+
+@given(seed=seeds, spread=st.floats(0, 4), damping=st.sampled_from([0.0, 0.3]))
+@settings(max_examples=15)
+def test_refined_is_as_exact_as_double_precision_with_products_of_single(seed, spread, damping):
+    matrix = with_spectrum(torch.logspace(-spread, 0, 12, dtype=torch.float64).tolist(), seed)
+    rhs, seen = normal(12, 2, seed=seed + 1), []
+    found = solve(Refined(rtol=1e-12), Watched(matrix, seen), rhs, damping)
+    wanted = torch.linalg.solve(matrix + damping * torch.eye(12).double(), rhs)
+    assert gap(found.value, wanted) <= 1e-12 * 10 ** (spread + 1)
+    assert float(found.residual.max()) <= 1e-12
+    single, double = (sum(k for kind, k in seen if kind == wanted) for wanted in (torch.float32, torch.float64))
+    assert found.matvecs == single + double - 2, "all products are counted, but for the judge's"
+    assert double <= 2 * (9 + 1), "three or more digits a step"
+
+
+def test_refined_says_where_single_precision_does_not_do():
+    matrix = with_spectrum([1e-9, 1e-4, 0.1, 0.5, 1.0, 2.0])
+    found = solve(Refined(), DenseOperator(matrix), normal(6, 1), strict=False)
+    assert found.status.tolist() in ([Status.INACCURATE], [Status.NEGATIVE_CURVATURE])  # as single precision sees it
+    assert float(found.residual) > 1e-8
+    indefinite = with_spectrum([-1.0, 0.5, 1.0, 2.0, 3.0, 4.0])
+    with pytest.raises(SolverError, match="negative curvature"):
+        solve(Refined(), DenseOperator(indefinite), normal(6, 1))
+    wanted = torch.linalg.solve(indefinite, normal(6, 1))
+    assert gap(solve(Refined(Minres(rtol=1e-4)), DenseOperator(indefinite), normal(6, 1)).value, wanted) < 1e-7
+
+    class Fixed(LinearOperator):
+        size, dtype, device = 2, torch.float64, torch.device("cpu")
+
+        def matmat(self, columns):
+            return columns
+
+    with pytest.raises(SolverError, match=r"Fixed is known in torch\.float64 alone.*Use cg or minres"):
+        solve(Refined(), Fixed(), normal(2, 1))
+
+
+@pytest.mark.parametrize("form", ["exact", "gauss-newton"])
+@pytest.mark.parametrize("name", LEARNERS)
+@given(data=st.data())
+@settings(max_examples=3)
+def test_refined_solves_with_the_total_hessian_of_every_learner(name, form, data):
+    problem = data.draw(problems(LEARNERS[name], EXACT, min_l2=2.0))
+    operator = problem.at(random_meta(problem)).hessian(form=form)
+    rough = operator.cast(torch.float32)
+    rhs = normal(problem.size, 2)
+    assert rough.matmat(rhs.float()).dtype == torch.float32
+    found = solve(Refined(Minres(rtol=1e-3)), operator, rhs)
+    assert float(found.residual.max()) <= 1e-8
+    wanted = torch.linalg.solve(operator.dense(), rhs)
+    condition = float(torch.linalg.cond(operator.dense()))
+    assert gap(found.value, wanted) <= 1e-8 * condition
+
+
+def test_inner_hessians_and_those_without_one_task_are_cast_as_well():
+    generator = torch.Generator().manual_seed(0)
+    problem = world(0).problem
+    point = problem.at(problem.learner.init_meta(generator))
+    whole = LeaveOneOut(point, point.hessian(), "total")
+    adapted, tasks = point.adapted, problem.tasks
+    rows = point.meta[problem.learner.own].expand(len(tasks), -1)
+    features = mf.Batch(
+        problem.learner.encode(point.meta, tasks.support.inputs.flatten(0, 1)).unflatten(
+            0, tasks.support.inputs.shape[:2]
+        ),
+        tasks.support.targets,
+    )
+    inner = problem.learner.inner_hessian(rows, adapted, features, torch.ones(tasks.support.targets.shape).double())
+    for operator in (whole, inner):
+        columns = torch.randn(*operator.batch_shape, operator.size, 2, generator=generator, dtype=torch.float64)
+        rough = operator.cast(torch.float32).matmat(columns.float())
+        assert rough.dtype == torch.float32
+        assert gap(rough.double(), operator.matmat(columns)) < 1e-5
 
 
 MEMORY = r"""

@@ -46,6 +46,9 @@ class Hessian(LinearOperator):
     def matmat(self, columns: Tensor) -> Tensor:
         return self.point.product(columns, self.jacobian, self.form)
 
+    def cast(self, dtype: torch.dtype) -> Hessian:
+        return Hessian(self.point.cast(dtype), self.jacobian, self.form)
+
     def split(self, count: int, generator: torch.Generator) -> list[LinearOperator]:
         """By tasks; δI is in every part."""
         groups = random_groups(len(self.point.problem.tasks), count, generator)

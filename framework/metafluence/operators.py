@@ -53,6 +53,13 @@ class LinearOperator(ABC):
         """
         raise SolverError(f"{type(self).__name__} is not made of terms that could be sampled.")
 
+    def cast(self, dtype: torch.dtype) -> LinearOperator:
+        """The same operator made in another precision. Raises SolverError where it cannot be."""
+        raise SolverError(
+            f"{type(self).__name__} is known in {self.dtype} alone, so that no solver can work in another precision. "
+            "Use cg or minres in place of refined."
+        )
+
     def dense(self) -> Tensor:
         """The matrix itself, [*batch, n, n], from n products."""
         identity = torch.eye(self.size, dtype=self.dtype, device=self.device)
@@ -81,6 +88,9 @@ class DenseOperator(LinearOperator):
 
     def matmat(self, columns: Tensor) -> Tensor:
         return self.matrix @ columns
+
+    def cast(self, dtype: torch.dtype) -> DenseOperator:
+        return DenseOperator(self.matrix.to(dtype), self.tags & frozenset({SYMMETRIC, PSD}))
 
     def dense(self) -> Tensor:
         return self.matrix
@@ -112,6 +122,9 @@ class LowRankOperator(LinearOperator):
         factor = self._parts.factor
         return self._parts.shift * columns + factor @ (factor.mT @ columns)
 
+    def cast(self, dtype: torch.dtype) -> LowRankOperator:
+        return LowRankOperator(self._parts.factor.to(dtype), self._parts.shift)
+
 
 def random_groups(total: int, count: int, generator: torch.Generator) -> list[Tensor]:
     """`total` items in min(count, total) random groups of almost equal size."""
@@ -131,6 +144,9 @@ class ShiftedOperator(LinearOperator):
 
     def matmat(self, columns: Tensor) -> Tensor:
         return self.operator.matmat(columns) + self.shift * columns
+
+    def cast(self, dtype: torch.dtype) -> ShiftedOperator:
+        return ShiftedOperator(self.operator.cast(dtype), self.shift)
 
     def dense(self) -> Tensor:
         matrix = self.operator.dense().clone()
@@ -166,6 +182,9 @@ class CountingOperator(LinearOperator):
     def split(self, count: int, generator: torch.Generator) -> list[LinearOperator]:
         parts = self.operator.split(count, generator)
         return [CountingOperator(part, self._share / len(parts), self._total) for part in parts]
+
+    def cast(self, dtype: torch.dtype) -> CountingOperator:
+        return CountingOperator(self.operator.cast(dtype), self._share, self._total)
 
     def dense(self) -> Tensor:
         # A matrix held in memory costs nothing; any other is made of one product per column.

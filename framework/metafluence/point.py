@@ -198,6 +198,11 @@ class Point:
         weights = Weights(scale * kept.task, kept.support, kept.query)
         return Point(problem, self.meta, weights, self.adapted[tasks])
 
+    def cast(self, dtype: torch.dtype) -> Point:
+        """The same λ in another precision, in which tasks adapt anew, from where they are."""
+        weights = Weights(*(part.to(dtype) for part in (self.weights.task, self.weights.support, self.weights.query)))
+        return Point(self.problem.cast(dtype), self.meta.to(dtype), weights, self.adapted.to(dtype))
+
     @property
     def is_explicit(self) -> bool:
         """Whether the outer loss depends on λ with θ held, so that Direct-IF has something to differentiate."""

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from copy import copy
 
+import torch
 from torch import Tensor
 
 from metafluence.chunks import Chunk
@@ -65,6 +66,11 @@ class BilevelProblem:
         other = copy(self)
         other.inner_solver = inner_solver
         return other
+
+    def cast(self, dtype: torch.dtype) -> BilevelProblem:
+        """The same problem in another precision."""
+        tasks = self.tasks.to(dtype=dtype)
+        return BilevelProblem(self.learner, tasks, self.l2, self.inner_solver, self.memory_gib)
 
     def over(self, tasks: TaskSet) -> BilevelProblem:
         """The same learner on other tasks, without l2: for the losses and gradients of validation and test tasks.

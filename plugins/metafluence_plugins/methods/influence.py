@@ -155,6 +155,10 @@ class LeaveOneOut(LinearOperator):
         )
         return (full - own).movedim(1, 0)
 
+    def cast(self, dtype: torch.dtype) -> LeaveOneOut:
+        point = self._point.cast(dtype)
+        return LeaveOneOut(point, point.hessian(self._jacobian), self._jacobian)
+
     def dense(self) -> Tensor:
         identity = torch.eye(self.size, dtype=self.dtype, device=self.device)
         own = torch.stack(
