@@ -70,15 +70,16 @@ def _of_level(group: Group, level: Level) -> list[str]:
             f"The edit by {named(method)} comes nearest to retraining without the same {noun}s: test {what} differs by "
             f"{gap.text('.4f')}, at {_ratio(group, level, method):.2g} of the time of one fit from scratch."
         )
-    removed = spotted or ranked
-    after = mean(values(group, level, removed[0], f"{what}_retrained")) if removed else Mean()
-    if removed and after.n:
+    better = -1 if what == "loss" else 1
+    removed = _best(group, level, known, f"{what}_retrained", better)
+    if removed:
+        method, after = removed
         full = mean(getattr(one.full, what) for one in group.outcomes)
         clean = mean(getattr(one.sides[level].clean, what) for one in group.outcomes)
         exactly = f", without exactly the corrupted {clean.text('.3f')}" if clean.n else ""
         said.append(
-            f"With all {noun}s the test {what} is {full.text('.3f')}; retrained without those that {named(removed[0])} "
-            f"scores lowest it is {after.text('.3f')}{exactly}."
+            f"With all {noun}s the test {what} is {full.text('.3f')}; retrained without those that {named(method)} "
+            f"scores lowest it is {after.text('.3f')}, with no other estimator better{exactly}."
         )
     return said
 
@@ -93,9 +94,12 @@ def inspected_until_all(group: Group, level: Level, method: Method) -> Mean:
     return mean(shares)
 
 
-def _best(group: Group, level: Level, known: Sequence[Method], field: str) -> tuple[Method, Mean] | None:
+def _best(
+    group: Group, level: Level, known: Sequence[Method], field: str, better: int = 1
+) -> tuple[Method, Mean] | None:
+    """The method whose mean is largest (smallest, where better is -1) to three digits, and of several the fastest."""
     found = _complete([(method, mean(values(group, level, method, field))) for method in known])
-    return max(found, key=lambda pair: (round(pair[1].value, 3), -_ratio(group, level, pair[0])), default=None)
+    return max(found, key=lambda p: (better * round(p[1].value, 3), -_ratio(group, level, p[0])), default=None)
 
 
 def _complete(found: Sequence[tuple[Method, Mean]]) -> list[tuple[Method, Mean]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from textwrap import fill
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 
 GAP = 7.0
 """Points between a name and its point."""
+WIDE = 26
+"""Letters past which a name goes on in another line."""
 
 Place = tuple[float, float]
 
@@ -33,11 +36,11 @@ def label_points(
     for start, end in pairwise(axis.transData.transform(p) for p in points):
         taken += [_square(start + share * (end - start), unit) for share in np.linspace(0, 1, 40)]
     for point, name in zip(points, names, strict=True):
-        tried = []
+        tried, said = [], fill(name, WIDE, break_long_words=False, break_on_hyphens=False)
         for reach in (1.0, 1.9, 2.8):
             for x, y in ((1, 0), (-1, 0), (0, 1), (0, -1), (0.8, 0.8), (-0.8, 0.8), (0.8, -0.8), (-0.8, -0.8)):
                 text = axis.annotate(
-                    name, point, (x * GAP * reach, y * GAP * reach), textcoords="offset points", fontsize=8, zorder=4,
+                    said, point, (x * GAP * reach, y * GAP * reach), textcoords="offset points", fontsize=8, zorder=4,
                     ha="left" if x > 0 else "right" if x < 0 else "center",
                     va="bottom" if y > 0 else "top" if y < 0 else "center",
                 )  # fmt: skip
