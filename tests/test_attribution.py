@@ -194,6 +194,12 @@ def test_leaving_out_own_curvature_is_a_newton_step_on_the_rest(fitted, solver):
     assert not torch.allclose(first.values, scores, rtol=1e-2)
 
 
+@pytest.mark.parametrize("given", ["scores", 1, None])
+def test_leave_out_is_true_false_or_edits(given):
+    with pytest.raises(mf.InputError, match=r"it may be true, false or edits"):
+        TaskIF(leave_out=given)
+
+
 def test_leave_one_out_operator_is_its_own_dense_form(fitted):
     operator = LeaveOneOut(fitted.point, fitted.point.hessian(), "total")
     columns = torch.randn(6, fitted.problem.size, 2, dtype=torch.float64)

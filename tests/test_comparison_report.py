@@ -322,6 +322,7 @@ def test_error_budgets_are_means_over_seeds_and_failures_have_their_reason(whole
     assert len(table.rows) == 4, "of one method, the other fails"
     page = text(store / "report.html").split("Where the error comes from")[-1]
     assert "influence (cg max_iterations=1), tasks, learner.penalty 0.5 seed 0;" in page
+    assert "influence (cg max_iterations=1), query instances, learner.penalty 0.5 seed 0;" in page
     assert page.count("Raise max_iterations") == 1
 
 

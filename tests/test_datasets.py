@@ -546,7 +546,7 @@ def test_image_folder_with_and_without_splits(tmp_path):
         load("image-folder", tmp_path, path="split")
 
 
-@pytest.mark.parametrize("shape", [(5, 6, 6), (5, 6, 6, 3)])
+@pytest.mark.parametrize("shape", [(5, 6, 6), (5, 6, 6, 1), (5, 6, 6, 3)])
 def test_npz_scales_images_by_averaging(tmp_path, shape):
     images = pixels(*shape)
     np.savez(tmp_path / "d.npz", images=images, labels=[0, 1, 2, 0, 1])
@@ -554,6 +554,12 @@ def test_npz_scales_images_by_averaging(tmp_path, shape):
     wanted = images.reshape(5, 3, 2, 3, 2, -1).mean(axis=(2, 4)).transpose(0, 3, 1, 2)
     assert found.shape == wanted.shape
     assert np.abs(found - wanted).max() <= 1, "rounded to whole numbers across, and again down"
+
+
+def test_npz_of_which_everything_is_left_out_is_refused(tmp_path):
+    np.savez(tmp_path / "d.npz", images=pixels(2, 4, 4), labels=["a", "b"])
+    with pytest.raises(DataError, match="no class but those that are left out"):
+        load("npz", tmp_path, path="d.npz", without=["a", "b"], size=2)
 
 
 def test_npz_scales_nothing_but_8_bit_images(tmp_path):

@@ -369,25 +369,25 @@ def test_refined_solves_with_the_total_hessian_of_every_learner(name, form, data
     assert gap(found.value, wanted) <= 1e-8 * condition
 
 
-def test_inner_hessians_and_those_without_one_task_are_cast_as_well():
+def test_refined_says_whose_fault_it_is():
+    rhs, matrix = normal(40, 1), DenseOperator(torch.arange(1.0, 41).double().diag())
+    early = solve(Refined(CG(max_iterations=2)), matrix, rhs, strict=False)
+    assert early.status.tolist() == [Status.MAX_ITERATIONS]
+    assert "CG ended each step too early to be refined" in early.complaint()
+    short = solve(Refined(CG(rtol=1e-2), max_steps=2), matrix, rhs, strict=False)
+    assert short.status.tolist() == [Status.MAX_ITERATIONS]
+    assert "raise max_steps" in short.complaint()
+
+
+def test_the_operator_without_one_task_is_cast_as_well():
     generator = torch.Generator().manual_seed(0)
     problem = world(0).problem
     point = problem.at(problem.learner.init_meta(generator))
     whole = LeaveOneOut(point, point.hessian(), "total")
-    adapted, tasks = point.adapted, problem.tasks
-    rows = point.meta[problem.learner.own].expand(len(tasks), -1)
-    features = mf.Batch(
-        problem.learner.encode(point.meta, tasks.support.inputs.flatten(0, 1)).unflatten(
-            0, tasks.support.inputs.shape[:2]
-        ),
-        tasks.support.targets,
-    )
-    inner = problem.learner.inner_hessian(rows, adapted, features, torch.ones(tasks.support.targets.shape).double())
-    for operator in (whole, inner):
-        columns = torch.randn(*operator.batch_shape, operator.size, 2, generator=generator, dtype=torch.float64)
-        rough = operator.cast(torch.float32).matmat(columns.float())
-        assert rough.dtype == torch.float32
-        assert gap(rough.double(), operator.matmat(columns)) < 1e-5
+    columns = torch.randn(*whole.batch_shape, whole.size, 2, generator=generator, dtype=torch.float64)
+    rough = whole.cast(torch.float32).matmat(columns.float())
+    assert rough.dtype == torch.float32
+    assert gap(rough.double(), whole.matmat(columns)) < 1e-5
 
 
 MEMORY = r"""

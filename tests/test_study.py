@@ -172,7 +172,7 @@ def test_a_study_goes_on_where_removals_leave_a_class_without_support(tmp_path):
         "learner": {"use": "protonet", "backbone": {"use": "mlp", "hidden": [3]}},
         "episodes": {"train": 6, "validation": 4, "test": 4, "way": 2, "shot": 1, "query": 2, "split": "instances"},
         "levels": ["task", "support"],
-        "methods": ["loss", {"use": "influence", "leave_out": True}],
+        "methods": ["loss", {"use": "influence", "leave_out": True}, {"use": "influence", "leave_out": "edits"}],
     }
     result = run(tmp_path, **changes)
     assert result.benches["task"].truth is not None
@@ -183,6 +183,12 @@ def test_a_study_goes_on_where_removals_leave_a_class_without_support(tmp_path):
     assert "could not be made" in " ".join(rows["loss", "support"].notes)
     assert np.isnan(rows["loss", "support"].accuracy_retrained)
     assert "no support instance of positive weight" in next(r.reason for r in result.failed)
+    found = next(r for r in result.at("support") if r.row.method.endswith("edits"))
+    edits = found.row
+    assert edits.status == "ok"
+    assert bool(found.scores.any())
+    assert "no parameters were predicted: Class" in " ".join(edits.notes)
+    assert np.isnan(edits.accuracy_edited)
     assert mf.write_report(result, tmp_path).exists()
 
 

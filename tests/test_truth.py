@@ -84,6 +84,8 @@ def test_a_removal_that_the_problem_refuses_is_one_that_failed(executor, tmp_pat
     assert again.reasons == (found.reasons[1],)  # kept, as what else is known
     with pytest.raises(mf.ConvergenceError, match=r"Class 0 of task 1.*without support \[4\]\.$"):
         bank.leave_out([(1,), (4,)], "support")
+    with pytest.raises(mf.ConvergenceError, match=r"without support \[0, 1, 2, 3, 4, 5, 6, 7\] and 4 more\.$"):
+        bank.leave_out([tuple(range(12))], "support")
 
 
 def test_the_truth_does_without_removals_that_fail():
@@ -100,6 +102,15 @@ def test_the_truth_does_without_removals_that_fail():
     nothing, complaint = retrain([(0,), (4,)], [], "support", bank, targets)
     assert nothing is None
     assert complaint.startswith("2 of 2 retrainings could not be made")
+
+
+def test_what_fails_from_another_seed_alone_is_said_and_left_out():
+    here = world(0)
+    context, targets = here.context("task"), here.targets(mean=True)
+    failing = mf.RetrainBank(here.problem, here.fit, Newton(max_steps=0, warmup=0), Serial())
+    truth, complaint = retrain([(0,), (1,), (2,)], [], "task", context.bank, targets, [(failing, targets)])
+    assert truth is None
+    assert complaint == "Of the rest, 3 failed from another seed: 3 of 3 retrainings did not converge."
 
 
 def test_the_same_retraining_agrees_with_itself_wholly():

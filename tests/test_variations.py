@@ -162,3 +162,12 @@ def test_the_study_that_the_documentation_shows_is_one():
     assert len(mf.parse_comparison(raw, "quick").variations) == 4
     found = mf.parse_comparison(raw, "quick", {"vary.learner.penalty": [3.0]}).variations
     assert {v.config.learner["penalty"] for v in found} == {3.0}, "after `vary.` stands one name"
+
+
+def test_what_is_published_of_a_level_that_a_change_drops_is_passed_over():
+    published = [{"source": "a", "level": level, "rows": {}} for level in ("query", "support")]
+    vary = {"half": {"one": {"levels": ["query"]}, "other": {"levels": ["support"]}}}
+    raw = {**RAW, "methods": ["loss"], "vary": vary, "published": published}
+    assert len(mf.parse_comparison(raw).variations) == 2 * len(raw.get("seeds", [0]))
+    less = mf.parse_comparison(raw, changes={"vary": {}, "levels": ["query"]})
+    assert {v.config.levels[0] for v in less.variations} == {"query"}

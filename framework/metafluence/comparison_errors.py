@@ -11,6 +11,7 @@ from metafluence.aggregation import Group, mean
 from metafluence.alike import alike
 from metafluence.budget import SOURCES
 from metafluence.comparison_tables import Table, only_filled
+from metafluence.figures import NOUNS
 from metafluence.grid import Cell
 from metafluence.runs import run_name
 from metafluence.solver_figures import draw_grid
@@ -32,7 +33,7 @@ def budget_table(groups: Sequence[Group]) -> Table | None:
 def budget_refusals(groups: Sequence[Group]) -> list[tuple[str, str]]:
     """Error budgets that failed, and why; reasons that differ in numbers alone stand together."""
     failed = [
-        (b.reason, f"{run_name(b.method, b.solver)}, {b.level}s, {one.called}")
+        (b.reason, f"{run_name(b.method, b.solver)}, {NOUNS[b.level]}s, {one.called}")
         for group in groups
         for one in group.outcomes
         for b in one.budgets

@@ -79,7 +79,7 @@ def _of_level(group: Group, level: Level) -> list[str]:
         exactly = f", without exactly the corrupted {clean.text('.3f')}" if clean.n else ""
         said.append(
             f"With all {noun}s the test {what} is {full.text('.3f')}; retrained without those that {named(method)} "
-            f"scores lowest it is {after.text('.3f')}, with no other estimator better{exactly}."
+            f"scores lowest it is {after.text('.3f')}, to three digits the best of all estimators{exactly}."
         )
     return said
 

@@ -13,11 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
 from typing import Any
+
+from torch import Tensor
 
 from metafluence.attribution import AttributionMethod, Context, Targets, check_context
 from metafluence.errors import MetafluenceError
 from metafluence.plans import Plan
+from metafluence.problem import BilevelProblem
 from metafluence.runs import Bench, Row, Run, execute, lowest
 from metafluence.tasks import Removal
 
@@ -66,10 +70,16 @@ def try_dampings(bench: Bench, method: AttributionMethod, dampings: Sequence[flo
     fits = bench.bank.leave_out(removals, bench.level, strict=False)
     over = bench.problem.over(bench.selection)
     judged = {
-        removal: (float(over.at(meta).task_losses.mean()), "") if converged else (NAN, reason or FAILED)
+        removal: _loss(over, meta) if converged else (NAN, reason or FAILED)
         for removal, meta, converged, reason in zip(removals, fits.meta.T, fits.converged, fits.reasons, strict=True)
     }
     return [one if one.reason else _judged(one, *judged[one.removal]) for one in tried]
+
+
+def _loss(over: BilevelProblem, meta: Tensor) -> tuple[float, str]:
+    """The tasks' loss, and why it cannot be used, if so."""
+    loss = float(over.at(meta).task_losses.mean())
+    return loss, "" if isfinite(loss) else "the retraining without its items of lowest score has no finite loss."
 
 
 def _judged(one: Tried, loss: float, reason: str) -> Tried:

@@ -29,7 +29,7 @@ Result = TypeVar("Result")
 
 
 NAMED = 8
-"""How many items an error names."""
+"""How many items an error names at most."""
 
 
 def warn(sentence: str) -> None:

@@ -262,12 +262,6 @@ class InnerHessian(LinearOperator):
         (product,) = batched_vjp([self._gradient], [self._theta], [columns.movedim(-1, 0)])
         return product.movedim(0, -1)
 
-    def cast(self, dtype: torch.dtype) -> InnerHessian:
-        learner, rows, adapted, support, weights = self._parts
-        targets = support.targets.to(dtype) if support.targets.is_floating_point() else support.targets
-        inputs, rows, adapted, weights = (t.to(dtype) for t in (support.inputs, rows, adapted, weights))
-        return InnerHessian(learner, rows, adapted, Batch(inputs, targets), weights)
-
     def split(self, count: int, generator: torch.Generator) -> list[LinearOperator]:
         """By support instances, the same ones in every task."""
         learner, rows, adapted, support, weights = self._parts

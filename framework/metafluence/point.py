@@ -112,32 +112,46 @@ class Point:
 
     def projected(self, project: Projector, level: Level = "task", jacobian: Jacobian = "total") -> Tensor:
         """`project` [m, P] -> [m, k] of the responses, a few items at a time: [items, k]."""
-        found = []
+        return torch.cat([project(rows) for rows in self._rows(level, jacobian)])
+
+    def _rows(self, level: Level, jacobian: Jacobian) -> Iterator[Tensor]:
+        """The responses of a few items at a time, in order, [m, P] each."""
         for chunk in self._chunks():
             if level == "task":
-                found.append(project(chunk.gradients(jacobian)))
+                yield chunk.gradients(jacobian)
             else:
-                found += [project(rows) for rows in chunk.instance_gradients(level, jacobian)]
-        return torch.cat(found)
+                yield from chunk.instance_gradients(level, jacobian)
 
     def summed(self, removals: Sequence[Removal], level: Level = "task", jacobian: Jacobian = "total") -> Tensor:
         """Σ of the responses of each removal's items, [P, removals], without forming those of all items.
 
         Costs about one gradient for each removal; where it takes fewer passes to form the responses, they are formed.
         """
-        picked = self.meta.new_zeros(len(removals), getattr(self.weights, level).numel())
+        total = torch.zeros(len(removals), len(self.meta)).to(self.meta)
+        if len(removals) > self._passes(level, jacobian):
+            self._gather(removals, self._rows(level, jacobian), total)
+            return total.T
+        each = getattr(self.weights, level).numel() // len(self.problem.tasks)
+        picked = self.meta.new_zeros(len(removals), each * len(self.problem.tasks))
         for row, removal in zip(picked, removals, strict=True):
             row[list(removal)] = 1.0
-        if len(removals) > self._passes(level, jacobian):
-            return (picked @ self.projected(lambda rows: rows, level, jacobian)).T
-        each = picked.shape[1] // len(self.problem.tasks)
-        total = torch.zeros(len(removals), len(self.meta)).to(self.meta)
         for chunk in self._chunks():
             own = picked[:, chunk.where.start * each : chunk.where.stop * each]
             for some in range(0, len(removals), self.columns):
                 batch = slice(some, some + self.columns)
                 total[batch] += chunk.sums(own[batch], level, jacobian)
         return total.T
+
+    @staticmethod
+    def _gather(removals: Sequence[Removal], rows: Iterator[Tensor], total: Tensor) -> None:
+        """Add to each line of `total` [removals, P] the rows of its items, as they come."""
+        pairs = [(item, number) for number, removal in enumerate(removals) for item in set(removal)]
+        items, numbers = torch.tensor(pairs, dtype=torch.long, device=total.device).reshape(-1, 2).T
+        start = 0
+        for some in rows:
+            here = (items >= start) & (items < start + len(some))
+            total.index_add_(0, numbers[here], some[items[here] - start])
+            start += len(some)
 
     def _passes(self, level: Level, jacobian: Jacobian) -> int:
         """How many passes it takes to form the responses: one of tasks and of instances that act alone, else one for

@@ -11,8 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from metafluence.errors import ConvergenceError, RemovalError
-from metafluence.executors import Executor, warn
+from metafluence.errors import ConvergenceError, RemovalError, SolverError
+from metafluence.executors import NAMED, Executor, warn
 from metafluence.fingerprints import component_fingerprint
 from metafluence.problem import BilevelProblem
 from metafluence.store import claim, load_tensors, save_tensors
@@ -27,7 +27,7 @@ class Retrained:
     """meta [P, s]: λ after each of s removals, on the problem's device.
 
     converged [s] (bool), gradient_norm, seconds and products (with the Hessian) [s]: how each fit went. reasons: why a
-    fit without those items could not even be begun (a class left without support, say), empty of others; its meta and
+    fit without those items could not be made (a class left without support, say), empty of others; its meta and
     gradient norm are NaN. shared_*: of the work done once for all of them, which is in no fit's own figures.
     """
 
@@ -135,7 +135,9 @@ class RetrainBank:
         )
         if strict and not bool(retrained.converged.all()):
             bad = int((~retrained.converged).nonzero()[0])
-            said = f"{retrained.complaint()} The first is that without {level} {list(removals[bad])}"
+            items = sorted(removals[bad])
+            named = f"{items}" if len(items) <= NAMED else f"{items[:NAMED]} and {len(items) - NAMED} more"
+            said = f"{retrained.complaint()} The first is that without {level} {named}"
             if not retrained.reasons[bad]:
                 said += f": gradient norm {retrained.gradient_norm[bad]:.1e}"
                 said += ". Give the trainer more steps, raise l2, or smooth the network"
@@ -195,7 +197,7 @@ class _Refit:
         generator = torch.Generator().manual_seed(self.seed)
         try:
             return self.trainer.fit(self.problem, weights, self.init, generator, validation=self.validation)
-        except RemovalError as error:
+        except (RemovalError, SolverError) as error:
             return str(error)
 
 

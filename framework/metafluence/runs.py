@@ -230,9 +230,11 @@ def _execute(bench: Bench, method: AttributionMethod, label: str, solver: str) -
         facts["found"] = spotted.found_at(bench.remove[0] / len(scores))
     worst = [lowest(scores, count) for count in bench.remove]
     curve = torch.full((len(worst), 4), NAN, dtype=torch.float64)
-    edit_seconds = _edit(bench, method, state, worst, curve)
+    edit_seconds, refused = _edit(bench, method, state, worst, curve)
     facts["retrain_seconds"], unfinished = _retrain(bench, worst, curve)
     facts["edit_seconds"] = edit_seconds if scored.seconds is None else facts["retrain_seconds"]
+    if refused:
+        notes.append(f"Without the items of lowest score no parameters were predicted: {refused}")
     if unfinished:
         notes.append(f"Without the items of lowest score: {unfinished}")
     names = ("accuracy_edited", "loss_edited", "accuracy_retrained", "loss_retrained")
@@ -250,19 +252,29 @@ def _fidelity(scores: Array, truth: Truth) -> dict[str, float]:
     return facts | {"lds": lds.value, "lds_low": lds.low, "lds_high": lds.high}
 
 
-def _edit(bench: Bench, method: AttributionMethod, state: Any, worst: Sequence[Removal], curve: Tensor) -> float:
-    """Fill in test accuracy and loss at λ* + predicted Δλ. Returns the seconds that the first prediction took."""
-    seconds = NAN
-    for removal, line in zip(worst, curve, strict=True):
+def _edit(
+    bench: Bench, method: AttributionMethod, state: Any, worst: Sequence[Removal], curve: Tensor
+) -> tuple[float, str]:
+    """Fill in test accuracy and loss at λ* + predicted Δλ.
+
+    Returns the seconds that the first prediction took, and why one could not be made, if so.
+    """
+    seconds, refused = NAN, ""
+    for number, (removal, line) in enumerate(zip(worst, curve, strict=True)):
         started = time.perf_counter()
-        change = method.parameter_change(state, [removal])
+        try:
+            change = method.parameter_change(state, [removal])
+        except MetafluenceError as error:  # what the method says of the items stands
+            refused = refused or str(error)
+            continue
         if change is None:
             break
         settle(change.values)
-        seconds = time.perf_counter() - started if np.isnan(seconds) else seconds
+        if not number:
+            seconds = time.perf_counter() - started
         quality = bench.test(bench.meta + change.values[:, 0])
         line[:2] = torch.tensor([quality.accuracy, quality.loss])
-    return seconds
+    return seconds, refused
 
 
 def _retrain(bench: Bench, worst: Sequence[Removal], curve: Tensor) -> tuple[float, str]:

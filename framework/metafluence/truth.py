@@ -88,7 +88,11 @@ def retrain(
     found = bank.leave_out(removals, level, strict=False)
     again = [(other.leave_out(removals, level, strict=False), theirs) for other, theirs in others]
     good = torch.stack([one.converged for one in (found, *(other for other, _ in again))]).all(dim=0)
-    complaint = next((c for c in (found.complaint(), *(other.complaint() for other, _ in again)) if c), "")
+    complaint = found.complaint()
+    if bool((~good & found.converged).any()):
+        lost = int((~good & found.converged).sum())
+        why = next(other.complaint() for other, _ in again if not bool(other.converged.all()))
+        complaint = f"{complaint} Of the rest, {lost} failed from another seed: {why}".lstrip()
     kept = good.nonzero().squeeze(1)
     alone, together = kept < len(singles), kept >= len(singles)
     if int(alone.sum()) < 2:

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -142,7 +142,7 @@ def parse_comparison(
     variations = tuple(_variations(single, plural, where))
     _refuse_twins(variations, where)
     # A size, or a change, may drop a level of which something is published.
-    levels = {level for variation in variations for level in variation.config.levels} | set(raw.get("levels") or ())
+    levels = {level for variation in variations for level in variation.config.levels} | set(_levels_named(raw))
     for stated in plural.published:
         if stated.level not in levels:
             raise ConfigError(f"{where}: published.level is {stated.level!r}, which is not among its levels.")
@@ -163,6 +163,13 @@ def _refuse_unknown(single: dict[str, Any], plural: set[str], where: str) -> Non
     for name in single:
         if name not in known:
             raise ConfigError(f"{where}: {no_field(name, known)}")
+
+
+def _levels_named(raw: Any) -> Iterator[str]:
+    """All that stands under `levels` anywhere in a study's file."""
+    if isinstance(raw, Mapping):
+        for name, value in raw.items():
+            yield from (listed(value) if name == "levels" else _levels_named(value))
 
 
 def _variations(single: dict[str, Any], plural: Plural, where: str) -> list[Variation]:

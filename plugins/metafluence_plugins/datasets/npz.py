@@ -64,6 +64,8 @@ class Npz(LabelledDataset):
                 raise DataError(f"{file} has the label {labels.max()} but only {len(titles)} {self.classes}.")
             labels = titles[labels]
         images, labels = self._kept(images, labels, file)
+        if images.shape[3:] == (1,):
+            images = images[..., 0]
         if self.size is not None:
             if images.dtype != np.uint8 or not (images.ndim == 3 or images.shape[3:] == (3,)):
                 raise DataError(
@@ -75,7 +77,7 @@ class Npz(LabelledDataset):
         values = torch.from_numpy(images)
         if values.dim() == 3:
             values = values.unsqueeze(1)
-        elif values.dim() == 4 and values.shape[-1] in (1, 3):
+        elif values.dim() == 4 and values.shape[-1] == 3:
             values = values.movedim(-1, 1)
         return Labelled(values, torch.from_numpy(codes).long(), tuple(str(n) for n in names))
 
@@ -87,6 +89,8 @@ class Npz(LabelledDataset):
         if unknown:
             raise DataError(f"{file} has no class {unknown[0]!r} to leave out; it has {', '.join(sorted(set(named)))}.")
         keep = ~np.isin(named, self.without)
+        if not keep.any():
+            raise DataError(f"{file} has no class but those that are left out. Leave fewer of them out.")
         return images[keep], labels[keep]
 
     def _find(self) -> Path:

@@ -13,6 +13,8 @@ from metafluence_plugins.solvers.cg import CG
 
 # A step that leaves more than this of the residual is not going to arrive: single precision cannot resolve the rest.
 STALLED = 0.5
+STOPPED = -1
+"""A column whose steps the other solver ended early, while others go on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,11 +73,18 @@ class Refined(Solver):
             residual[..., columns] = torch.where(better.unsqueeze(-2), rest, residual[..., columns])
             size[..., columns] = torch.where(better, after, before)
             ended = status[..., columns]
-            ended = torch.where(going & ~(after <= STALLED * before), int(Status.INACCURATE), ended)
+            # A stalled step that the other solver calls converged is single precision's fault, else that solver's.
+            fault = torch.where(step.status == int(Status.CONVERGED), int(Status.INACCURATE), STOPPED)
+            ended = torch.where(going & ~(after <= STALLED * before), fault, ended)
             refused = (step.status == int(Status.NEGATIVE_CURVATURE)) | (step.status == int(Status.BREAKDOWN))
             ended = torch.where(going & refused, step.status, ended)
             ended = torch.where(going & (after <= target[..., columns]), int(Status.CONVERGED), ended)
             status[..., columns], note = ended, step.note or note
+        if bool((status == STOPPED).any()):
+            note = f"{type(self.solver).__name__} ended each step too early to be refined: let it go further."
+        elif bool((status == int(Status.MAX_ITERATIONS)).any()):
+            note = f"Refined took its {self.max_steps} steps: raise max_steps."
+        status[status == STOPPED] = int(Status.MAX_ITERATIONS)
         return Applied(value, status, iterations, note)
 
     def tolerance(self, dtype: torch.dtype) -> float:

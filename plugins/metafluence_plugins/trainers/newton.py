@@ -36,8 +36,8 @@ SAVED = 50
 class Newton(Trainer):
     """Reaches ‖∇F‖ ≤ tolerance, for ground truth. Needs float64 and a smooth network.
 
-    warmup: L-BFGS steps before Newton's, skipped on a warm start where a gradient costs more than a product, as it
-    adapts all tasks anew (learners with an inner optimum). max_steps: Newton steps at most.
+    warmup: L-BFGS steps before Newton's, skipped on a warm start unless the learner unrolls: elsewhere a gradient, for
+    which all tasks adapt anew, costs more than a product. max_steps: Newton steps at most.
     The globalisation is Steihaug's truncated CG (1983): negative curvature is followed to the trust region's edge,
     so that it ends at a minimum, not at a saddle. It stops by the gradient alone: validation tasks change nothing.
     Many fits from one start, as in retraining, are preconditioned by the Hessian there. One that does not stay near,
