@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import metafluence as mf
-from metafluence import default_registry
+from metafluence import dampings, default_registry
 from metafluence.dampings import execute_plan, try_dampings
 from metafluence.plans import Plan, make_plans
 from metafluence.report import frame, table
@@ -276,3 +276,27 @@ def test_an_interrupted_search_goes_on_and_another_policy_is_another_run(tmp_pat
 def test_a_policy_that_cannot_be_followed_is_refused_before_anything_is_computed(tmp_path, changes, message):
     with pytest.raises(mf.InputError, match=message):
         study(tmp_path, **changes)
+
+
+def test_a_damping_without_a_finite_selection_loss_cannot_be_used(done, monkeypatch):
+    study, result = done
+    plan = next(p for p in study.plans if p.level == "query" and p.dampings)
+    bench = result.benches["query"]
+    usual = dampings._loss
+    tried = try_dampings(bench, plan.method, plan.dampings)
+    best = min(tried, key=lambda t: t.loss)
+
+    def broken(over, meta):
+        loss, reason = usual(over, meta)
+        return usual(Broken(), meta) if loss == best.loss else (loss, reason)
+
+    class Broken:
+        task_losses = torch.tensor([1.0, torch.nan])
+
+        def at(self, meta):
+            return self
+
+    monkeypatch.setattr(dampings, "_loss", broken)
+    again = try_dampings(bench, plan.method, plan.dampings)
+    assert all(("no finite loss" in t.reason) == (t.removal == best.removal) for t in again)
+    assert execute_plan(bench, plan).row.damping == min(again, key=lambda t: (bool(t.reason), t.loss)).damping
