@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from metafluence.aggregation import Group, Method, lines, mean, methods, named, runtime_ratios, values
-from metafluence.result_table import Column
+from metafluence.result_table import COLUMN, Column
 from metafluence.tables import NOTHING, Better, best_cells, filled
 from metafluence.tasks import Level
 from metafluence.variations import Published, PublishedRow
@@ -25,15 +25,10 @@ class Table:
     best: frozenset[tuple[int, int]] = frozenset()
 
 
-CHANGE = Column(
-    "change_error", "Δλ error", "%", "median ‖predicted − true Δλ‖ / ‖true Δλ‖, one item left out", better="low"
-)
+CHANGE, LDS, AUROC, FOUND = (COLUMN[field] for field in ("change_error", "lds", "auroc", "found"))
 SPEARMAN = Column(
     "spearman", "Spearman", ".3f", "of scores and exactly retrained changes of the validation loss", better="high"
 )
-LDS = Column("lds", "LDS", ".3f", "linear datamodeling score: Spearman over removed random subsets", better="high")
-AUROC = Column("auroc", "AUROC", ".3f", "of finding the corrupted items", better="high")
-FOUND = Column("found", "found", "%", "share of the corrupted items among those removed", better="high")
 CLASSES = (
     Column(
         "accuracy_edited",

@@ -72,6 +72,8 @@ COLUMNS = (
     Column("residual", "residual", ".0e", "largest relative residual of the method's solves", "residual"),
 )
 
+COLUMN = {column.field: column for column in COLUMNS}
+
 REGRESSION = (
     Column(
         "loss_edited", "loss edited", ".4f", "test loss at λ* + predicted Δλ of removing", "loss edit", better="low"

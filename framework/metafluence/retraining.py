@@ -160,8 +160,11 @@ class RetrainBank:
                 self._kept[key] = (tensors["meta"], facts)
 
     def _keep(self, key: str, removal: Removal, level: Level, found: Fit | str) -> None:
-        nothing = torch.full((self._problem.size,), torch.nan, dtype=self._problem.tasks.dtype)
-        fit = Fit(nothing, float("nan"), False, 0, 0, 0.0) if isinstance(found, str) else found
+        if isinstance(found, str):
+            nothing = torch.full((self._problem.size,), torch.nan, dtype=self._problem.tasks.dtype)
+            fit, reason = Fit(nothing, float("nan"), False, 0, 0, 0.0), found
+        else:
+            fit, reason = found, ""
         facts = {
             "level": level,
             "items": sorted(removal),
@@ -170,7 +173,7 @@ class RetrainBank:
             "steps": fit.steps,
             "seconds": fit.seconds,
             "products": fit.products,
-            "reason": found if isinstance(found, str) else "",
+            "reason": reason,
         }
         if self._shared is not None:
             facts |= {"shared_seconds": self._shared.seconds, "shared_products": self._shared.products}
