@@ -11,7 +11,8 @@ import torch
 import metafluence as mf
 from metafluence import dampings, default_registry
 from metafluence.dampings import execute_plan, try_dampings
-from metafluence.plans import Plan, make_plans
+from metafluence.planned_runs import Plan
+from metafluence.plans import make_plans
 from metafluence.report import frame, table
 from metafluence.runs import NAN
 from metafluence_plugins.solvers.exact import Exact

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import metafluence as mf
-from metafluence.config import TruthConfig
 from metafluence.fits import stored_fit
 from metafluence.metrics import bootstrap
 from metafluence.testing.worlds import world
@@ -24,16 +23,15 @@ from parts import EXACT, NEWTON
 
 @given(items=st.integers(2, 300), count=st.integers(2, 80), share=st.floats(0.01, 0.99), seed=st.integers(0, 99))
 def test_removals_are_drawn_as_asked(items, count, share, seed):
-    asked = TruthConfig(items=count, subsets=3, subset_share=share)
-    singles, subsets = draw_removals(asked, items, torch.Generator().manual_seed(seed))
+    singles, subsets = draw_removals(items, count, 3, share, torch.Generator().manual_seed(seed))
     assert len(set(singles)) == min(count, items)
     assert all(0 <= r[0] < items and len(r) == 1 for r in singles)
     assert [len(set(s)) for s in subsets] == 3 * [min(max(1, round(share * items)), items - 1)]
-    assert draw_removals(asked, items, torch.Generator().manual_seed(seed)) == (singles, subsets)
+    assert draw_removals(items, count, 3, share, torch.Generator().manual_seed(seed)) == (singles, subsets)
 
 
 def test_all_items_are_all():
-    singles, _ = draw_removals(TruthConfig(items="all"), 100, torch.Generator())
+    singles, _ = draw_removals(100, "all", 0, 0.5, torch.Generator())
     assert singles == [(i,) for i in range(100)]
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from metafluence.attribution import AttributionMethod, Context, Targets, check_context
 from metafluence.errors import MetafluenceError
-from metafluence.plans import Plan
+from metafluence.planned_runs import Plan
 from metafluence.problem import BilevelProblem
 from metafluence.runs import Bench, Row, Run, execute, lowest
 from metafluence.tasks import Removal

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.autograd import grad
-from torch.autograd.graph import saved_tensors_hooks
 
 
 def batched_vjp(outputs: Sequence[Tensor], inputs: Sequence[Tensor], cotangents: Sequence[Tensor]) -> list[Tensor]:
@@ -55,18 +54,3 @@ def depends_on(output: Tensor, leaf: Tensor) -> bool:
         seen.add(node)
         waiting += [before for before, _ in node.next_functions]
     return output is leaf
-
-
-def graph_bytes(build: Callable[[], object]) -> int:
-    """Bytes that autograd saves while `build` runs; each storage counts once."""
-    seen: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        seen[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with saved_tensors_hooks(pack, lambda tensor: tensor):
-        kept = build()
-    del kept
-    return sum(seen.values())

@@ -8,10 +8,9 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 import metafluence
-from metafluence.modules import module_fingerprint
 
 OURS = ("metafluence", "metafluence_plugins")
 
@@ -42,3 +41,21 @@ def _code(cls: type) -> str:
         return hashlib.sha256(Path(inspect.getfile(cls)).read_bytes()).hexdigest()
     except (TypeError, OSError):
         return cls.__module__
+
+
+def module_fingerprint(module: nn.Module) -> str:
+    """A hash of the architecture and of all that is not trained; trained parameters are a fit's, not the module's."""
+    digest = hashlib.sha256(repr(module).encode())
+    trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    digest.update(repr([(name, tuple(p.shape)) for name, p in trained.items()]).encode())
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        if name not in trained:
+            digest.update(name.encode())
+            hash_tensor(digest, tensor)
+    return digest.hexdigest()[:16]
+
+
+def hash_tensor(digest: hashlib._Hash, tensor: Tensor) -> None:
+    """Feed a tensor's type, shape and bytes to a hash."""
+    digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+    digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())

@@ -13,7 +13,7 @@ from torch import Tensor
 from metafluence.attribution import AttributionMethod, attribute
 from metafluence.errors import MetafluenceError
 from metafluence.metrics import score_agreement
-from metafluence.plans import GridPlan
+from metafluence.planned_runs import GridPlan
 from metafluence.problem import BilevelProblem
 from metafluence.runs import Bench
 

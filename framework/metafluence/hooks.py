@@ -12,14 +12,9 @@ and names its module in the entry-point group `metafluence`.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import pluggy
-
-if TYPE_CHECKING:  # what plugins are given lives above this layer
-    from metafluence.registry import Registry
-    from metafluence.runs import Run
-    from metafluence.study import Study, StudyResult
 
 PROJECT = "metafluence"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -27,23 +22,23 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 class Specs:
-    """What metafluence calls."""
+    """What metafluence calls. The types of what plugins are given are named in words: they live in rooms above this file."""
 
     @hookspec
-    def metafluence_register(self, registry: Registry) -> None:
-        """Called once when the registry is built: add components with `registry.add`."""
+    def metafluence_register(self, registry: Any) -> None:
+        """Called once when the registry (a metafluence.Registry) is built: add components with `registry.add`."""
 
     @hookspec
-    def metafluence_study_started(self, study: Study) -> None:
-        """Called when all components are built and checked, before anything is computed."""
+    def metafluence_study_started(self, study: Any) -> None:
+        """Called when all components of a metafluence.Study are built and checked, before anything is computed."""
 
     @hookspec
-    def metafluence_run_finished(self, study: Study, run: Run) -> None:
-        """Called after each run of a method, failed ones and ones found in the store included."""
+    def metafluence_run_finished(self, study: Any, run: Any) -> None:
+        """Called after each metafluence.Run of a method, failed ones and ones found in the store included."""
 
     @hookspec
-    def metafluence_report(self, study: Study, result: StudyResult, path: Path) -> None:
-        """Called when the report is written; `path` is the page."""
+    def metafluence_report(self, study: Any, result: Any, path: Path) -> None:
+        """Called when the report of a metafluence.StudyResult is written; `path` is the page."""
 
 
 def new_manager() -> pluggy.PluginManager:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from copy import deepcopy
 
 import torch
@@ -12,7 +11,6 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from metafluence.errors import InputError
 from metafluence.norms import TaskBatchNorm
-from metafluence.tasks import hash_tensor
 
 
 class FlatModule:
@@ -103,15 +101,3 @@ def check_module(module: nn.Module) -> None:
             raise InputError(
                 f"{where} is random, so the objective has no fixed minimum. Set p=0 or remove it; regularise by l2."
             )
-
-
-def module_fingerprint(module: nn.Module) -> str:
-    """A hash of the architecture and of all that is not trained; trained parameters are a fit's, not the module's."""
-    digest = hashlib.sha256(repr(module).encode())
-    trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    digest.update(repr([(name, tuple(p.shape)) for name, p in trained.items()]).encode())
-    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-        if name not in trained:
-            digest.update(name.encode())
-            hash_tensor(digest, tensor)
-    return digest.hexdigest()[:16]

@@ -132,7 +132,9 @@ class Preparation:
     def removals(self, level: Level, items: int) -> tuple[list[Removal], list[Removal]]:
         """The single items and the random subsets that the ground truth leaves out."""
         assert self.config.truth is not None
-        return draw_removals(self.config.truth, items, self._generator(f"truth {level}"))
+        asked = self.config.truth
+        generator = self._generator(f"truth {level}")
+        return draw_removals(items, asked.items, asked.subsets, asked.subset_share, generator)
 
     def _tasks(self) -> Split:
         self._observer.stage("sampling tasks")

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from metafluence.chunks import Chunk
-from metafluence.derivatives import graph_bytes
 from metafluence.errors import InputError
 from metafluence.fingerprints import component_fingerprint
 from metafluence.learners import MetaLearner
+from metafluence.memory import graph_bytes
 from metafluence.point import Point
 from metafluence.solving import Solver
 from metafluence.tasks import TaskSet, Weights

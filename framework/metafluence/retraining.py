@@ -13,10 +13,10 @@ from torch import Tensor
 
 from metafluence.errors import ConvergenceError, RemovalError, SolverError
 from metafluence.executors import NAMED, Executor, warn
-from metafluence.fingerprints import component_fingerprint
+from metafluence.fingerprints import component_fingerprint, hash_tensor
 from metafluence.problem import BilevelProblem
 from metafluence.store import claim, load_tensors, save_tensors
-from metafluence.tasks import Level, Removal, TaskSet, Weights, hash_tensor
+from metafluence.tasks import Level, Removal, TaskSet, Weights
 from metafluence.training import Fit, Shared, Trainer
 
 Start = Literal["warm", "cold"]

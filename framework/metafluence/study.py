@@ -18,7 +18,8 @@ from metafluence.errors import ConvergenceError, InputError, MetafluenceError
 from metafluence.fingerprints import component_fingerprint
 from metafluence.grid import Cell, reference_scores, run_cell
 from metafluence.observer import Observer
-from metafluence.plans import Plan, make_grid, make_plans, parts
+from metafluence.planned_runs import Plan
+from metafluence.plans import make_grid, make_plans, parts
 from metafluence.preparation import Preparation, Prepared
 from metafluence.registry import Registry
 from metafluence.runs import Bench, Row, Run, TestQuality

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from metafluence.errors import InputError
+from metafluence.fingerprints import hash_tensor
 
 Level = Literal["task", "support", "query"]
 LEVELS: tuple[Level, ...] = ("task", "support", "query")
@@ -219,12 +220,6 @@ class Weights:
         for tensor in (self.task, self.support, self.query):
             hash_tensor(digest, tensor)
         return digest.hexdigest()[:16]
-
-
-def hash_tensor(digest: hashlib._Hash, tensor: Tensor) -> None:
-    """Feed a tensor's type, shape and bytes to a hash."""
-    digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-    digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
 
 
 def _check_half(half: str, batch: Batch, ids: tuple[str, ...]) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from metafluence.attribution import Targets
-from metafluence.config import TruthConfig
 from metafluence.metrics import rank_agreement, score_agreement
 from metafluence.retraining import RetrainBank
 from metafluence.tasks import Level, Removal
@@ -63,13 +63,18 @@ class Truth:
     ceiling: Ceiling = Ceiling()
 
 
-def draw_removals(asked: TruthConfig, items: int, generator: torch.Generator) -> tuple[list[Removal], list[Removal]]:
-    """The single items and the random subsets that are left out."""
-    count = items if asked.items == "all" else min(asked.items, items)
-    singles = sorted(torch.randperm(items, generator=generator)[:count].tolist())
-    size = min(max(1, round(asked.subset_share * items)), items - 1)
-    subsets = [torch.randperm(items, generator=generator)[:size] for _ in range(asked.subsets)]
-    return [(i,) for i in singles], [tuple(sorted(s.tolist())) for s in subsets]
+def draw_removals(
+    items: int, singles: int | Literal["all"], subsets: int, share: float, generator: torch.Generator
+) -> tuple[list[Removal], list[Removal]]:
+    """Which of `items` items are left out: `singles` of them one at a time, and `subsets` random subsets.
+
+    share: of the items, that each subset holds.
+    """
+    count = items if singles == "all" else min(singles, items)
+    alone = sorted(torch.randperm(items, generator=generator)[:count].tolist())
+    size = min(max(1, round(share * items)), items - 1)
+    together = [torch.randperm(items, generator=generator)[:size] for _ in range(subsets)]
+    return [(i,) for i in alone], [tuple(sorted(s.tolist())) for s in together]
 
 
 def retrain(
