@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 
 import metafluence as mf
-from metafluence.encoder import Encoder
-from metafluence.implicit import ImplicitHead
+from metafluence.bilevel.encoder import Encoder
+from metafluence.bilevel.implicit_linearisation import ImplicitHead
 
 STUDY = Path(__file__).parents[1] / "studies" / "solver-comparison.yaml"
 BACKBONES = {

@@ -17,8 +17,8 @@ settings.register_profile(
 settings.load_profile("metafluence")
 
 # Tests that share what is dear to make (worlds with their retrainings, finished studies) run in one process.
-TOGETHER = ("test_budget", "test_certificate", "test_truth", "test_groups", "test_trak")
-ALONE = ("test_levels", "test_study", "test_damping", "test_comparison", "test_comparison_report")
+TOGETHER = ("test_error_budget", "test_certificate", "test_ground_truth", "test_groups", "test_trak")
+ALONE = ("test_levels", "test_study", "test_damping_choice", "test_comparison", "test_comparison_report")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

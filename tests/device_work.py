@@ -23,10 +23,10 @@ from torch import Tensor
 
 import metafluence as mf
 import pretend
-from metafluence.solving import solve_sweep
-from metafluence.sweeps import sweep_damping
+from metafluence.evaluation.damping_sweep import sweep_damping
+from metafluence.linalg.solvers import solve_sweep
 from parts import EXACT, LEARNERS, NEWTON, REAL, VARIANTS
-from test_every_learner import STUDY, configuration
+from small_studies import TINY, configuration
 
 REGISTRY = mf.default_registry()
 Found = dict[str, Any]
@@ -37,10 +37,7 @@ BACKBONES: dict[str, dict[str, Any]] = {
     "resnet12": {"widths": [2, 2]},
     "mlp": {"hidden": [3]},
 }
-SOLVERS: dict[str, dict[str, Any]] = {
-    "lissa": {"iterations": 30, "repeats": 2},
-    "neumann": {"truncation": 30},
-}
+SOLVERS: dict[str, dict[str, Any]] = {"lissa": {"iterations": 30, "repeats": 2}, "neumann": {"truncation": 30}}
 METHODS: dict[str, dict[str, Any]] = {
     "leave-out": {"use": "influence", "leave_out": True, "solver": "exact", "inner_solver": "cg"},
     "gauss-newton": {"use": "influence", "curvature": "gauss-newton", "solver": "cg", "damping": 0.5},
@@ -166,7 +163,7 @@ def study_work(device: torch.device, learner: str) -> Found:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         points(folder)
-        raw = {**STUDY, "dataset": {**POINTS, "root": place}, "learner": configuration(learner)}
+        raw = {**TINY, "dataset": {**POINTS, "root": place}, "learner": configuration(learner)}
         raw |= {"levels": ["task", "query"], "checkpoints": {"use": "sgd", "steps": 3}, "remove": [0.5]}
         raw["corruption"] = [{"fraction": 0.5, "strength": 1.0}, {"kind": "noise", "strength": 0.5}]
         exact = {"use": "influence", "solver": "exact"}

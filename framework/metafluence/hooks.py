@@ -22,7 +22,7 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 class Specs:
-    """What metafluence calls. The types of what plugins are given are named in words: they live in rooms above this file."""
+    """What metafluence calls. What plugins are given is named in words, since its classes lie above this file."""
 
     @hookspec
     def metafluence_register(self, registry: Any) -> None:

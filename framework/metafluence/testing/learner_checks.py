@@ -12,16 +12,7 @@ from hypothesis import assume, note
 from torch import Tensor
 from torch.autograd import grad
 
-from metafluence import (
-    LEVELS,
-    Batch,
-    ImplicitLearner,
-    Level,
-    Removal,
-    TaskSet,
-    Weights,
-    build,
-)
+from metafluence import LEVELS, Batch, ImplicitLearner, Level, Removal, TaskSet, Weights, build
 from metafluence.testing.learner_trial import Trial, dense, derivative, near, stationary
 from metafluence.testing.problems import random_meta
 

@@ -6,8 +6,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 
 from metafluence import MetaLearner, build
 from metafluence.testing.learner_checks import CHECKS, OF_AN_OBJECTIVE, RETRAINING

@@ -10,17 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metafluence import (
-    Batch,
-    BilevelProblem,
-    Context,
-    Fit,
-    Level,
-    RetrainBank,
-    Targets,
-    TaskSet,
-    build,
-)
+from metafluence import Batch, BilevelProblem, Context, Fit, Level, RetrainBank, Targets, TaskSet, build
 
 WAYS, PER_CLASS = 2, 2
 TWINS = (0, 1)

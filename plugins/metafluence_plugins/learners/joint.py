@@ -7,12 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from metafluence import (
-    Adaptation,
-    Backbone,
-    Batch,
-    NetworkLearner,
-)
+from metafluence import Adaptation, Backbone, Batch, NetworkLearner
 
 
 @dataclass(frozen=True, eq=False)

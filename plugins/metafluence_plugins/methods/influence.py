@@ -154,10 +154,7 @@ class LeaveOneOut(LinearOperator):
         n, size, k = columns.shape
         flat = columns.movedim(0, 1).reshape(size, n * k)
         full = self._full.matmat(flat).reshape(size, n, k)
-        own = torch.stack(
-            [self._point.product_each(columns[:, :, j].T, self._jacobian) for j in range(k)],
-            dim=-1,
-        )
+        own = torch.stack([self._point.product_each(columns[:, :, j].T, self._jacobian) for j in range(k)], dim=-1)
         return (full - own).movedim(1, 0)
 
     def cast(self, dtype: torch.dtype) -> LeaveOneOut:

@@ -9,15 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from metafluence import (
-    SYMMETRIC,
-    Applied,
-    KrylovSpace,
-    LinearOperator,
-    Preconditioner,
-    Solver,
-    Status,
-)
+from metafluence import SYMMETRIC, Applied, KrylovSpace, LinearOperator, Preconditioner, Solver, Status
 from metafluence_plugins.solvers.krylov import KrylovState
 
 

@@ -21,11 +21,7 @@ class KrylovState:
 
     @classmethod
     def of(
-        cls,
-        operator: LinearOperator,
-        damping: float,
-        preconditioner: Preconditioner | None,
-        generator: torch.Generator,
+        cls, operator: LinearOperator, damping: float, preconditioner: Preconditioner | None, generator: torch.Generator
     ) -> KrylovState:
         """Raises SolverError where the operator lacks what the preconditioner requires."""
         state = None

@@ -8,15 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from metafluence import (
-    SYMMETRIC,
-    Applied,
-    LinearOperator,
-    Preconditioner,
-    Solver,
-    SolverError,
-    Status,
-)
+from metafluence import SYMMETRIC, Applied, LinearOperator, Preconditioner, Solver, SolverError, Status
 from metafluence_plugins.solvers.krylov import KrylovState
 
 

@@ -125,11 +125,7 @@ class Newton(Trainer):
         return residual
 
     def _warm_up(
-        self,
-        problem: BilevelProblem,
-        weights: Weights,
-        init: Tensor,
-        report: Callable[[int, Point, float], None],
+        self, problem: BilevelProblem, weights: Weights, init: Tensor, report: Callable[[int, Point, float], None]
     ) -> tuple[Tensor, int]:
         last: Point | None = None
 

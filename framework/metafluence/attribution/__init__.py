@@ -1,0 +1,17 @@
+"""What an attribution method is, the sign of its scores, and the influence of groups.
+
+The methods themselves are plugins.
+"""
+
+from metafluence.attribution.groups import by_class, by_task, group_scores
+from metafluence.attribution.method import (
+    AttributionMethod,
+    Context,
+    ParameterChange,
+    Scores,
+    SolveReport,
+    Targets,
+    Units,
+    attribute,
+    check_context,
+)

@@ -1,0 +1,242 @@
+"""The derivatives of a few tasks' outer losses at one point, kept as graphs that every product reuses.
+
+Two stages meet at the features Z of the shared encoder. `Encoder` maps meta-parameters to Z, once for the images
+of all tasks; a `Head` holds the losses as functions of (rows λ, Z, adapted parameters θ). Heads differ in what θ does
+when λ and Z move: `Head` itself knows the two plain answers, nothing (held) and the same (identity); `ImplicitHead` and
+`UnrolledHead` the true one.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from metafluence.errors import InputError
+from metafluence.learners import MetaLearner
+from metafluence.networks import batched_vjp, depends_on, gradients
+from metafluence.tasks import Batch, Level, Weights
+
+Jacobian = Literal["total", "held", "identity"]
+"""What dθ/dλ is taken to be: the true one; zero (θ held); or the identity (first-order, λ and θ in one space)."""
+
+Form = Literal["exact", "no-third-order", "gauss-newton"]
+"""What stands between Jᵀ and J in a task's Hessian: ∇²ℒ; ∇²outer; or ∇²outer with the outputs linearised."""
+
+
+class Head:
+    """The losses of n tasks as functions of rows λ [n, R], features Z and adapted parameters θ [n, Q].
+
+    All methods take and return parts in the order of `explicit`: the rows, if the losses depend on them, then the
+    two feature stacks, if there is an encoder. A column of a product carries the weight of each task in `weights`.
+    """
+
+    inner_residual = 0.0
+    """The largest relative residual of the solves with inner Hessians made so far."""
+
+    _theta: Tensor
+
+    def __init__(
+        self,
+        learner: MetaLearner,
+        rows: Tensor,
+        support: Batch,
+        query: Batch,
+        weights: Weights,
+        adapted: Tensor | None,
+        jacobian: Jacobian,
+    ) -> None:
+        self.jacobian: Jacobian = jacobian
+        self._learner, self._query = learner, query
+        with torch.enable_grad():
+            self._rows = rows.detach().requires_grad_()
+            if adapted is not None:
+                self._theta = adapted.detach().requires_grad_()
+            self._features = [f.detach().requires_grad_(learner.encodes) for f in (support.inputs, query.inputs)]
+            self._weighed = {
+                "support": weights.support.detach().requires_grad_(),
+                "query": weights.query.detach().requires_grad_(),
+            }
+        self._support = Batch(self._features[0], support.targets)
+        self._bent: tuple[Tensor, Tensor, list[Tensor]] | None = None
+
+    @property
+    def adapted(self) -> Tensor:
+        """θ [n, Q]."""
+        return self._theta.detach()
+
+    @property
+    def losses(self) -> Tensor:
+        """Outer losses [n]."""
+        return self._by_task.detach()
+
+    @cached_property
+    def _by_task(self) -> Tensor:
+        """L_O^i with θ a variable of its own, [n]."""
+        return self._losses(self._theta)
+
+    @cached_property
+    def _outer(self) -> Tensor:
+        with torch.enable_grad():
+            return self._by_task.sum()
+
+    def _losses(self, adapted: Tensor) -> Tensor:
+        with torch.enable_grad():
+            query = Batch(self._features[1], self._query.targets)
+            return self._learner.outer_loss(self._rows, adapted, query, self._weighed["query"])
+
+    @cached_property
+    def _lagrangian(self) -> Tensor:
+        """The scalar whose explicit gradient is the total one."""
+        return self._outer
+
+    def _depends(self) -> list[Tensor]:
+        """All that is differentiated by the rows."""
+        return [self._outer]
+
+    @cached_property
+    def uses_rows(self) -> bool:
+        """Whether anything depends on the rows with features and θ held."""
+        return self.jacobian == "identity" or any(depends_on(d, self._rows) for d in self._depends())
+
+    @cached_property
+    def explicit(self) -> list[Tensor]:
+        return ([self._rows] if self.uses_rows else []) + (self._features if self._learner.encodes else [])
+
+    @property
+    def _variables(self) -> list[Tensor]:
+        """What `_first` is the gradient by."""
+        return [*self.explicit, self._theta]
+
+    @cached_property
+    def _first(self) -> list[Tensor]:
+        """∇ℒ by the variables, itself differentiable."""
+        with torch.enable_grad():
+            return gradients(self._lagrangian, self._variables, create_graph=True)
+
+    @cached_property
+    def _plain(self) -> list[Tensor]:
+        """∇outer by the explicit parts and θ, where `_first` is ∇ℒ."""
+        if self._lagrangian is self._outer:
+            return self._first
+        with torch.enable_grad():
+            return gradients(self._outer, [*self.explicit, self._theta], create_graph=True)
+
+    @cached_property
+    def outer_gradient(self) -> Tensor:
+        """∂_θ outer, [n, Q]."""
+        return gradients(self._outer, [self._theta])[0]
+
+    @cached_property
+    def _total(self) -> list[Tensor]:
+        # A gradient alone needs no graph of itself, which costs as much again.
+        made = self.__dict__.get("_first")
+        parts = [p.detach() for p in made] if made is not None else gradients(self._lagrangian, self._variables)
+        if self.jacobian == "identity":
+            parts[0] = parts[0] + parts[-1]
+        return parts[: len(self.explicit)]
+
+    def gradient(self) -> list[Tensor]:
+        """Total gradient of each task's loss by each explicit part: [n, ...]."""
+        return list(self._total)
+
+    def held_gradient(self, form: Form) -> list[Tensor]:
+        """What a product's second derivatives of the explicit parts are weighed with: ∇ℒ, or ∇outer; [n, ...]."""
+        return self.gradient() if form == "exact" else [part.detach() for part in self._plain[:-1]]
+
+    @property
+    def separates(self) -> bool:
+        """A query instance's loss depends on its own features and on nothing else that depends on λ."""
+        alone = not self._learner.mixes_instances
+        return alone and self.jacobian == "held" and not self.uses_rows and len(self.explicit) == 2
+
+    def query_gradients(self) -> Tensor:
+        """∂ℓ_j/∂Z_j over the number of queries for each query instance, where it `separates`: [n, n_q, ...]."""
+        with torch.enable_grad():
+            (by_weight,) = gradients(self._outer, [self._weighed["query"]], create_graph=True)
+            return gradients(by_weight.sum(), self._features[1:])[0]
+
+    def instance_gradients(self, level: Level, sums: Tensor | None = None) -> list[Tensor]:
+        """D_(λ,Z) ∂ℒ/∂ω for the weight ω of every support or query instance: [instances, n, ...].
+
+        sums [k, n, instances]: of each task's instances, the sums so weighted in place of each one alone: [k, n, ...].
+        """
+        with torch.enable_grad():
+            (by_weight,) = gradients(self._lagrangian, [self._weighed[level]], create_graph=True)
+        along = self._each(level) if sums is None else sums
+        return self._close(batched_vjp([by_weight], self._variables, [along]))
+
+    def slopes(self, tangents: list[Tensor]) -> Tensor:
+        """The total derivative of every task's loss along tangents of the explicit parts, [k, n]."""
+        found = [(g * t).flatten(2).sum(dim=2) for g, t in zip(self.gradient(), tangents, strict=True)]
+        return torch.stack(found).sum(dim=0)
+
+    def instance_slopes(self, tangents: list[Tensor], level: Level) -> Tensor:
+        """`instance_gradients` along tangents of the explicit parts, all instances at once: [k, n, instances].
+
+        The same derivative taken the other way round: by ω, of the total derivative along the tangents.
+        """
+        return batched_vjp(self._first, [self._weighed[level]], self._along(tangents))[0]
+
+    def product(self, tangents: list[Tensor], weights: Tensor, form: Form) -> list[Tensor]:
+        """The total Hessian times tangents of the explicit parts, [k, n, ...] each; weights [n]."""
+        if not self.explicit:
+            return []
+        if form == "exact":
+            return self._close(batched_vjp(self._first, self._variables, _weigh(self._along(tangents), weights)))
+        along = [*tangents, self._push(tangents)]
+        variables = [*self.explicit, self._theta]
+        if form == "no-third-order":
+            return self._pull(batched_vjp(self._plain, variables, _weigh(along, weights)))
+        return self._gauss_newton(along, variables, weights)
+
+    def _gauss_newton(self, along: list[Tensor], variables: list[Tensor], weights: Tensor) -> list[Tensor]:
+        """Jᵀ (∂f)ᵀ ∂²loss (∂f) J times tangents, f the outputs for the query."""
+        loss = self._learner.output_loss
+        if loss is None:
+            raise InputError(
+                "gauss-newton needs an outer loss of the outputs; this learner declares no output_loss. Use exact."
+            )
+        if self._bent is None:
+            with torch.enable_grad():
+                outputs = self._learner.predict(self._rows, self._theta, self._features[1])
+                dual = torch.zeros_like(outputs, requires_grad=True)
+                self._bent = outputs, dual, gradients((outputs * dual).sum(), variables, create_graph=True)
+        outputs, dual, pulled = self._bent
+        (moved,) = batched_vjp(pulled, [dual], along)
+        weigh_query = self._weighed["query"].detach()
+        scale = (weights.unsqueeze(-1) * weigh_query / weigh_query.shape[-1]).unsqueeze(-1)
+        return self._pull(batched_vjp([outputs], variables, [scale * loss.curvature(outputs, moved)]))
+
+    def _along(self, tangents: list[Tensor]) -> list[Tensor]:
+        """Tangents of the variables along tangents of the explicit parts."""
+        return [*tangents, self._push(tangents)]
+
+    def _close(self, parts: list[Tensor]) -> list[Tensor]:
+        """Cotangents of the variables as cotangents of the explicit parts."""
+        return self._pull(parts)
+
+    def _push(self, tangents: list[Tensor]) -> Tensor:
+        """dθ along tangents of the explicit parts, [k, n, Q]."""
+        if self.jacobian == "identity":
+            return tangents[0]
+        return torch.zeros(tangents[0].shape[0], *self._theta.shape).to(self._theta)
+
+    def _pull(self, parts: list[Tensor]) -> list[Tensor]:
+        """Jᵀ of cotangents of the explicit parts and of θ: θ's is carried over to the explicit parts."""
+        *parts, theta_part = parts
+        if self.jacobian == "identity":
+            parts[0] = parts[0] + theta_part
+        return parts
+
+    def _each(self, level: Level) -> Tensor:
+        """Every instance of all tasks' weights on its own: [instances, n, instances]."""
+        weight = self._weighed[level]
+        tasks, count = weight.shape
+        return torch.eye(count).to(weight).unsqueeze(1).expand(-1, tasks, -1)
+
+
+def _weigh(tangents: list[Tensor], weights: Tensor) -> list[Tensor]:
+    return [t * weights.reshape(1, -1, *([1] * (t.dim() - 2))) for t in tangents]

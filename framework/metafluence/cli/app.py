@@ -1,0 +1,110 @@
+"""The command line: `metafluence run | report | sweep | data | list | show | demo`.
+
+Exit codes: 0 done, 1 a run failed, 2 bad input. Whatever needs torch is reached through `metafluence`'s lazy names, so
+that `list` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from metafluence.allocator import keep_freed_memory
+from metafluence.cli.data import data_app
+from metafluence.cli.study import RegistryOption, demo, report, run
+from metafluence.cli.sweep import sweep_app
+from metafluence.cli.terminal import console, errors
+from metafluence.errors import InputError, MetafluenceError, StoreError
+from metafluence.registry import Entry, default_registry
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="""Which tasks help or harm a meta-learner, what would the model be without them, and which estimator can be
+trusted to say so?
+
+Start with `metafluence demo`. Then copy its study (printed at the end), change a line, and `metafluence run` it.
+`metafluence list` shows every part that can be swapped; a file `registry.yaml` beside a study adds parts of your own.
+""",
+)
+app.command()(run)
+app.command()(demo)
+app.command()(report)
+app.add_typer(sweep_app, name="sweep")
+app.add_typer(data_app, name="data")
+
+
+@app.command("list")
+def list_components(
+    kind: Annotated[str | None, typer.Argument(help="Only this kind: solver, method, learner, ...")] = None,
+    registry: RegistryOption = None,
+) -> None:
+    """List every registered component: what it is, its parameters, and where it comes from."""
+    known = default_registry(registry, Path.cwd())
+    for one in [kind] if kind is not None else known.kinds():
+        table = Table(title=one, title_justify="left", title_style="bold", box=None, pad_edge=False, expand=False)
+        table.add_column("name", style="cyan", no_wrap=True)
+        table.add_column("what it is", overflow="fold")
+        table.add_column("parameters", style="green", overflow="fold")
+        table.add_column("from", style="dim", overflow="fold")
+        for entry in known.entries(one):
+            table.add_row(entry.name, entry.about, _parameters(entry), entry.origin)
+        console.print(table)
+        console.print()
+    for failure in known.failures:
+        errors.print(Text(str(failure), style="yellow"))
+
+
+@app.command()
+def show(
+    kind: Annotated[str, typer.Argument(help="solver, method, learner, ...")],
+    name: Annotated[str, typer.Argument(help="A name that `metafluence list` shows.")],
+    registry: RegistryOption = None,
+) -> None:
+    """Show one component: its documentation, parameters and defaults, and where its code is."""
+    known = default_registry(registry, Path.cwd())
+    entry = known.entry(kind, name)
+    console.print(Text(f"{kind} {name}", style="bold"))
+    console.print(entry.about)
+    for what, value in (("paper", entry.paper), ("from", entry.origin), ("code", entry.at)):
+        if value:
+            console.print(Text.assemble((f"{what}  ", "dim"), value))
+    documentation = entry.documentation()
+    if documentation:
+        console.print()
+        console.print(Text(documentation))
+    table = Table("parameter", "type", "default", box=None, pad_edge=False)
+    for parameter in entry.parameters():
+        table.add_row(
+            parameter.name, parameter.type, parameter.default if parameter.default is not None else "required"
+        )
+    if table.row_count:
+        console.print()
+        console.print(table)
+    console.print()
+    console.print(Text(f"In a study: {{use: {name}, ...}}", style="dim"))
+
+
+def _parameters(entry: Entry) -> str:
+    said = [p.name if p.default is None else f"{p.name}={p.default}" for p in entry.parameters()]
+    return ", ".join(said) or "–"
+
+
+def main() -> None:
+    """Entry point: turns our own errors into one message and an exit code."""
+    keep_freed_memory()
+    try:
+        app()
+    except (InputError, StoreError) as error:
+        errors.print(Text(f"Error: {error}", style="red"), soft_wrap=True)
+        sys.exit(2)
+    except MetafluenceError as error:
+        errors.print(Text(f"Error: {error}", style="red"), soft_wrap=True)
+        sys.exit(1)

@@ -1,0 +1,217 @@
+"""The commands `run`, `demo` and `report`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+import metafluence
+from metafluence.cli.progress_bars import Bars
+from metafluence.cli.terminal import console, errors
+from metafluence.package_files import resource
+from metafluence.registry import Registry, default_registry
+
+StudyArgument = Annotated[Path, typer.Argument(help="The study, a YAML file.", metavar="STUDY.yaml")]
+RegistryOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--registry", help="A registry.yaml with components of your own, besides the one in the study's folder."
+    ),
+]
+OutOption = Annotated[
+    Path | None, typer.Option("--out", help="Folder for results; results/NAME if not given. Finished work is reused.")
+]
+SizeOption = Annotated[
+    str | None, typer.Option("--size", help="One of the sizes that the study names, such as `paper`.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change a part of the study: learner.penalty=0.1. May be repeated."
+    ),
+]
+
+
+def run(
+    study: StudyArgument,
+    out: OutOption = None,
+    registry: RegistryOption = None,
+    size: SizeOption = None,
+    changes: SetOption = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="List the runs and estimate their time from a pilot: one fit and a few retrainings, kept."
+        ),
+    ] = False,
+) -> None:
+    """Run a study: fit, retrain exactly, score with every method and solver, compare, report.
+
+    Interrupted, it goes on where it stopped when it is run again. Exits with 1 if any run failed.
+    """
+    if dry_run:
+        _plan(study, out, registry, size, changes or [])
+    else:
+        _run(study, out, registry, size, changes or [])
+
+
+def demo(out: OutOption = None) -> None:
+    """Run the shipped study on real handwritten digits (no download, about a minute on 2 cores)."""
+    study = resource("studies/digits.yaml")
+    _run(study, out, None, None, [])
+    console.print(f"\nThis study is {study}\nCopy it, change a line, and [bold]metafluence run[/bold] your copy.")
+
+
+def report(
+    stores: Annotated[list[Path], typer.Argument(help="Folders that `run` wrote.", metavar="STORE...")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder for the report; of one store the store, of several results/NAMES-merged."),
+    ] = None,
+) -> None:
+    """Write the report of what is finished in a store, or one report of several, without computing anything anew."""
+    found = metafluence.open_stores(stores)
+    for store in found:
+        if store.missing:
+            count = len(store.missing) + len(store.outcomes)
+            console.print(Text(f"{store.folder}: {len(store.missing)} of {count} variations are not finished."))
+    if out is None and len(found) == 1:
+        only = found[0].pages[0] / "report.html"
+        if found[0].pages[0] == stores[0] and only.exists():  # the report that `run` wrote says more
+            console.print(Text(f"{only}"), soft_wrap=True)
+            return
+        out = stores[0]
+    if out is None:
+        out = Path("results") / f"{'-and-'.join(dict.fromkeys(store.name for store in found))}-merged"
+    page = metafluence.write_comparison(metafluence.merged(found), out)
+    console.print(Text(f"{page}"), soft_wrap=True)
+
+
+def open_study(
+    study: Path, out: Path | None, overlay: Path | None, size: str | None = None, changes: Sequence[str] = ()
+) -> tuple[Registry, Path, Callable[[Bars], metafluence.Comparing]]:
+    """The registry, the folder of results, and what makes the study once there are bars to show it."""
+    asked = dict(metafluence.parse_assignment(change) for change in changes)
+    comparison = metafluence.load_comparison(study, size, asked)
+    registry = default_registry(overlay, study.resolve().parent)
+    name = comparison.name if size is None else f"{comparison.name}-{size}"
+    folder = out or Path("results") / name
+    return registry, folder, lambda bars: metafluence.Comparing(comparison, registry, folder, bars)
+
+
+@contextmanager
+def kept(folder: Path) -> Iterator[None]:
+    """Says, when work is interrupted, that what was finished is not lost."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        errors.print(f"\nInterrupted. What was finished is kept in {folder}; the same command goes on from there.")
+        raise typer.Exit(130) from None
+
+
+def _run(study: Path, out: Path | None, overlay: Path | None, size: str | None, changes: Sequence[str]) -> None:
+    registry, folder, make = open_study(study, out, overlay, size, changes)
+
+    def finished(study: metafluence.Study, result: metafluence.StudyResult, place: Path) -> None:
+        page = metafluence.write_report(result, place)
+        registry.hooks.hook.metafluence_report(study=study, result=result, path=page)
+        nonlocal last, reused, runs, lost
+        last = result
+        reused, runs, lost = reused + result.reused, runs + len(result.runs), lost + len(result.failed)
+
+    last: metafluence.StudyResult | None = None
+    reused = runs = lost = 0
+    with kept(folder), Bars(console) as bars:
+        work = make(bars)
+        outcomes = work.run(finished)
+    if len(outcomes) == 1 and last is not None:
+        _say_one(last)
+        page = folder / "report.html"
+    else:
+        whole = metafluence.Merged.of(work, outcomes)
+        page = metafluence.write_comparison(whole, folder)
+        _say_several(whole)
+    if reused:
+        console.print(f"{reused} of {runs} runs were already in {folder} and were not repeated.")
+    console.print(f"\n{page}  (figures inside; rows in {folder / 'results.csv'})", soft_wrap=True)
+    if lost or any(one.reason for one in outcomes):
+        raise typer.Exit(1)
+
+
+def _say_one(result: metafluence.StudyResult) -> None:
+    for level in result.benches:
+        console.print()
+        console.print(_table(result, level))
+    for row in result.failed:
+        errors.print(Text(f"failed: {row.method} {row.solver}: {row.reason}", style="red"))
+    for warning in result.warnings:
+        console.print(Text(f"Warning: {warning}", style="yellow"))
+    console.print()
+    for sentence in metafluence.verdict(result):
+        console.print(Text(f"• {sentence}"))
+    for certificate in result.certificates:
+        console.print(Text(f"• {certificate.level} level: {certificate.verdict}"))
+    if result.grid:
+        failed = sum(cell.status != "ok" for cell in result.grid)
+        of = f"; {failed} of them failed, the report says why" if failed else ""
+        console.print(f"• {len(result.grid)} pairs of inner and outer solvers were compared{of}.")
+
+
+def _say_several(whole: metafluence.Merged) -> None:
+    for table, group in [(metafluence.brief_table([g], at), g) for at in whole.levels for g in whole.at(at)]:
+        title = ", ".join(part for part in (table.title, group.label) if part)
+        shown = Table(
+            box=None, pad_edge=False, header_style="bold", title=title, title_justify="left", title_style="bold"
+        )
+        for heading, _ in table.headings:
+            words = heading in ("method", "solver")
+            shown.add_column(heading, justify="left" if words else "right", no_wrap=not words, overflow="fold")
+        for row in table.rows:
+            shown.add_row(*row)
+        console.print()
+        console.print(shown)
+    for reason, who in [*whole.failed, *whole.failed_runs]:
+        errors.print(Text(f"failed: {', '.join(who)}: {reason}", style="red"))
+    for text, where in whole.warnings:
+        console.print(Text(f"Warning: {text}{f' ({where})' if where else ''}", style="yellow"))
+    console.print()
+    for label, sentences in whole.findings:
+        if len(whole.groups) > 1:
+            console.print(Text(label, style="bold"))
+        for sentence in sentences:
+            console.print(Text(f"• {sentence}"))
+    for sentence in filter(None, whole.lost):
+        console.print(Text(f"• {sentence}"))
+
+
+def _plan(study: Path, out: Path | None, overlay: Path | None, size: str | None, changes: Sequence[str]) -> None:
+    _, folder, make = open_study(study, out, overlay, size, changes)
+    with kept(folder), Bars(console) as bars:
+        work = make(bars)
+        found = metafluence.pilot(work)
+    for variation, plans in zip(work.comparison.variations, found.runs, strict=True):
+        console.print(Text(variation.id, style="bold"))
+        for plan in plans:
+            console.print(Text(f"  {plan}"))
+    console.print()
+    for sentence in found.said():
+        console.print(Text(f"• {sentence}"))
+
+
+def _table(result: metafluence.StudyResult, level: metafluence.Level) -> Table:
+    columns = [column for column in metafluence.columns(result) if column.brief]
+    title = f"{level} level" if len(result.benches) > 1 else None
+    table = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left", title_style="bold")
+    for column in columns:
+        # Names may take two lines; numbers are never cut.
+        words = column.form == "s"
+        table.add_column(column.brief, justify="left" if words else "right", no_wrap=not words, overflow="fold")
+    for line in metafluence.table(result, level, columns):
+        table.add_row(*line)
+    return table

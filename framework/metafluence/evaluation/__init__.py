@@ -1,0 +1,22 @@
+"""How methods are compared: ground truth, metrics, runs, error budget, certificate, grids and sweeps of solvers."""
+
+from metafluence.evaluation.certificate import Certificate, certify
+from metafluence.evaluation.damping_choice import execute_plan
+from metafluence.evaluation.damping_sweep import Damped, DampingSweep, sweep_damping
+from metafluence.evaluation.error_budget import SOURCES, Budget, Exactly, error_budget
+from metafluence.evaluation.ground_truth import Ceiling, Truth, draw_removals, retrain
+from metafluence.evaluation.metrics import (
+    ChangeAgreement,
+    Detection,
+    Interval,
+    ScoreAgreement,
+    change_agreement,
+    detection,
+    linear_datamodeling_score,
+    pareto_front,
+    rank_agreement,
+    score_agreement,
+)
+from metafluence.evaluation.plan import GridPlan, Plan
+from metafluence.evaluation.runs import Bench, Row, Run, TestQuality, run_name
+from metafluence.evaluation.solver_grid import Cell, reference_scores, run_cell

@@ -1,0 +1,212 @@
+"""The certificate: whether influence can be trusted at a fit, in numbers, thresholds and words."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metafluence.attribution import AttributionMethod, Context, Targets, check_context
+from metafluence.bilevel import CONDITION, INNER_STATIONARY, Diagnostics, diagnose
+from metafluence.errors import InputError
+from metafluence.evaluation.ground_truth import Truth, retrain
+from metafluence.evaluation.metrics import Interval, bootstrap, change_agreement, moved, rank_agreement
+from metafluence.tasks import Level, Removal
+
+DRIFT = 1e-2
+"""‖∇F‖ relative to the median item's response: what else moves λ than the removal."""
+STEP_RATIO = (2.5, 6.5)
+"""Where halving the largest item's weight divides the error of its prediction by about 4, first order holds."""
+STEP_ERROR = 0.5
+"""The error of the largest item's predicted Δλ, relative to the true one, up to which first order is said to hold."""
+NEGLIGIBLE = 1e-4
+"""A relative error of which nothing is left but what the fits' tolerance leaves, whatever its ratio."""
+SIZES = 0.25
+"""The median error of Δλ, at the upper end of its interval, up to which sizes are called right."""
+RANKS = 0.6
+"""The Spearman correlation, at the lower end of its interval, from which the order is called right."""
+
+Grade = Literal["sizes and order", "order", "neither"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One requirement: what was found, what is asked, and whether that is so."""
+
+    name: str
+    found: str
+    asked: str
+    ok: bool
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What may be trusted about influence at one level, and the checks behind it."""
+
+    level: Level
+    grade: Grade
+    verdict: str
+    checks: tuple[Check, ...]
+
+    @classmethod
+    def from_facts(cls, stored: dict[str, Any]) -> Certificate:
+        return cls(**{**stored, "checks": tuple(Check(**c) for c in stored["checks"])})
+
+    @classmethod
+    def refused(cls, level: Level, reason: str) -> Certificate:
+        """What stands where a certificate could not be made."""
+        return cls(level, "neither", f"Nothing could be certified here: {reason}", ())
+
+
+def certify(
+    method: AttributionMethod,
+    context: Context,
+    targets: Targets,
+    diagnostics: Diagnostics | None = None,
+    truth: Truth | None = None,
+    items: int = 8,
+    change: Tensor | None = None,
+) -> Certificate:
+    """Check the assumptions of influence functions at λ*, and the method on a few exactly retrained items.
+
+    diagnostics: of the point, if they were made already. truth: retrained single items, if there are some; else `items`
+    of them, drawn at random, are retrained here, and in any case the largest one, at weights 0 and ½. change [P, s]:
+    what the method predicts for the truth's removals, if that was done already. Raises InputError for a method that
+    predicts no parameters, and where the context has no retrain bank.
+    """
+    check_context(method, context)
+    if not method.edits or context.bank is None:
+        lacks = "a retrain bank" if context.bank is None else "a method that predicts parameters"
+        raise InputError(f"A certificate compares predicted parameters with retrained ones; it needs {lacks}.")
+    if truth is None:
+        drawn = torch.randperm(context.items, generator=context.generator)[:items].tolist()
+        truth, _ = retrain([(i,) for i in sorted(drawn)], [], context.level, context.bank, targets)
+        if truth is None:
+            raise InputError("Fewer than two of the retrainings converged, so nothing can be certified.")
+    sizes = torch.linalg.vector_norm(context.point.responses(context.level), dim=0)
+    if not bool(sizes.any()):
+        return Certificate.refused(context.level, "to first order no item has an effect on the meta-parameters.")
+    state = method.prepare(replace(context, strict=False))
+    checks = [
+        *_assumptions(diagnostics or diagnose(context.point, context.generator), float(sizes.median())),
+        _largest_step(method, state, context, (int(sizes.argmax()),)),
+    ]
+    scores = method.scores(state, targets).values.mean(dim=1).cpu().numpy()
+    if change is None:
+        predicted = method.parameter_change(state, truth.removals)
+        assert predicted is not None
+        change = predicted.values
+    true = truth.change.numpy()
+    error = bootstrap(change_agreement(change.cpu().numpy(), true).relative_error[moved(true)], np.median)
+    ranks = rank_agreement(scores[[r[0] for r in truth.removals]], truth.loss_change.numpy())
+    count = len(truth.removals)
+    checks += [
+        Check(
+            "sizes",
+            f"{_median_error(error)} on {count} retrained items",
+            f"upper end at most {100 * SIZES:.0f} %",
+            error.high <= SIZES,
+        ),
+        Check(
+            "order",
+            "; ".join(part for part in (f"{_order(ranks)} on {count} retrained items", truth.ceiling.said) if part),
+            f"lower end at least {RANKS}",
+            ranks.low >= RANKS,
+        ),
+    ]
+    grade, verdict = _verdict(checks)
+    return Certificate(context.level, grade, verdict, tuple(checks))
+
+
+def _assumptions(d: Diagnostics, response: float) -> list[Check]:
+    smallest, largest = float(d.extremes.smallest), float(d.extremes.largest)
+    condition = largest / smallest if smallest > 0 else math.inf
+    definite = smallest > float(d.extremes.smallest_error)
+    return [
+        Check(
+            "outer stationarity",
+            f"‖∇F‖ {d.gradient_norm:.1e}, the median item's response {response:.1e}",
+            f"at most {DRIFT:g} of it",
+            d.gradient_norm <= DRIFT * response,
+        ),
+        Check(
+            "exact gradients",
+            "those of the loss" if d.exact else "first-order ones, which are those of no loss",
+            "those of the loss",
+            d.exact,
+        ),
+        Check(
+            "inner stationarity",
+            d.adaptation,
+            "–" if d.unrolled else f"at most {INNER_STATIONARY:g}, all converged",
+            d.adapted,
+        ),
+        Check("definiteness", f"smallest eigenvalue of δI + H {smallest:.3g}", "above 0", definite),
+        Check("conditioning", f"condition number {condition:.1e}", f"at most {CONDITION:.0e}", condition <= CONDITION),
+    ]
+
+
+def _largest_step(method: AttributionMethod, state: Any, context: Context, item: Removal) -> Check:
+    """The largest item's error when it is removed, and over that the error when its weight is halved.
+
+    Half a weight is half a prediction for additive methods alone; of others (leave_out) only the size is asked.
+    """
+    assert context.bank is not None
+    change = method.parameter_change(state, [item])
+    assert change is not None
+    low, high = STEP_RATIO
+    asked = f"error at most {100 * STEP_ERROR:.0f} %"
+    if method.additive:
+        asked += f"; ratio {low:g} to {high:g} (4 where first order holds)"
+    weights = (0.0, 0.5) if method.additive else (0.0,)
+    fits = [context.bank.leave_out([item], context.level, strict=False, weight=w) for w in weights]
+    if not all(bool(fit.converged.all()) for fit in fits):
+        return Check("largest step", f"item {item[0]}: retraining without it did not converge", asked, False)
+    steps = [fit.meta[:, 0] - context.point.meta for fit in fits]
+    lengths = [float((step - (1 - w) * change.values[:, 0]).norm()) for step, w in zip(steps, weights, strict=True)]
+    errors = [_over(length, float(step.norm())) for length, step in zip(lengths, steps, strict=True)]
+    found, ok = f"item {item[0]}: error {100 * errors[0]:.1f} %", errors[0] <= STEP_ERROR
+    if method.additive:
+        ratio = _over(lengths[0], lengths[1])
+        found += f", at half its weight {100 * errors[1]:.1f} %; the ratio of the errors' lengths is {ratio:.1f}"
+        ok = ok and (low <= ratio <= high or errors[0] <= NEGLIGIBLE)
+    return Check("largest step", found, asked, ok)
+
+
+def _over(part: float, whole: float) -> float:
+    """part / whole, where nothing of nothing is nothing."""
+    return part / whole if whole else math.inf if part else 0.0
+
+
+def _verdict(checks: list[Check]) -> tuple[Grade, str]:
+    ok = {check.name: check.ok for check in checks}
+    broken = [c.name for c in checks if not c.ok and c.name not in ("sizes", "order", "largest step")]
+    grade: Grade = "neither"
+    if ok["order"]:
+        grade = "sizes and order" if ok["sizes"] and not broken else "order"
+    said = {
+        "sizes and order": "Influence can be trusted here, its sizes and its order.",
+        "order": "The order of items can be trusted here, the sizes of their effects cannot.",
+        "neither": "Influence cannot be trusted here; retrain what matters.",
+    }[grade]
+    if broken:
+        said += f" An assumption fails: {', '.join(broken)}."
+    if not ok["largest step"]:
+        said += " The largest item lies outside of what first order covers: leave_out or retraining for such items."
+    return grade, said
+
+
+def _median_error(interval: Interval) -> str:
+    if math.isnan(interval.value):
+        return "λ does not move"
+    return f"median error of Δλ {100 * interval.value:.1f} % ({100 * interval.low:.1f} to {100 * interval.high:.1f})"
+
+
+def _order(ranks: Interval) -> str:
+    if math.isnan(ranks.value):
+        return "nothing to rank"
+    return f"Spearman {ranks.value:.2f} ({ranks.low:.2f} to {ranks.high:.2f})"

@@ -1,0 +1,101 @@
+"""The damping of methods that set none: the same rule for all, on tasks that are neither targets nor test tasks.
+
+The items of lowest score are removed and the model is retrained exactly without them; the damping after which it does
+best on the selection tasks is taken. A removal that several dampings, or several methods, agree on is retrained once.
+
+Were dampings chosen on the targets, a method with a damping would have the best of several tries at the very losses
+that its scores are compared with, and one without a single try. The selection tasks are therefore no targets of any
+method, tuned or not. Retraining is what the study compares with anyway; it tells the rule only which removal is better
+on tasks that are looked at nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import isfinite
+from typing import Any
+
+from torch import Tensor
+
+from metafluence.attribution import AttributionMethod, Context, Targets, check_context
+from metafluence.bilevel import BilevelProblem
+from metafluence.errors import MetafluenceError
+from metafluence.evaluation.plan import Plan
+from metafluence.evaluation.runs import Bench, Row, Run, execute, lowest
+from metafluence.tasks import Removal
+
+NAN = float("nan")
+FAILED = "the retraining without its items of lowest score did not converge."
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One damping: the items removed with it, and the selection tasks' loss after that; or why it cannot be used."""
+
+    damping: float
+    removal: Removal = ()
+    loss: float = NAN
+    reason: str = ""
+
+
+def execute_plan(bench: Bench, plan: Plan) -> Run:
+    """Run a plan's method, with the best of its dampings where it has some to be tried.
+
+    Where none can be used the run is a row with the reasons.
+    """
+    if not plan.dampings:
+        return execute(bench, plan.method, plan.label, plan.solver)
+    tried = try_dampings(bench, plan.method, plan.dampings)
+    usable = [one for one in tried if not one.reason]
+    skipped = tuple(f"Damping {one.damping:g} was left out: {one.reason}" for one in tried if one.reason)
+    if not usable:
+        return Run(Row(plan.label, plan.solver, bench.level, status="failed", reason=" ".join(skipped)))
+    best = min(usable, key=lambda one: (one.loss, one.damping))
+    losses = ", ".join(f"{one.damping:g}: {one.loss:.5g}" for one in usable)
+    notes = (f"Loss of the selection tasks, retrained, by damping: {losses}.", *skipped)
+    run = execute(bench, _damped(plan.method, best.damping), plan.label, plan.solver)
+    return replace(run, row=replace(run.row, notes=(*notes, *run.row.notes)))
+
+
+def try_dampings(bench: Bench, method: AttributionMethod, dampings: Sequence[float]) -> list[Tried]:
+    """Remove what the method scores lowest with each damping, retrain, and look at the selection tasks."""
+    assert bench.bank is not None, "dampings are chosen by retraining"
+    assert bench.selection is not None
+    context, targets = bench.context(), bench.targets()
+    tried = [_lowest_with(bench, _damped(method, damping), damping, context, targets) for damping in dampings]
+    removals = sorted({one.removal for one in tried if not one.reason})
+    if not removals:
+        return tried
+    fits = bench.bank.leave_out(removals, bench.level, strict=False)
+    over = bench.problem.over(bench.selection)
+    judged = {
+        removal: _loss(over, meta) if converged else (NAN, reason or FAILED)
+        for removal, meta, converged, reason in zip(removals, fits.meta.T, fits.converged, fits.reasons, strict=True)
+    }
+    return [one if one.reason else _judged(one, *judged[one.removal]) for one in tried]
+
+
+def _loss(over: BilevelProblem, meta: Tensor) -> tuple[float, str]:
+    """The tasks' loss, and why it cannot be used, if so."""
+    loss = float(over.at(meta).task_losses.mean())
+    return loss, "" if isfinite(loss) else "the retraining without its items of lowest score has no finite loss."
+
+
+def _judged(one: Tried, loss: float, reason: str) -> Tried:
+    return replace(one, loss=loss, reason=reason)
+
+
+def _lowest_with(bench: Bench, method: AttributionMethod, damping: float, context: Context, targets: Targets) -> Tried:
+    # The point's graphs serve all dampings; the randomness is a run's own, so that the run removes the same items.
+    context = replace(context, generator=bench.generator())
+    try:
+        check_context(method, context)
+        scored = method.scores(method.prepare(context), targets)
+    except MetafluenceError as error:
+        return Tried(damping, reason=str(error))
+    return Tried(damping, lowest(scored.values[:, 0], bench.remove[0]))
+
+
+def _damped(method: Any, damping: float) -> AttributionMethod:
+    return replace(method, damping=damping)

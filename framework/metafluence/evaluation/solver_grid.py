@@ -1,0 +1,90 @@
+"""The grid of inner and outer solvers: one method's scores from each pair, and what the pair cost."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metafluence.attribution import AttributionMethod, attribute
+from metafluence.bilevel import BilevelProblem
+from metafluence.errors import MetafluenceError
+from metafluence.evaluation.metrics import score_agreement
+from metafluence.evaluation.plan import GridPlan
+from metafluence.evaluation.runs import Bench
+
+NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One pair of solvers. A failed pair has a reason and NaN elsewhere.
+
+    spearman: of the scores and exactly retrained changes of the validation loss. error: ‖scores − reference‖ /
+    ‖reference‖, the reference being the same method's scores with the study's inner solver and a tight outer solve, so
+    that this is the solvers' own error. seconds: to score all tasks; products: with the total Hessian. residual: of
+    the outer solve; inner_residual: the largest of the inner solves. standard_error: relative, of outer solvers that
+    sample.
+    """
+
+    inner: str
+    outer: str
+    status: str = "ok"
+    reason: str = ""
+    spearman: float = NAN
+    error: float = NAN
+    seconds: float = NAN
+    products: int = 0
+    residual: float = NAN
+    inner_residual: float = NAN
+    standard_error: float = NAN
+
+    @classmethod
+    def from_facts(cls, facts: dict[str, Any]) -> Cell:
+        known = {f.name for f in fields(cls)}
+        kept: dict[str, Any] = {k: (NAN if v is None else v) for k, v in facts.items() if k in known}
+        return cls(**kept)
+
+    def facts(self) -> dict[str, Any]:
+        """As JSON, in which NaN is null."""
+        return {k: (None if isinstance(v, float) and np.isnan(v) else v) for k, v in asdict(self).items()}
+
+
+def reference_scores(bench: Bench, method: AttributionMethod) -> Tensor:
+    """The scores [N] that the grid's are compared with."""
+    return _score(bench, method, bench.problem)[0]
+
+
+def run_cell(bench: Bench, plan: GridPlan, reference: Tensor) -> tuple[Cell, Tensor]:
+    """Score all tasks with one pair of solvers: the cell and the scores [N].
+
+    Errors of our own become a cell with the reason, and no scores.
+    """
+    try:
+        scores, facts = _score(bench, plan.method, bench.problem.solving_with(plan.inner_solver))
+    except MetafluenceError as error:
+        return Cell(plan.inner, plan.outer, status="failed", reason=str(error)), reference.new_empty(0)
+    facts["error"] = float(torch.linalg.vector_norm(scores - reference) / torch.linalg.vector_norm(reference))
+    if bench.truth is not None:
+        picked = scores[[removal[0] for removal in bench.truth.removals]]
+        facts["spearman"] = score_agreement(picked.numpy(), bench.truth.loss_change.numpy()).spearman
+    return Cell(plan.inner, plan.outer, **facts), scores
+
+
+def _score(bench: Bench, method: AttributionMethod, problem: BilevelProblem) -> tuple[Tensor, dict[str, Any]]:
+    started = time.perf_counter()
+    context = bench.context(problem)
+    scored = attribute(method, context, bench.targets(problem))
+    scores = scored.values[:, 0].cpu()
+    facts = {
+        "seconds": time.perf_counter() - started,
+        "products": scored.solve.products,
+        "residual": scored.solve.residual,
+        "inner_residual": context.point.inner_residual(),
+        "standard_error": scored.solve.standard_error,
+    }
+    return scores, facts

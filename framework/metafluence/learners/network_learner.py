@@ -1,0 +1,128 @@
+"""Learners whose meta-parameters are those of one network: what they have in common."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from metafluence.errors import InputError
+from metafluence.learners.meta_learner import MetaLearner
+from metafluence.networks import (
+    Backbone,
+    FlatModule,
+    LayerStack,
+    OutputLoss,
+    SoftmaxLoss,
+    SquaredLoss,
+    Through,
+    build_module,
+    gradients_each,
+    layered_loss,
+    probe_module,
+    weighted_mean,
+)
+from metafluence.tasks import Batch, TaskSet
+
+
+class NetworkLearner(MetaLearner):
+    """A dataclass with the fields `backbone` and `ways`. λ: the network's parameters, then `extra_size` others.
+
+    The loss follows the targets: softmax cross-entropy of class indices, ½ squared error of real values (regression).
+    classifies: the network ends in one output per class (or target value); else in features.
+    regresses: real targets are accepted.
+    """
+
+    backbone: Backbone | nn.Module
+    ways: int | None
+    classifies: ClassVar[bool] = True
+    regresses: ClassVar[bool] = True
+
+    def bind(self, tasks: TaskSet) -> Self:
+        name = type(self).__name__
+        real = tasks.support.targets.is_floating_point()
+        if real and not self.regresses:
+            raise InputError(
+                f"{name} tells classes apart; these tasks have real targets. Use maml, imaml or ridge-head."
+            )
+        found = tasks.support.targets.shape[-1] if real else tasks.ways
+        ways = self.ways if self.ways is not None else found
+        if found > ways or (real and found != ways):
+            what = "target values" if real else "classes"
+            raise InputError(f"The tasks have {found} {what}, but {name} is set to ways={ways}.")
+        module = build_module(self.backbone, tasks.input_shape, ways if self.classifies else None)
+        if not isinstance(self.backbone, Backbone):
+            probe_module(module, tasks.input_shape, tasks.dtype, tasks.device)
+        bound = replace(self, backbone=module, ways=ways)  # type: ignore[type-var]
+        object.__setattr__(bound, "_network", FlatModule(module, tasks.dtype, tasks.device))
+        object.__setattr__(bound, "_loss", SquaredLoss() if real else SoftmaxLoss())
+        return bound
+
+    @property
+    def network(self) -> FlatModule:
+        """The network as a function of flat parameters. Raises InputError before the learner is bound."""
+        return self._bound("_network")
+
+    @property
+    def output_loss(self) -> OutputLoss:
+        return self._bound("_loss")
+
+    @property
+    def extra_size(self) -> int:
+        """How many meta-parameters there are besides the network's; they are the last ones of λ, and start at zero."""
+        return 0
+
+    @property
+    def meta_size(self) -> int:
+        return self.network.size + self.extra_size
+
+    @property
+    def own(self) -> slice:
+        return slice(self.network.size, None) if self.encodes else slice(None)
+
+    @property
+    def mixes_instances(self) -> bool:
+        return self.network.mixes_instances
+
+    def init_meta(self, generator: torch.Generator | None) -> Tensor:
+        network = self.network.initial(generator)
+        return torch.cat([network, self.initial_extra(network, generator)])
+
+    def initial_extra(self, network: Tensor, generator: torch.Generator | None) -> Tensor:
+        """The extra meta-parameters [extra_size] to start from; network: the network's."""
+        return network.new_zeros(self.extra_size)
+
+    def encode(self, meta: Tensor, inputs: Tensor) -> Tensor:
+        return self.network(meta[: self.network.size], inputs) if self.encodes else inputs
+
+    def outer_loss(self, rows: Tensor, adapted: Tensor, query: Batch, weights: Tensor) -> Tensor:
+        return weighted_mean(self.output_loss.values(self.predict(rows, adapted, query.inputs), query.targets), weights)
+
+    def pull_each(self, meta: Tensor, inputs: Tensor, cotangents: Tensor) -> Tensor:
+        if self.network.mixes_instances:
+            return super().pull_each(meta, inputs, cotangents)
+        found = gradients_each(self.network, meta[: self.network.size], inputs, cotangents)
+        return nn.functional.pad(found, (0, self.extra_size))
+
+    def outer_layers(self, meta: Tensor, adapted: Tensor, query: Batch, weights: Tensor, shift: float) -> LayerStack:
+        if not self.encodes or self.extra_size:
+            return super().outer_layers(meta, adapted, query, weights, shift)
+        lead, rows = weights.shape, meta[self.own].expand(len(adapted), -1)
+
+        def outputs(features: Tensor) -> Tensor:
+            return self.predict(rows, adapted, features.unflatten(1, lead)[0]).flatten(0, 1).unsqueeze(0)
+
+        loss = Through(self.output_loss, outputs)
+        inputs, targets, weigh = (p.flatten(0, 1).unsqueeze(0) for p in (query.inputs, query.targets, weights))
+        flat = meta.unsqueeze(0)
+        return LayerStack(1, lambda _: layered_loss(self.network, flat, inputs, targets, weigh, loss, shift))
+
+    def _bound(self, name: str):
+        try:
+            return self.__dict__[name]
+        except KeyError:
+            raise InputError(
+                "This learner does not know its tasks yet. Give it to a BilevelProblem, or call bind(tasks)."
+            ) from None

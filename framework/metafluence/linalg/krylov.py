@@ -1,0 +1,103 @@
+"""Krylov spaces of symmetric operators, and the extremal eigenvalues they show (Lanczos 1950)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from metafluence.linalg.operators import LinearOperator
+
+
+class KrylovSpace:
+    """Orthonormal bases of the Krylov spaces of `start` [*batch, n, k], one per column, fully reorthogonalised.
+
+    basis: [*batch, k, n, m] after m products; the projection of A on it is `tridiagonal()`, and what A's m-th product
+    has outside it has norm `outside` [*batch, k]. A space that has closed stays as it is while others grow.
+    """
+
+    def __init__(self, operator: LinearOperator, start: Tensor) -> None:
+        self._operator = operator
+        self.start_norm = torch.linalg.vector_norm(start, dim=-2)
+        vector = (start / torch.where(self.start_norm > 0, self.start_norm, 1.0).unsqueeze(-2)).mT
+        self._store = vector.unsqueeze(-1)
+        self.size = 0
+        self.diagonal: list[Tensor] = []
+        self.off_diagonal: list[Tensor] = []
+        self.outside = torch.ones_like(self.start_norm)
+        self._next = vector
+
+    @property
+    def basis(self) -> Tensor:
+        return self._store[..., : self.size]
+
+    def grow(self) -> None:
+        """One product more for every column."""
+        if self.size:
+            self.off_diagonal.append(self.outside)
+        if self._store.shape[-1] == self.size:  # double, so that copying stays linear in the end
+            self._store = torch.cat([self._store, torch.empty_like(self._store)], dim=-1)
+        vector = self._next
+        self._store[..., self.size] = vector
+        self.size += 1
+        product = self._operator.matmat(vector.mT.contiguous()).mT
+        alpha = (vector * product).sum(dim=-1)
+        scale = torch.linalg.vector_norm(product, dim=-1)
+        for _ in range(2):  # once is not enough in floating point (Parlett 1980)
+            product = product - (self.basis @ (self.basis.mT @ product.unsqueeze(-1))).squeeze(-1)
+        outside = torch.linalg.vector_norm(product, dim=-1)
+        # A closed space holds exact eigenvalues; what is left of the product is rounding.
+        open_ = (outside > 100 * torch.finfo(outside.dtype).eps * scale) & (self.outside > 0)
+        # After closing, the empty place is decoupled and repeats the first value, which lies within the spectrum.
+        known = (self.outside > 0) | (torch.tensor(self.size) == 1)
+        self.diagonal.append(torch.where(known, alpha, self.diagonal[0] if self.diagonal else alpha))
+        self.outside = torch.where(open_, outside, 0.0)
+        self._next = product / torch.where(open_, outside, torch.inf).unsqueeze(-1)
+
+    def tridiagonal(self) -> Tensor:
+        """[*batch, k, m, m]."""
+        matrix = torch.diag_embed(torch.stack(self.diagonal, dim=-1))
+        if self.off_diagonal:
+            off = torch.stack(self.off_diagonal, dim=-1)
+            matrix = matrix + torch.diag_embed(off, 1) + torch.diag_embed(off, -1)
+        return matrix
+
+
+@dataclass(frozen=True)
+class Extremes:
+    """Smallest and largest Ritz values [*batch]; each is within its error of an eigenvalue.
+
+    The smallest is never below the true smallest eigenvalue, nor the largest above the true largest.
+    """
+
+    smallest: Tensor
+    smallest_error: Tensor
+    largest: Tensor
+    largest_error: Tensor
+    products: int
+
+    def cpu(self) -> Extremes:
+        """The same on the processor."""
+        low, high = (self.smallest.cpu(), self.smallest_error.cpu()), (self.largest.cpu(), self.largest_error.cpu())
+        return Extremes(*low, *high, self.products)
+
+
+def extreme_eigenvalues(
+    operator: LinearOperator, generator: torch.Generator, steps: int = 100, rtol: float = 1e-3
+) -> Extremes:
+    """Ritz values after at most `steps` products, or once both errors are below `rtol` of the values themselves."""
+    shape = (*operator.batch_shape, operator.size, 1)
+    start = torch.randn(shape, generator=generator, device=generator.device, dtype=operator.dtype)
+    space = KrylovSpace(operator, start.to(operator.device))
+    limit = min(steps, operator.size)
+    while True:
+        space.grow()
+        values, vectors = torch.linalg.eigh(space.tridiagonal().squeeze(-3))
+        errors = space.outside * vectors[..., -1, :].abs()
+        low, high = values[..., 0], values[..., -1]
+        settled = (errors[..., 0] <= rtol * low.abs()) & (errors[..., -1] <= rtol * high.abs())
+        closed = space.outside.squeeze(-1) == 0
+        enough = bool((closed | (settled & (space.size > 1))).all())
+        if space.size >= limit or enough:
+            return Extremes(low, errors[..., 0], high, errors[..., -1], space.size)

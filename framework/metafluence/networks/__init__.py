@@ -1,0 +1,18 @@
+"""A torch module as a function of one flat parameter vector, its layers, its loss, and its derivatives."""
+
+from metafluence.networks.autograd import batched_vjp, depends_on, gradients
+from metafluence.networks.backbones import ACTIVATIONS, Backbone, activation, build_module, pooled_size, pooling
+from metafluence.networks.flat_module import FlatModule
+from metafluence.networks.layers import Layer, LayeredLoss, LayerStack, gradients_each, layered_loss
+from metafluence.networks.losses import (
+    OutputLoss,
+    SoftmaxLoss,
+    SquaredLoss,
+    Through,
+    accuracy,
+    cross_entropy,
+    squared_error,
+    weighted_mean,
+)
+from metafluence.networks.normalisation import GroupNorm, TaskBatchNorm, norm
+from metafluence.networks.probe import probe_module

@@ -1,0 +1,7 @@
+"""Which components there are, where each comes from, and how one is built from configuration.
+
+Knows names, files and parameters; imports no torch, so that listing components is quick.
+"""
+
+from metafluence.registry.catalogue import build, default_registry
+from metafluence.registry.registry import Entry, Registry

@@ -1,0 +1,67 @@
+"""Where errors come from in several variations: budgets by source and grids of solvers, as means over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from matplotlib.figure import Figure
+
+from metafluence.evaluation import SOURCES, Cell, run_name
+from metafluence.reports import alike, draw_grid
+from metafluence.reports.comparison.seeds import Group, mean
+from metafluence.reports.comparison.tables import Table, only_filled
+from metafluence.reports.study import NOUNS
+
+
+def budget_table(groups: Sequence[Group]) -> Table | None:
+    """The errors of Δλ by source; None where none were split."""
+    rows = []
+    for group in groups:
+        budgets = [b for one in group.outcomes for b in one.budgets if b.status == "ok"]
+        for key in dict.fromkeys((b.level, b.method, b.solver) for b in budgets):
+            same = [b for b in budgets if (b.level, b.method, b.solver) == key]
+            parts = [mean(getattr(b, source) for b in same).text(".1f", 100, " %") for source in (*SOURCES, "total")]
+            rows.append((group.label, *key, *parts))
+    names = ["variation", "level", "method", "solver", *(s.replace("_", " ") for s in SOURCES), "whole error"]
+    return only_filled(Table("", tuple((name, name) for name in names), tuple(rows))) if rows else None
+
+
+def budget_refusals(groups: Sequence[Group]) -> list[tuple[str, str]]:
+    """Error budgets that failed, and why; reasons that differ in numbers alone stand together."""
+    failed = [
+        (b.reason, f"{run_name(b.method, b.solver)}, {NOUNS[b.level]}s, {one.called}")
+        for group in groups
+        for one in group.outcomes
+        for b in one.budgets
+        if b.status != "ok"
+    ]
+    return [("; ".join(who), reason) for reason, who in alike(failed)]
+
+
+def mean_cells(group: Group) -> tuple[Cell, ...]:
+    """The grid of solvers, each pair's figures the means over the seeds; one that failed with any seed has failed."""
+    found: dict[tuple[str, str], list[Cell]] = {}
+    for one in group.outcomes:
+        for cell in one.cells:
+            found.setdefault((cell.inner, cell.outer), []).append(cell)
+    return tuple(_mean_cell(cells) for cells in found.values())
+
+
+def cell_refusals(group: Group) -> list[tuple[str, str]]:
+    """Pairs of solvers that failed, and why; pairs with one reason stand together."""
+    failed = [(c.reason, f"{c.inner} × {c.outer}") for one in group.outcomes for c in one.cells if c.status != "ok"]
+    return [(", ".join(dict.fromkeys(pairs)), reason) for reason, pairs in alike(failed)]
+
+
+def draw_solvers(group: Group) -> dict[str, Figure]:
+    """The figures of the grid of solvers that there is something for, by name."""
+    return draw_grid(mean_cells(group))
+
+
+def _mean_cell(cells: Sequence[Cell]) -> Cell:
+    failed = next((cell for cell in cells if cell.status != "ok"), None)
+    if failed is not None:
+        return failed
+    found = {name: mean(getattr(c, name) for c in cells).value for name in ("spearman", "error", "seconds")}
+    return replace(cells[0], **found)

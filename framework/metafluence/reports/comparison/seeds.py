@@ -1,0 +1,146 @@
+"""Figures over several seeds: their means, with 95 % intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.stats import t
+
+from metafluence.evaluation import Row, run_name
+from metafluence.reports import NOTHING
+from metafluence.studies import Line, Outcome
+from metafluence.tasks import Level
+
+Array = NDArray[np.float64]
+Method = tuple[str, str]
+"""A method's label and its solver's."""
+NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The mean of n finite values, and half the width of Student's 95 % interval about it (NaN of fewer than two)."""
+
+    value: float = NAN
+    half: float = NAN
+    n: int = 0
+
+    def text(self, form: str, scale: float = 1.0, unit: str = "") -> str:
+        """In words; a dash where there is nothing."""
+        if not self.n:
+            return NOTHING
+        said = format(self.value * scale, form)
+        return (
+            f"{said}{unit}"
+            if math.isnan(self.half)
+            else f"{said} ± {format(self.half * scale, form.lstrip('+'))}{unit}"
+        )
+
+
+def mean(values: Iterable[float]) -> Mean:
+    """Of the values that are finite."""
+    known = np.array([v for v in values if np.isfinite(v)])
+    if not len(known):
+        return Mean()
+    if len(known) == 1:
+        return Mean(float(known[0]), NAN, 1)
+    half = t.ppf(0.975, len(known) - 1) * known.std(ddof=1) / math.sqrt(len(known))
+    return Mean(float(known.mean()), float(half), len(known))
+
+
+def mean_curve(curves: Sequence[Array]) -> tuple[Array, Array]:
+    """Of curves [k], each point's mean and half interval [k], over those that are finite there."""
+    means = [mean(column) for column in np.stack(curves).T]
+    return np.array([m.value for m in means]), np.array([m.half for m in means])
+
+
+@dataclass(frozen=True)
+class Group:
+    """The outcomes that differ in their seed alone."""
+
+    varied: dict[str, str]
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def label(self) -> str:
+        return self.outcomes[0].label
+
+
+def groups(outcomes: Iterable[Outcome]) -> list[Group]:
+    """By what is varied, in the order in which it first stands; failed ones are left out."""
+    found: dict[tuple[tuple[str, str], ...], list[Outcome]] = {}
+    for one in outcomes:
+        if not one.reason:
+            found.setdefault(tuple(one.varied.items()), []).append(one)
+    return [Group(dict(key), tuple(members)) for key, members in found.items()]
+
+
+def methods(group: Group, level: Level) -> list[Method]:
+    """The methods at a level with their solvers, in the order of the study."""
+    rows = [line.row for one in group.outcomes for line in one.lines if line.row.level == level]
+    return list(dict.fromkeys((row.method, row.solver) for row in rows))
+
+
+def rows_frame(outcomes: Iterable[Outcome]) -> pd.DataFrame:
+    """All runs of all outcomes, one a line: what is varied, the seed, the row's fields, and what it is compared with.
+
+    accuracy_full, loss_full: with all items. accuracy_clean, loss_clean: retrained without exactly the corrupted.
+    fit_seconds: of the fit from scratch. What is varied under a field's name stands as `vary.NAME`. There are no
+    accuracies where all targets are real values.
+    """
+    fields = Row.__dataclass_fields__
+    lines, real = [], True
+    for one in outcomes:
+        for line in one.lines:
+            real &= one.real
+            clean = one.sides[line.row.level].clean
+            lines.append(
+                {
+                    **{f"vary.{name}" if name in fields else name: label for name, label in one.varied.items()},
+                    "seed": one.seed,
+                    **line.row.facts(),
+                    "notes": " ".join(line.row.notes),
+                    "accuracy_full": one.full.accuracy,
+                    "loss_full": one.full.loss,
+                    "accuracy_clean": clean.accuracy,
+                    "loss_clean": clean.loss,
+                    "fit_seconds": one.fit_seconds,
+                    "variation": one.id,
+                }
+            )
+    found = pd.DataFrame(lines)
+    return found.drop(columns=[c for c in found if c.startswith("accuracy_")]) if real else found
+
+
+def lines(group: Group, level: Level, method: Method) -> list[tuple[Outcome, Line]]:
+    """A method's runs at a level, one a seed, with the outcomes that they are of."""
+    return [
+        (one, line)
+        for one in group.outcomes
+        for line in one.lines
+        if line.row.level == level and (line.row.method, line.row.solver) == method
+    ]
+
+
+def values(group: Group, level: Level, method: Method, field: str) -> list[float]:
+    """A field of a method's rows, one value a seed; NaN where the run failed."""
+    return [float(getattr(line.row, field)) for _, line in lines(group, level, method)]
+
+
+def runtime_ratios(group: Group, level: Level, method: Method) -> list[float]:
+    """Seconds to score all items and to edit λ*, to the seconds of a fit from scratch, one value a seed."""
+    found = []
+    for one, line in lines(group, level, method):
+        edit = 0.0 if math.isnan(line.row.edit_seconds) else line.row.edit_seconds
+        found.append((line.row.seconds + edit) / one.fit_seconds)
+    return found
+
+
+def named(method: Method) -> str:
+    """A method as it is called in words."""
+    return run_name(*method)

@@ -1,0 +1,165 @@
+"""Figures about solvers: the grid of inner and outer ones, accuracy against steps, and the damping sweep."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from metafluence.evaluation import Cell, DampingSweep
+from metafluence.reports.style import COLOURS, MARKERS
+
+
+def draw_grid(cells: tuple[Cell, ...]) -> dict[str, Figure]:
+    """The figures of a grid that there is something for, by name."""
+    made = {"inner-and-outer-solvers": heat_maps(cells), "against-truncation": against_truncation(cells)}
+    return {name: figure for name, figure in made.items() if figure is not None}
+
+
+def heat_maps(cells: tuple[Cell, ...]) -> Figure | None:
+    """Fidelity and time of every pair: inner solvers down, outer ones across; pairs that failed are hatched."""
+    if not cells:
+        return None
+    inner, outer = (list(dict.fromkeys(getattr(c, which) for c in cells)) for which in ("inner", "outer"))
+    done = [c for c in cells if c.status == "ok"]
+    ranked = any(not math.isnan(c.spearman) for c in done)
+    figure = Figure(figsize=(max(6.0, 2.0 + 0.95 * len(outer)), 2.6 + 1.1 * len(inner)), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True)
+    first = "Spearman with exact retraining, and (colour) " if ranked else ""
+    title = f"{first}error of the scores by the solvers"
+    _map(above, cells, inner, outer, lambda c: max(c.error, 1e-8), LogNorm(1e-8, 1), "viridis_r", title, _fidelity)
+    seconds = [c.seconds for c in done] or [1.0]
+    span = LogNorm(min(seconds) * 0.9, max(seconds) * 1.1)
+    _map(below, cells, inner, outer, lambda c: c.seconds, span, "cividis_r", "seconds to score all tasks", _seconds)
+    for axis in (above, below):
+        axis.set_ylabel("inner solver")
+    below.set_xlabel("outer solver")
+    return figure
+
+
+def against_truncation(cells: tuple[Cell, ...]) -> Figure | None:
+    """Error and time against a solver's number of steps J, for solvers that the grid has with three or more."""
+    series = _series(cells)
+    if not series:
+        return None
+    figure = Figure(figsize=(9.6, 3.9), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for i, (name, points) in enumerate(series.items()):
+        steps, found = [n for n, _ in points], [c for _, c in points]
+        look = {"marker": MARKERS[i % len(MARKERS)], "color": COLOURS[i % len(COLOURS)], "lw": 1.5}
+        left.plot(steps, [c.error for c in found], label=name, **look)
+        right.plot(steps, [c.seconds for c in found], label=name, **look)
+    ticks = sorted({n for points in series.values() for n, _ in points})
+    for axis, what in ((left, "error of the scores by the solvers"), (right, "seconds to score all tasks")):
+        axis.set(xscale="log", yscale="log", xlabel="steps (J)", ylabel=what)
+        axis.set_xticks(ticks, [f"{t:g}" for t in ticks])
+        axis.set_xticks([], minor=True)
+        axis.grid(color="#eeeeee")
+        axis.spines[["top", "right"]].set_visible(False)
+    right.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def damping_figure(sweep: DampingSweep) -> Figure:
+    """Against the damping: stability and fidelity of the ranking, the error of Δλ, and the solves' residuals."""
+    frame = sweep.frame()
+    known = bool(frame["spearman"].notna().any())
+    figure = Figure(figsize=(13.5 if known else 9.2, 3.6), layout="constrained")
+    axes = figure.subplots(1, 3 if known else 2)
+    ranking, solves = axes[0], axes[-1]
+    # A damping of 0 has no place on a logarithmic axis; it is drawn a step below the smallest other.
+    shown = frame["damping"].to_numpy(copy=True)
+    if shown[0] == 0:
+        shown[0] = shown[1] ** 2 / shown[2] if len(shown) > 2 else shown[1] / 10
+    ranking.plot(shown, frame["stability"], color="#999999", marker="o", ms=4, label="with the next smaller damping")
+    ranking.set_ylabel("Spearman of the scores")
+    if known:
+        ranking.plot(shown, frame["spearman"], color=COLOURS[0], marker="s", ms=4, label="with exact retraining")
+        axes[1].plot(shown, 100 * frame["change_error"], color=COLOURS[1], marker="^", ms=4)
+        axes[1].set_ylabel("median error of Δλ (%)")
+    residual = frame["residual"].clip(lower=1e-16)
+    solves.plot(shown, residual, color=COLOURS[2], marker="v", ms=4, label="residual of the solve")
+    positive = frame["smallest_eigenvalue"].where(frame["smallest_eigenvalue"] > 0)
+    solves.plot(shown, positive, color="#999999", ls="--", label="smallest eigenvalue, where positive")
+    failed = frame["status"].astype(bool).to_numpy()
+    if failed.any():
+        solves.scatter(shown[failed], residual[failed], s=90, facecolor="none", edgecolor="black", label="failed")
+    solves.set(yscale="log")
+    for axis in axes:
+        axis.set(xscale="log", xlabel="damping")
+        axis.grid(color="#eeeeee")
+        axis.spines[["top", "right"]].set_visible(False)
+        if axis is not axes[1] or not known:
+            axis.legend(fontsize=8, frameon=False)
+        if sweep.rows[0].damping == 0:
+            ticks = [shown[0], *(t for t in 10.0 ** np.arange(-12, 13) if shown[1] <= t <= shown[-1])]
+            axis.set_xticks(ticks, ["0", *(f"$10^{{{round(math.log10(t))}}}$" for t in ticks[1:])])
+    return figure
+
+
+def _map(
+    axis: Axes,
+    cells: tuple[Cell, ...],
+    inner: list[str],
+    outer: list[str],
+    value: Callable[[Cell], float],
+    scale: Normalize,
+    colours: str,
+    title: str,
+    text: Callable[[Cell], str],
+) -> None:
+    image = np.full((len(inner), len(outer)), np.nan)
+    for cell in cells:
+        if cell.status == "ok":
+            image[inner.index(cell.inner), outer.index(cell.outer)] = value(cell)
+    drawn = axis.imshow(image, norm=scale, cmap=colours, aspect="auto")
+    for cell in cells:
+        y, x = inner.index(cell.inner), outer.index(cell.outer)
+        if cell.status != "ok":
+            corner = (x - 0.5, y - 0.5)
+            axis.add_patch(Rectangle(corner, 1, 1, facecolor="#f2f2f2", edgecolor="#c9c9c9", hatch="///", lw=0))
+            axis.text(x, y, "failed", ha="center", va="center", fontsize=8, color="#555555")
+            continue
+        red, green, blue, _ = drawn.to_rgba(value(cell))  # type: ignore[misc]
+        dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.55
+        axis.text(x, y, text(cell), ha="center", va="center", fontsize=8, color="white" if dark else "black")
+    axis.set_xticks(range(len(outer)), [_wrapped(name) for name in outer], fontsize=8)
+    axis.set_yticks(range(len(inner)), [_wrapped(name) for name in inner], fontsize=8)
+    axis.set_title(title, fontsize=10)
+    axis.tick_params(length=0)
+
+
+def _series(cells: tuple[Cell, ...]) -> dict[str, list[tuple[float, Cell]]]:
+    """Cells that differ in one solver's number of steps alone, by name; beside the first solver of the other kind."""
+    found: dict[str, list[tuple[float, Cell]]] = {}
+    for which, other in (("inner", "outer"), ("outer", "inner")):
+        for cell in cells:
+            stepped = re.fullmatch(r"(\S+) (?:truncation|iterations|max_iterations)=(\d+)(.*)", getattr(cell, which))
+            if stepped is None or cell.status != "ok" or getattr(cell, other) != getattr(cells[0], other):
+                continue
+            name = f"{which} {stepped[1]}{stepped[3]} ({other} {getattr(cell, other)})"
+            found.setdefault(name, []).append((float(stepped[2]), cell))
+    return {n: sorted(points, key=lambda p: p[0]) for n, points in found.items() if len(points) >= 3}
+
+
+def _wrapped(name: str) -> str:
+    """A label with one part a line, and long parts on two."""
+    return "\n".join(part if len(part) < 15 else part.replace("=", "=\n") for part in name.split(" "))
+
+
+def _fidelity(cell: Cell) -> str:
+    return _error(cell) if math.isnan(cell.spearman) else f"{cell.spearman:.3f}\n({_error(cell)})"
+
+
+def _error(cell: Cell) -> str:
+    return f"{cell.error:.0e}" if cell.error < 1e-3 else f"{100 * cell.error:.1f} %"
+
+
+def _seconds(cell: Cell) -> str:
+    return f"{cell.seconds:.2g}" if cell.seconds < 100 else f"{cell.seconds:.0f}"

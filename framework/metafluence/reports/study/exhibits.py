@@ -1,0 +1,144 @@
+"""The most harmful and the most helpful tasks and instances of a study, as pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from metafluence.evaluation import Run
+from metafluence.reports import HALVES, RED, draw_curve, draw_image, drawn_as, points_of, share_legend
+from metafluence.reports.study.verdicts import best_ranking
+from metafluence.studies import StudyResult
+from metafluence.tasks import Level, TaskSet
+
+TASKS, INSTANCES = 3, 12
+"""How many are shown at each end."""
+ACROSS = 6
+"""Pictures in a row."""
+WIDTH = 4.8
+"""Inches: narrow enough that the text can be read on a phone."""
+NO_JUDGES = ("random", "loss", "retrain")
+"""Methods whose scores are not asked: two that know nothing of removal, and the truth itself."""
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """Pictures of both ends, by `harmful` and `helpful`, and the name of the method whose scores they go by."""
+
+    judge: str
+    figures: dict[str, Figure]
+
+
+def judge(result: StudyResult, level: Level) -> Run | None:
+    """The run whose scores are gone by: of the method that ranks best, or the first one where nothing ranks."""
+    runs = [r for r in result.at(level) if r.row.status == "ok" and r.row.method.split()[0] not in NO_JUDGES]
+    best = best_ranking([run.row for run in runs])
+    return next((run for run in runs if best is None or run.row is best), None)
+
+
+def exhibit(result: StudyResult, level: Level) -> Exhibit | None:
+    """Both ends of one level's items; None where no method has scores, or tasks are no images and no curves."""
+    run, tasks = judge(result, level), result.split.train
+    if run is None or not drawn_as(tasks):
+        return None
+    figures = {}
+    for name, items in ends(run, TASKS if level == "task" else INSTANCES).items():
+        if items:
+            draw = _tasks if level == "task" else _instances
+            figures[name] = draw(tasks, result.split.clean, level, items, run.scores)
+    return Exhibit(run.row.name, figures) if figures else None
+
+
+def ends(run: Run, most: int) -> dict[str, list[int]]:
+    """The items of lowest and of highest score, the extreme one first; no item is in both.
+
+    Where scores are loss changes, only items that harm are harmful, and only those that help helpful.
+    """
+    order, scores = torch.argsort(run.scores, stable=True).tolist(), run.scores.tolist()
+    count = min(most, len(order) // 2)
+    low, high = order[:count], order[::-1][:count]
+    if run.row.units == "loss_change":
+        low, high = [i for i in low if scores[i] < 0], [i for i in high if scores[i] > 0]
+    return {"harmful": low, "helpful": high}
+
+
+def _tasks(tasks: TaskSet, clean: TaskSet, level: Level, items: list[int], scores: Tensor) -> Figure:
+    said = [f"{tasks.ids[i]}, score {scores[i]:.2g}{_share(tasks, i)}" for i in items]
+    if drawn_as(tasks) == "curves":
+        figure = Figure(figsize=(WIDTH, 0.4 + 2.0 * len(items)), layout="constrained")
+        axes = figure.subplots(len(items), 1, squeeze=False, sharex=True)[:, 0]
+        for axis, i, title in zip(axes, items, said, strict=True):
+            draw_curve(axis, tasks, clean, i)
+            axis.set_title(title, loc="left", fontsize=9, color=RED if tasks.corrupted[i] else "black")
+        share_legend(figure, axes)
+        return figure
+    figure = Figure(figsize=(WIDTH, 2.35 * len(items)), layout="constrained")
+    for part, i, title in zip(figure.subfigures(len(items), 1, squeeze=False)[:, 0], items, said, strict=True):
+        part.suptitle(title, x=0.02, ha="left", fontsize=9, color=RED if tasks.corrupted[i] else "black")
+        for half, axes in zip(HALVES, part.subplots(2, ACROSS, squeeze=False), strict=True):
+            marks = getattr(tasks, f"corrupted_{half}")[i]
+            for axis in axes:
+                axis.set_axis_off()
+            for axis, j in zip(axes, sampled(marks, ACROSS), strict=False):
+                draw_image(axis, getattr(tasks, half), getattr(clean, half), bool(marks[j]), (i, j))
+            axes[0].annotate(
+                half, (0, 0.5), (-5, 0), xycoords="axes fraction", textcoords="offset points", rotation=90,
+                va="center", ha="right", fontsize=8,
+            )  # fmt: skip
+    return figure
+
+
+def _share(tasks: TaskSet, task: int) -> str:
+    """How much of a task was corrupted, in words; empty for nothing."""
+    marks = {half: getattr(tasks, f"corrupted_{half}")[task] for half in HALVES}
+    parts = [f"{int(m.sum())} of {len(m)} {half}" for half, m in marks.items() if m.any()]
+    return f"; corrupted: {', '.join(parts)}" if parts else ""
+
+
+def sampled(marks: Tensor, most: int) -> list[int]:
+    """Which instances of a half stand for it: evenly from the clean and from the corrupted, in their proportion."""
+    if len(marks) <= most:
+        return list(range(len(marks)))
+    bad, good = marks.nonzero().flatten(), (~marks).nonzero().flatten()
+    share = round(most * len(bad) / len(marks))
+    count = min(max(share, int(len(bad) > 0)), most - int(len(good) > 0))
+    picked = [
+        some[torch.linspace(0, len(some) - 1, n).round().long()]
+        for some, n in ((bad, count), (good, most - count))
+        if n
+    ]
+    return sorted(torch.cat(picked).tolist())
+
+
+def _instances(tasks: TaskSet, clean: TaskSet, level: Level, items: list[int], scores: Tensor) -> Figure:
+    shown, truth = getattr(tasks, level), getattr(clean, level)
+    marks, size = getattr(tasks, f"corrupted_{level}"), getattr(tasks, f"corrupted_{level}").shape[1]
+    curves = drawn_as(tasks) == "curves"
+    across = 3 if curves else ACROSS
+    down = -(-len(items) // across)
+    figure = Figure(figsize=(WIDTH, (1.5 if curves else 1.3) * down), layout="constrained")
+    axes = figure.subplots(down, across, squeeze=False).ravel()
+    for axis in axes[len(items) :]:
+        axis.set_axis_off()
+    for axis, item in zip(axes, items, strict=False):
+        at, said = divmod(item, size), (tasks.ids[item // size], f"{scores[item]:.1e}")
+        if curves:
+            _point(axis, tasks, clean, level, at, said)
+        else:
+            draw_image(axis, shown, truth, bool(marks[at]), at, said)
+    return figure
+
+
+def _point(
+    axis: Axes, tasks: TaskSet, clean: TaskSet, level: Level, at: tuple[int, int], said: tuple[str, ...]
+) -> None:
+    """A task's curve and points, the one that is meant in black."""
+    draw_curve(axis, tasks, clean, at[0], scale=0.6)
+    axis.plot(*points_of(getattr(tasks, level), at[0])[at[1]].numpy(), "D", color="black", ms=5, zorder=5)
+    marked = bool(getattr(tasks, f"corrupted_{level}")[at])
+    axis.set_title("\n".join(said), fontsize=8, color=RED if marked else "black")
+    axis.tick_params(labelsize=7)

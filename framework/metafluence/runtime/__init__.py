@@ -1,0 +1,32 @@
+"""What work runs on and is kept in: devices, memory, executors, files, fingerprints, versions.
+
+Knows tensors and files, but nothing of tasks or learning.
+"""
+
+from metafluence.runtime.devices import CPU, device_name, find_device, settle
+from metafluence.runtime.executors import (
+    NAMED,
+    Executor,
+    Item,
+    Parcel,
+    RemoteExecutor,
+    Result,
+    count,
+    divided_threads,
+    fatal,
+    optional_package,
+    warn,
+)
+from metafluence.runtime.fingerprints import component_fingerprint, hash_tensor
+from metafluence.runtime.memory import graph_bytes
+from metafluence.runtime.progress import Observer
+from metafluence.runtime.provenance import versions
+from metafluence.runtime.storage import (
+    check_identity,
+    claim,
+    load_facts,
+    load_tensors,
+    save_facts,
+    save_tensors,
+    write_atomically,
+)

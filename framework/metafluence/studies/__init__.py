@@ -1,0 +1,19 @@
+"""A study from its YAML to its results: configuration, variations, plans, preparation, stored outcomes."""
+
+from metafluence.studies.comparison import Comparing, Stored, open_stores
+from metafluence.studies.config import GridConfig, StudyConfig, parse_study
+from metafluence.studies.dry_run import pilot
+from metafluence.studies.outcomes import Line, Outcome
+from metafluence.studies.overrides import parse_assignment
+from metafluence.studies.preparation import Prepared
+from metafluence.studies.study import Study, StudyResult
+from metafluence.studies.variations import (
+    NOT_ASKED,
+    Comparison,
+    Published,
+    PublishedRow,
+    Variation,
+    load_comparison,
+    load_study,
+    parse_comparison,
+)

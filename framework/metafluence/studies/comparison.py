@@ -1,0 +1,133 @@
+"""Doing a study's variations one after another in one store, and keeping what each found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from metafluence.errors import InputError, MetafluenceError, StoreError
+from metafluence.registry import Registry
+from metafluence.runtime import Observer, load_facts, save_facts, versions
+from metafluence.studies.config import listed
+from metafluence.studies.outcomes import Outcome, load_outcome, outcome, save_outcome
+from metafluence.studies.study import Study, StudyResult
+from metafluence.studies.variations import Comparison, Published, Variation
+
+Finished = Callable[[Study, StudyResult, Path], None]
+"""Told of each variation that is finished: the study, its result, and the folder for its own report."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """The folder of one study: `work/` by what it follows from, `outcomes/` and reports by variation."""
+
+    folder: Path
+
+    def work(self, variation: Variation) -> Path:
+        """Where fits, retrainings and scores are kept; variations with the same fit share it."""
+        return self.folder / "work" / variation.work
+
+    def page(self, id: str, of: int) -> Path:
+        """The folder of a variation's own report: the store itself for the only one."""
+        return self.folder if of == 1 else self.folder / "variations" / id
+
+    def outcome(self, id: str) -> Path:
+        return self.folder / "outcomes" / f"{id}.safetensors"
+
+    def write_study(self, comparison: Comparison) -> None:
+        """Keep what was asked, resolved, and the versions that it is done with."""
+        asked = {
+            "study": comparison.raw,
+            "variations": [variation.id for variation in comparison.variations],
+            "configurations": {v.id: v.config.model_dump(mode="json") for v in comparison.variations},
+            "versions": versions(),
+        }
+        save_facts(self.folder / "study.json", asked)
+
+
+class Comparing:
+    """All variations of a study, their components built and checked before anything is computed.
+
+    What is finished is kept, and reused; a variation that fails is an outcome with its reason, and the others go on.
+    """
+
+    def __init__(self, comparison: Comparison, registry: Registry, folder: Path, observer: Observer | None = None):
+        self.comparison, self.store = comparison, Store(folder)
+        self._observer = observer or Observer()
+        self.studies = [self._study(variation, registry) for variation in comparison.variations]
+
+    def _study(self, variation: Variation, registry: Registry) -> Study:
+        try:
+            return Study(variation.config, registry, self.store.work(variation), self._observer)
+        except InputError as error:
+            if not variation.label:
+                raise
+            raise InputError(f"{variation.label}: {error}") from error
+
+    def run(self, finished: Finished) -> list[Outcome]:
+        """Do what is not done yet. Raises the first error where every variation failed."""
+        self.store.write_study(self.comparison)
+        outcomes: list[Outcome] = []
+        errors: list[MetafluenceError] = []
+        count = len(self.studies)
+        for number, (variation, study) in enumerate(zip(self.comparison.variations, self.studies, strict=True), 1):
+            if count > 1:
+                self._observer.study(number, count, f"{variation.label} seed {variation.config.seed}".strip())
+            try:
+                result = study.run()
+            except MetafluenceError as error:
+                errors.append(error)
+                outcomes.append(Outcome(variation.id, variation.varied, variation.config.seed, str(error)))
+                continue
+            kept = outcome(variation, result)
+            save_outcome(self.store.outcome(variation.id), kept)
+            outcomes.append(kept)
+            finished(study, result, self.store.page(variation.id, count))
+        if len(errors) == count:
+            raise errors[0]
+        return outcomes
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A store as it is: the study's mapping as it was resolved, and what is finished of it, and where each is
+    reported.
+    """
+
+    folder: Path
+    raw: dict[str, object]
+    versions: dict[str, str | None]
+    outcomes: tuple[Outcome, ...]
+    missing: tuple[str, ...]
+    pages: tuple[Path, ...]
+
+    @property
+    def name(self) -> str:
+        return str(self.raw["name"])
+
+    @property
+    def published(self) -> tuple[Published, ...]:
+        return tuple(Published.model_validate(one) for one in listed(self.raw.get("published")))
+
+
+def open_stores(folders: Sequence[Path]) -> list[Stored]:
+    """Read what is finished in stores. Raises StoreError for a folder that is none, or with nothing finished."""
+    return [_open(folder) for folder in folders]
+
+
+def _open(folder: Path) -> Stored:
+    file = folder / "study.json"
+    if not file.is_file():
+        raise StoreError(f"{folder} is no store of a study: it has no study.json. Give the folder that `run` wrote.")
+    facts = load_facts(file)
+    store = Store(folder)
+    if "variations" not in facts:
+        raise StoreError(f"{file} was written by an older version. Run the study again; name another folder.")
+    done = [id for id in facts["variations"] if store.outcome(id).exists()]
+    if not done:
+        raise StoreError(f"Nothing in {folder} is finished yet. Run its study to the end of a variation first.")
+    outcomes = tuple(load_outcome(store.outcome(id)) for id in done)
+    missing = tuple(id for id in facts["variations"] if id not in done)
+    pages = tuple(store.page(id, len(facts["variations"])) for id in done)
+    return Stored(folder, facts["study"], facts["versions"], outcomes, missing, pages)

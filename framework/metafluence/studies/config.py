@@ -1,0 +1,178 @@
+"""A study's YAML: its schema, and how it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from metafluence.errors import ConfigError, nearest
+from metafluence.runtime import device_name
+from metafluence.tasks import Corruption, Episodes, Level
+
+Spec = str | dict[str, Any]
+"""A component: its name, or a mapping with `use: name` and its parameters."""
+
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+def listed(value: Any) -> Any:
+    """One is a list of one."""
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class TruthConfig(_Strict):
+    """The exact retraining that methods are compared with, at every level of the study.
+
+    items: how many items, drawn at random where there are more, are left out one at a time; or all. subsets: how many
+    random subsets are left out, each of a share `subset_share` of the items (for the linear datamodeling score).
+    seeds: with how many other seeds all of this is done again from a fit of their own, to see how well retraining
+    agrees with itself. start: warm from λ*, or cold.
+    """
+
+    items: Annotated[int, Field(ge=2)] | Literal["all"] = 64
+    subsets: int = Field(default=0, ge=0)
+    subset_share: float = Field(default=0.5, gt=0, lt=1)
+    seeds: int = Field(default=0, ge=0)
+    start: Literal["warm", "cold"] = "warm"
+
+
+class GridConfig(_Strict):
+    """One method with every inner solver (of each task's Hessian) and every outer one (of the total Hessian)."""
+
+    method: Spec = "task-if"
+    inner: list[Spec] = Field(min_length=1)
+    outer: list[Spec] = Field(min_length=1)
+
+
+class BudgetConfig(_Strict):
+    """Methods whose error is split by source, and the solvers that count as exact for it."""
+
+    methods: list[Spec] = Field(min_length=1)
+    inner: Spec = "exact"
+    outer: Spec = "exact"
+
+
+class DampingConfig(_Strict):
+    """The damping of every method that takes one and sets none, chosen by one rule for all of them.
+
+    values: tried with each method; the one whose removal of the items of lowest score leaves the retrained model the
+    lowest loss on the selection tasks is taken. share: of the validation tasks, that are kept for this choice and are
+    no targets of any method's scores, so that nothing in a row is measured on tasks that had a part in it.
+    """
+
+    values: list[Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field([0.0, 0.01, 0.1, 1.0, 10.0], min_length=1)
+    share: Share = 0.5
+
+
+class StudyConfig(_Strict):
+    """Everything that a study is.
+
+    levels: the kinds of items that are judged. methods: each runs at every level that it claims, or at those that its
+    own key `levels` names. solvers: every method that takes a solver and names none is run with each. corruption: one,
+    or several in turn. remove: share of the items that each method has removed for the accuracy columns, or several of
+    them for removal curves, the first for the columns; the corrupted share if not given. checkpoints: a trainer whose
+    checkpoints serve the methods that need some; the study's own trainer's if not given. damping: how `methods` that
+    take a damping and set none come by it; as the methods have it if not given. grid: one method's scores with inner
+    and outer solvers swapped against each other, at the first level. budget: methods whose error is split by where it
+    comes from. device: where tensors are: cpu, cuda, cuda:N or mps. certificate: whether influence can be trusted here
+    is checked, where there is ground truth.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    about: str = ""
+    seed: int = 0
+    dtype: Literal["float64", "float32"] = "float64"
+    device: Annotated[str, AfterValidator(device_name)] = "cpu"
+    dataset: Spec
+    episodes: Episodes = Episodes()
+    corruption: Annotated[list[Corruption], BeforeValidator(listed)] = []
+    learner: Spec
+    l2: float = Field(gt=0)
+    inner_solver: Spec = "exact"
+    trainer: Spec = "newton"
+    checkpoints: Spec | None = None
+    levels: list[Level] = Field(default=["task"], min_length=1)
+    methods: list[Spec] = Field(min_length=1)
+    solvers: list[Spec] = Field(default=["cg"], min_length=1)
+    damping: DampingConfig | None = None
+    grid: GridConfig | None = None
+    budget: BudgetConfig | None = None
+    certificate: bool = True
+    truth: TruthConfig | None = TruthConfig()
+    remove: Annotated[list[Share], BeforeValidator(listed)] = []
+    executor: Spec = "processes"
+    memory_gib: float = Field(2.0, gt=0)
+
+
+LISTED = ("corruption", "remove", "published")
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """A study's YAML as it stands. Raises ConfigError where there is none."""
+    if not path.is_file():
+        near = nearest(path.name, [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else [])
+        guess = f" Did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(f"There is no study file {path}.{guess}")
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} holds no study: a study is a mapping of fields such as dataset, learner, methods.")
+    return raw
+
+
+def parse_study(raw: dict[str, Any], where: str = "The study") -> StudyConfig:
+    """Validate a study given as a mapping."""
+    return check(StudyConfig, raw, where)
+
+
+def check(model: type[Model], raw: dict[str, Any], where: str) -> Model:
+    """Validate a mapping. Raises ConfigError with a sentence for each thing that is wrong."""
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_sentence(where, dict(e)) for e in error.errors())) from error
+
+
+def _sentence(where: str, error: dict[str, Any]) -> str:
+    # What may be one or several is named as if it were one, while it can be.
+    path = ".".join(str(p) for i, p in enumerate(error["loc"]) if (i, p) != (1, 0) or error["loc"][0] not in LISTED)
+    if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        return f"{where}: {no_field(path, _fields_at(error['loc'][:-1]))}"
+    if error["type"] in ("missing", "missing_argument"):
+        return f"{where}: the field {path!r} is missing."
+    return f"{where}: {path} is {error['input']!r}. {error['msg']}."
+
+
+def no_field(path: str, known: Iterable[str]) -> str:
+    """The sentence for a field that there is not."""
+    names = sorted(known)
+    close = nearest(path.rsplit(".", 1)[-1], names)
+    guess = f" Did you mean {close[0]!r}?" if close else ""
+    listed = f" Fields here: {', '.join(names)}." if names else ""
+    return f"there is no field {path!r}.{guess}{listed}"
+
+
+def _fields_at(path: tuple[Any, ...]) -> list[str]:
+    parts = {"episodes": Episodes, "corruption": Corruption}
+    if path and path[0] in parts:
+        return [f.name for f in fields(parts[path[0]])]
+    models = {"truth": TruthConfig, "damping": DampingConfig, "grid": GridConfig, "budget": BudgetConfig}
+    if not path:
+        return list(StudyConfig.model_fields)
+    model = models.get(str(path[0]))
+    return list(model.model_fields) if model is not None else []

@@ -1,0 +1,112 @@
+"""What a study is going to do, and about how long it will take, from a pilot whose work is kept."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass
+
+from metafluence.errors import MetafluenceError
+from metafluence.evaluation import Bench
+from metafluence.runtime import count, settle
+from metafluence.studies.comparison import Comparing
+from metafluence.studies.preparation import Started
+from metafluence.studies.study import Study
+
+TRIED = 2
+"""Retrainings of the pilot."""
+
+
+@dataclass(frozen=True)
+class Pilot:
+    """runs: by variation, the ids of its runs. fit_seconds: one fit; fits: of all variations, those that share theirs
+    counted once. retrain_seconds: one retraining, as fast as the executor does several; retrainings: at most so many.
+    scoring_seconds: all runs of a variation.
+    """
+
+    runs: tuple[tuple[str, ...], ...]
+    fit_seconds: float
+    fits: int
+    retrain_seconds: float
+    retrainings: int
+    scoring_seconds: float
+
+    @property
+    def seconds(self) -> float:
+        """The estimate for everything; what is in the store already is not taken off."""
+        fitting, retraining = self.fits * self.fit_seconds, self.retrainings * self.retrain_seconds
+        return fitting + retraining + len(self.runs) * self.scoring_seconds
+
+    def said(self) -> list[str]:
+        """In sentences."""
+        runs, variations = sum(len(some) for some in self.runs), len(self.runs)
+        work = count(self.fits, "fit")
+        took = [f"One fit took {self.fit_seconds:.2g} s"]
+        if self.retrainings:
+            work += f" and at most {count(self.retrainings, 'exact retraining')}"
+            took.append(f"one retraining {self.retrain_seconds:.2g} s")
+        took.append(f"the scores of all methods {self.scoring_seconds:.2g} s")
+        as_first = ", as if every variation were as large as the first" if variations > 1 else ""
+        return [
+            f"{count(runs, 'run')} in {count(variations, 'variation')}, with {work}.",
+            f"{', '.join(took)}: about {duration(self.seconds)} in all{as_first}, less what is stored already and "
+            "retrainings that methods share. Checks, figures and error budgets come on top.",
+        ]
+
+
+def pilot(work: Comparing) -> Pilot:
+    """Fit the first variation, retrain a few times without an item, and let every method score once."""
+    study = work.studies[0]
+    started = study.preparation.start()
+    level = study.config.levels[0]
+    items = len(started.split.train.corrupted_items(level))
+    bank, each = study.preparation.bank(started), 0.0
+    if bank is not None:
+        singles, _ = study.preparation.removals(level, items)
+        begun = time.perf_counter()
+        found = bank.leave_out(singles[:TRIED], level, strict=False)
+        # Found in the store, they took longer once than it takes to read them.
+        each = max((time.perf_counter() - begun) / len(found.seconds), float(found.seconds.mean()) / TRIED)
+    fits = len({variation.work for variation in work.comparison.variations})
+    runs = tuple(tuple(plan.id for plan in one.plans) for one in work.studies)
+    retrainings = sum(_retrainings(one, started) for one in work.studies)
+    return Pilot(runs, started.fit.seconds, fits, each, retrainings, _scoring(study, started))
+
+
+def _retrainings(study: Study, started: Started) -> int:
+    """At most so many: the ground truth, each run's removals and dampings, and the runs that score by retraining."""
+    asked = study.config.truth
+    if asked is None:
+        return 0
+    total = 0
+    for level in study.config.levels:
+        items = len(started.split.train.corrupted_items(level))
+        singles, subsets = study.preparation.removals(level, items)
+        plans = [plan for plan in study.plans if plan.level == level]
+        total += (len(singles) + len(subsets)) * (1 + asked.seeds) + len(plans) * max(1, len(study.config.remove))
+        total += sum(items if plan.method.retrains else len(plan.dampings) for plan in plans)
+    return total
+
+
+def _scoring(study: Study, started: Started) -> float:
+    """Seconds of all methods at all levels, but for those that retrain; one that fails costs what it took to fail."""
+    problem, fit, split = started.problem, started.fit, started.split
+    point = problem.at(fit.meta)
+    begun = time.perf_counter()
+    for plan in study.plans:
+        if plan.method.retrains:
+            continue
+        bench = Bench(
+            problem, fit.meta, point.adapted, split.validation, split.test, None, started.checkpoints, 0, plan.level
+        )
+        with contextlib.suppress(MetafluenceError):
+            settle(plan.method.scores(plan.method.prepare(bench.context()), bench.targets()).values)
+    return time.perf_counter() - begun
+
+
+def duration(seconds: float) -> str:
+    """In the unit that a person would choose."""
+    for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.2g} {unit}"
+    return f"{seconds:.2g} seconds"

@@ -1,0 +1,246 @@
+"""Everything that a study's runs have in common: tasks, fits, diagnostics and ground truth, each kept when finished."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from metafluence.attribution import Targets
+from metafluence.bilevel import BilevelProblem, Diagnostics, diagnose
+from metafluence.errors import InputError
+from metafluence.evaluation import Bench, Truth, draw_removals, retrain
+from metafluence.learners import MetaLearner
+from metafluence.linalg import Solver
+from metafluence.registry import Registry
+from metafluence.runtime import Executor, Observer, RemoteExecutor, claim, component_fingerprint, find_device
+from metafluence.studies.config import StudyConfig
+from metafluence.tasks import Dataset, Level, Removal, Split, TaskSet, corrupt
+from metafluence.training import Checkpoint, Fit, Record, RetrainBank, Trainer, stored_fit
+
+DTYPES = {"float64": torch.float64, "float32": torch.float32}
+NAMES: dict[Level, str] = {"task": "tasks", "support": "support instances", "query": "query instances"}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a study has before its runs; a bench for each of its levels.
+
+    split: the tasks as they were drawn, on the processor; what is computed with is on the study's device.
+    """
+
+    split: Split
+    fit: Fit
+    diagnostics: Diagnostics
+    benches: dict[Level, Bench]
+    warnings: tuple[str, ...]
+
+    @property
+    def bench(self) -> Bench:
+        """That of the first level."""
+        return next(iter(self.benches.values()))
+
+
+@dataclass(frozen=True)
+class Started:
+    """Tasks, problem, λ*, and the checkpoints for the methods that need some."""
+
+    split: Split
+    problem: BilevelProblem
+    fit: Fit
+    checkpoints: tuple[Checkpoint, ...]
+
+
+class Preparation:
+    """Builds a study's components, and makes from them what its runs share. folder: where all of it is kept."""
+
+    def __init__(self, config: StudyConfig, registry: Registry, folder: Path, observer: Observer) -> None:
+        self.config, self.folder = config, folder
+        self.notices: list[str] = []
+        """What went wrong in retraining, whenever it was asked for, and was mended."""
+        self._observer = observer
+        if config.damping is not None and (config.truth is None or config.episodes.validation < 2):
+            lacks = "has no `truth`" if config.truth is None else "has fewer than two of those"
+            raise InputError(f"damping is chosen by retraining, on some of the validation tasks; the study {lacks}.")
+        self.device = find_device(config.device, DTYPES[config.dtype])
+        self._dataset: Dataset = registry.build("dataset", config.dataset)
+        self._learner: MetaLearner = registry.build("learner", config.learner)
+        self._inner_solver: Solver = registry.build("solver", config.inner_solver, "inner_solver")
+        self._trainer: Trainer = registry.build("trainer", config.trainer)
+        self._descent: Trainer | None = None
+        if config.checkpoints is not None:
+            self._descent = registry.build("trainer", config.checkpoints, "checkpoints")
+        self._executor = self._on_device(registry.build("executor", config.executor))
+
+    def start(self) -> Started:
+        """Draw the tasks and fit, if that is not done yet."""
+        split = self._tasks()
+        tasks = split.train.to(device=self.device)
+        problem = BilevelProblem(self._learner, tasks, self.config.l2, self._inner_solver, self.config.memory_gib)
+        self._claim(problem, split)
+        fit = self._fit("meta-training", "fit", self._trainer, problem, split, "fit")
+        checkpoints = fit.checkpoints
+        if self._descent is not None:
+            name = f"checkpoints-{component_fingerprint(self._descent)}"
+            stage = "meta-training for checkpoints"
+            checkpoints = self._fit(stage, name, self._descent, problem, split, "fit").checkpoints
+        return Started(split, problem, fit, checkpoints)
+
+    def run(self) -> Prepared:
+        """Do what is not done yet."""
+        started = self.start()
+        split, problem, fit = started.split, started.problem, started.fit
+        point = problem.at(fit.meta)
+        self._observer.stage("checking the fit")
+        diagnostics = diagnose(point, self._generator("diagnostics"))
+        self._observer.done()
+        warnings = list(diagnostics.warnings)
+        if not fit.converged:
+            warnings.insert(0, f"Meta-training stopped before its tolerance (‖∇F‖ = {fit.gradient_norm:.1e}).")
+        bank = self.bank(started)
+        validation, test = (part.to(device=self.device) for part in (split.validation, split.test))
+        goals, selection = self.judges(validation)
+        shared = (problem, fit.meta, point.adapted, goals, test, bank, started.checkpoints, self.config.seed)
+        benches: dict[Level, Bench] = {}
+        others = self._other_seeds(problem, split, goals)
+        for level in self.config.levels:
+            corrupted = split.train.corrupted_items(level)
+            remove = self._removed(len(corrupted), float(corrupted.double().mean()))
+            bench = Bench(*shared, level, None, remove, selection)
+            benches[level] = replace(bench, truth=self._truth(bench, others, warnings))
+        return Prepared(split, fit, diagnostics, benches, tuple(warnings))
+
+    def bank(self, started: Started) -> RetrainBank | None:
+        """The retrainings about λ*; None where the study asks for no ground truth."""
+        if self.config.truth is None:
+            return None
+        return self._bank(started.problem, started.fit, started.split, "fit", self.folder / "bank")
+
+    def removals(self, level: Level, items: int) -> tuple[list[Removal], list[Removal]]:
+        """The single items and the random subsets that the ground truth leaves out."""
+        assert self.config.truth is not None
+        asked = self.config.truth
+        generator = self._generator(f"truth {level}")
+        return draw_removals(items, asked.items, asked.subsets, asked.subset_share, generator)
+
+    def _tasks(self) -> Split:
+        self._observer.stage("sampling tasks")
+        dtype = DTYPES[self.config.dtype]
+        split = self._dataset.tasks(self.config.episodes, self._generator("tasks"), dtype)
+        train, generator = split.train, self._generator("corruption")
+        for corruption in self.config.corruption:
+            train = corrupt(train, corruption, generator)
+        self._observer.done()
+        return replace(split, train=train, drawn=split.train)
+
+    def _on_device(self, executor: Executor) -> Executor:
+        """The processes of one machine would share its GPU, and each take some of its memory: one at a time will do."""
+        if self.device.type == "cpu" or not isinstance(executor, RemoteExecutor):
+            return executor
+        return executor if executor.elsewhere or executor.jobs is not None else replace(executor, jobs=1)
+
+    def _generator(self, purpose: str) -> torch.Generator:
+        """Randomness for one purpose; what one purpose draws does not shift what another does."""
+        digest = hashlib.sha256(f"{self.config.seed} {purpose}".encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:6], "big"))
+
+    def _claim(self, problem: BilevelProblem, split: Split) -> None:
+        identity = {
+            "problem": problem.fingerprint(),
+            "validation": split.validation.fingerprint(),
+            "test": split.test.fingerprint(),
+            "trainer": component_fingerprint(self._trainer),
+            "seed": str(self.config.seed),
+        }
+        claim(self.folder, identity)
+
+    def _fit(self, stage: str, name: str, trainer: Trainer, problem: BilevelProblem, split: Split, purpose: str) -> Fit:
+        judged = ""
+
+        def report(step: int, total: int, record: Record) -> None:
+            nonlocal judged
+            judged = record.validation() or judged
+            self._observer.step(step, total, f"{record} {judged}".rstrip())
+
+        def make() -> Fit:
+            self._observer.stage(stage)
+            fit = trainer.fit(
+                problem,
+                generator=self._generator(purpose),
+                progress=report,
+                validation=split.validation if trainer.needs_validation else None,
+                folder=self.folder / "training" / name,
+            )
+            best = "" if fit.best_step is None else f", validation best after {fit.best_step}"
+            self._observer.done(f"‖∇F‖ = {fit.gradient_norm:.1e} after {fit.steps} steps{best}")
+            return fit
+
+        return stored_fit(self.folder / f"{name}.safetensors", make, self.device)
+
+    def _bank(self, problem: BilevelProblem, fit: Fit, split: Split, purpose: str, store: Path) -> RetrainBank:
+        assert self.config.truth is not None
+        items: dict[Level, int] = {level: len(split.train.corrupted_items(level)) for level in self.config.levels}
+        # By what is asked, not by what is missing: an interrupted study makes the same fits as one left alone.
+        expected = sum(len(some) for level, count in items.items() for some in self.removals(level, count))
+        return RetrainBank(
+            problem,
+            fit,
+            self._trainer,
+            self._executor,
+            store,
+            self.config.truth.start,
+            self._generator(purpose).initial_seed(),
+            lambda done, total: self._observer.step(done, total) if total > 1 else None,
+            split.validation if self._trainer.needs_validation else None,
+            lambda sentence: self.notices.append(f"Retraining: {sentence}"),
+            expected,
+        )
+
+    def judges(self, validation: TaskSet) -> tuple[TaskSet, TaskSet | None]:
+        """The targets of scores, and the selection tasks: the last validation tasks, where dampings are chosen.
+
+        The fit, where its trainer judges its steps, has all of them.
+        """
+        if self.config.damping is None:
+            return validation, None
+        kept = min(max(1, round(self.config.damping.share * len(validation))), len(validation) - 1)
+        return validation[: len(validation) - kept], validation[len(validation) - kept :]
+
+    def _other_seeds(self, problem: BilevelProblem, split: Split, goals: TaskSet) -> list[tuple[RetrainBank, Targets]]:
+        """Banks about fits from other seeds, and the same targets there."""
+        found = []
+        for seed in range(1, self.config.truth.seeds + 1) if self.config.truth is not None else ():
+            purpose = f"fit {seed}"
+            stage = f"meta-training with other seed {seed}"
+            fit = self._fit(stage, f"fit-{seed}", self._trainer, problem, split, purpose)
+            bank = self._bank(problem, fit, split, purpose, self.folder / f"bank-{seed}")
+            found.append((bank, Targets(problem, goals, fit.meta)))
+        return found
+
+    def _truth(self, bench: Bench, others: list[tuple[RetrainBank, Targets]], warnings: list[str]) -> Truth | None:
+        if bench.bank is None:
+            return None
+        items = len(bench.problem.tasks.corrupted_items(bench.level))
+        singles, subsets = self.removals(bench.level, items)
+        count = (len(singles) + len(subsets)) * (1 + len(others))
+        self._observer.stage(f"retraining without {NAMES[bench.level]}", len(singles) + len(subsets))
+        truth, complaint = retrain(singles, subsets, bench.level, bench.bank, bench.targets(), others)
+        self._observer.done(f"{count} exact fits")
+        if complaint:
+            warnings.append(f"Ground truth without {NAMES[bench.level]}: {complaint} What failed is left out of it.")
+        return truth
+
+    def _removed(self, items: int, corrupted: float) -> tuple[int, ...]:
+        """How many items each method has removed."""
+        shares = self.config.remove or [corrupted or 0.1]
+        return tuple(min(max(1, round(share * items)), items - 1) for share in shares)
+
+    def question(self, bench: Bench) -> str:
+        """A hash of what a stored run depends on besides the study's identity and the run's own plan."""
+        descent = component_fingerprint(self._descent) if self._descent is not None else ""
+        asked = f"{bench.level} {bench.remove} {self.config.truth!r} {descent}"
+        if self.config.damping is not None:  # its values are the plan's
+            asked += f" targets {len(bench.validation)}"
+        return hashlib.sha256(asked.encode()).hexdigest()[:8]

@@ -1,0 +1,12 @@
+"""Tasks and the weights of their items: where tasks come from, how they are drawn and corrupted.
+
+Every item is a weight: a task, a support instance or a query instance. Knows nothing of models.
+"""
+
+from metafluence.tasks.corruption import Corruption, corrupt
+from metafluence.tasks.datasets import Dataset, LabelledDataset, Source, data_root
+from metafluence.tasks.download import fetch_sources
+from metafluence.tasks.episodes import SETS, Episodes, Instances, Labelled, Split, generators, sample
+from metafluence.tasks.levels import LEVELS, Level, Removal
+from metafluence.tasks.task_set import Batch, Task, TaskSet
+from metafluence.tasks.weights import Weights

@@ -1,0 +1,90 @@
+"""Corruptions that really harm a few-shot task, with the truth kept.
+
+Relabelling a whole task consistently harms nothing: the task is the same with its classes renamed. Harm needs the
+support and the query to disagree, or the inputs to be spoilt.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from metafluence.errors import InputError
+from metafluence.tasks.task_set import Batch, TaskSet
+
+
+@dataclass(frozen=True)
+class Corruption:
+    """What is done to a random `fraction` of the tasks.
+
+    kind: `query-labels` and `support-labels` give a share `strength` of that half's instances the label of another
+    class of the task, or, where targets are real values, those of another instance of the half; `noise` adds Gaussian
+    noise of standard deviation `strength` to all inputs. Given as a pair, every corrupted task draws its own strength
+    between the two, so that some are harder to find than others.
+    """
+
+    kind: Literal["query-labels", "support-labels", "noise"] = "query-labels"
+    fraction: float = 0.3
+    strength: float | tuple[float, float] = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.fraction <= 1:
+            raise InputError(f"corruption.fraction is a share between 0 and 1, not {self.fraction}.")
+        low, high = self.strengths
+        if not 0 <= low <= high or (self.kind != "noise" and high > 1):
+            wanted = "a standard deviation, 0 or more," if self.kind == "noise" else "a share between 0 and 1,"
+            raise InputError(f"corruption.strength is {self.strength}; {wanted} or two of them in order, is expected.")
+
+    @property
+    def strengths(self) -> tuple[float, float]:
+        """The weakest and the strongest."""
+        return self.strength if isinstance(self.strength, tuple) else (self.strength, self.strength)
+
+
+def corrupt(tasks: TaskSet, corruption: Corruption, generator: torch.Generator) -> TaskSet:
+    """Corrupt round(fraction * N) tasks. The changed instances are marked in `corrupted_support`, `corrupted_query`."""
+    chosen = torch.randperm(len(tasks), generator=generator)[: round(corruption.fraction * len(tasks))]
+    low, high = corruption.strengths
+    strengths = low + (high - low) * torch.rand(len(chosen), generator=generator, dtype=torch.float64)
+    if corruption.kind == "noise":
+        return _spoil(tasks, chosen, strengths, generator)
+    half = corruption.kind.removesuffix("-labels")
+    batch: Batch = getattr(tasks, half)
+    ways = None if tasks.real else tasks.ways
+    targets, touched = _relabel(batch.targets, ways, chosen, strengths, generator)
+    marks = touched | getattr(tasks, f"corrupted_{half}")
+    return replace(tasks, **{half: Batch(batch.inputs, targets), f"corrupted_{half}": marks})
+
+
+def _spoil(tasks: TaskSet, chosen: Tensor, strengths: Tensor, generator: torch.Generator) -> TaskSet:
+    for half in ("support", "query"):
+        batch: Batch = getattr(tasks, half)
+        inputs, touched = batch.inputs.clone(), torch.zeros(batch.targets.shape[:2], dtype=torch.bool)
+        noise = torch.randn(inputs[chosen].shape, generator=generator, dtype=inputs.dtype)
+        inputs[chosen] += strengths.to(inputs).reshape(-1, *([1] * (inputs.dim() - 1))) * noise
+        touched[chosen] = (strengths > 0).unsqueeze(1)
+        marks = touched | getattr(tasks, f"corrupted_{half}")
+        tasks = replace(tasks, **{half: Batch(inputs, batch.targets), f"corrupted_{half}": marks})
+    return tasks
+
+
+def _relabel(
+    targets: Tensor, ways: int | None, chosen: Tensor, strengths: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    found, touched = targets.clone(), torch.zeros(targets.shape[:2], dtype=torch.bool)
+    size = targets.shape[1]
+    if ways is None and size < 2:
+        raise InputError("A half of one instance has no other targets to give it. Raise episodes.shot or query to 2.")
+    for task, strength in zip(chosen.tolist(), strengths.tolist(), strict=True):
+        count = round(strength * size)
+        instances = torch.randperm(size, generator=generator)[:count]
+        shift = torch.randint(1, ways or size, (count,), generator=generator)
+        if ways is None:
+            found[task, instances] = targets[task, (instances + shift) % size]
+        else:
+            found[task, instances] = (targets[task, instances] + shift) % ways
+        touched[task, instances] = True
+    return found, touched

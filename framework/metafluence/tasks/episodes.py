@@ -1,0 +1,180 @@
+"""Few-shot tasks from a labelled data set: splits that share nothing, then episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from metafluence.errors import DataError, InputError
+from metafluence.tasks.task_set import Batch, Task, TaskSet
+
+SETS = ("train", "validation", "test")
+
+
+class Instances(Protocol):
+    """Inputs by number, for what is read or put together only when it is drawn; a tensor [n, *shape] is one too."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Tensor, /) -> Tensor:
+        """[k, *shape] for the numbers [k] (int64)."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held."""
+        ...
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A labelled data set: inputs [n, *shape], labels [n] (int64), one name per class.
+
+    inputs: floating point, or 8-bit integers, which are scaled to [0, 1] as they are drawn, so that the whole is held
+    in 8 bits only. splits: the numbers of the classes published for training, validation and test; where none is
+    published for validation, some of those for training are taken.
+    Raises DataError where inputs and labels differ in number or a class is in two splits.
+    """
+
+    inputs: Tensor | Instances
+    labels: Tensor
+    classes: tuple[str, ...]
+    splits: tuple[Sequence[int], Sequence[int], Sequence[int]] | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.inputs) != len(self.labels):
+            raise DataError(f"There are {len(self.inputs)} inputs but {len(self.labels)} labels; make them as many.")
+        listed = [c for part in self.splits or () for c in part]
+        if len(set(listed)) < len(listed):
+            twice = next(self.classes[c] for c in listed if listed.count(c) > 1)
+            raise DataError(f"The class {twice!r} is in the published splits twice. Keep it in one of them.")
+
+    def draw(self, index: Tensor, dtype: torch.dtype) -> Tensor:
+        """Inputs [k, *shape] of the numbers [k], in floating point."""
+        drawn = self.inputs[index]
+        return drawn.to(dtype) / 255 if drawn.dtype == torch.uint8 else drawn.to(dtype)
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """How tasks are drawn.
+
+    train, validation, test: numbers of tasks. way: classes per task; shot and query: instances per class in each half.
+    split: the three sets differ in their `classes`, drawn at random; in the `instances` of every class; or have the
+    classes that the data set's publishers give each (`published`). shares: of the split that is drawn.
+    """
+
+    train: int = 40
+    validation: int = 20
+    test: int = 20
+    way: int = 5
+    shot: int = 5
+    query: int = 5
+    split: Literal["classes", "instances", "published"] = "classes"
+    shares: tuple[float, float, float] = (0.6, 0.2, 0.2)
+
+
+@dataclass(frozen=True)
+class Split:
+    """The three sets of tasks; nothing in one is in another.
+
+    drawn: `train` as it was before it was corrupted, for those who look at it; no learner or method sees it.
+    """
+
+    train: TaskSet
+    validation: TaskSet
+    test: TaskSet
+    drawn: TaskSet | None = None
+
+    @property
+    def clean(self) -> TaskSet:
+        """The training tasks as they were drawn."""
+        return self.train if self.drawn is None else self.drawn
+
+
+def sample(data: Labelled, episodes: Episodes, generator: torch.Generator, dtype: torch.dtype) -> Split:
+    """Draw the three sets of tasks. Raises InputError where the data set is too small for what is asked."""
+    if min(episodes.shares) < 0 or abs(sum(episodes.shares) - 1) > 1e-6:
+        raise InputError(f"episodes.shares are {episodes.shares}; they must add up to 1.")
+    splitting, *drawing = generators(generator)
+    pools = _pools(data, episodes, splitting)
+    sets = []
+    for name, pool, drawn in zip(SETS, pools, drawing, strict=True):
+        count = getattr(episodes, name)
+        _check_pool(name, pool, episodes)
+        sets.append(TaskSet.stack(_episode(f"{name}-{i}", data, pool, episodes, drawn, dtype) for i in range(count)))
+    return Split(*sets)
+
+
+def generators(generator: torch.Generator) -> list[torch.Generator]:
+    """One for the split and one for each set of tasks: more tasks in one do not change another."""
+    return [torch.Generator().manual_seed(seed) for seed in torch.randint(2**31, (4,), generator=generator).tolist()]
+
+
+def _pools(data: Labelled, episodes: Episodes, generator: torch.Generator) -> list[list[Tensor]]:
+    """For each set of tasks, its classes as the numbers of their instances."""
+    by_class = [(data.labels == c).nonzero().squeeze(1) for c in range(len(data.classes))]
+    if episodes.split == "instances":
+        shuffled = [i[torch.randperm(len(i), generator=generator)] for i in by_class]
+        cut = [_cut(i.tolist(), episodes.shares) for i in shuffled]
+        return [[torch.tensor(parts[s], dtype=torch.int64) for parts in cut] for s in range(3)]
+    if episodes.split == "published":
+        parts = _published(data, episodes, generator)
+    else:
+        parts = _cut(torch.randperm(len(by_class), generator=generator).tolist(), episodes.shares)
+    return [[by_class[c] for c in part] for part in parts]
+
+
+def _published(data: Labelled, episodes: Episodes, generator: torch.Generator) -> list[Sequence[int]]:
+    if data.splits is None:
+        raise InputError("No split of classes is published with this data set. Use episodes.split: classes.")
+    train, validation, test = data.splits
+    if not validation:
+        order = [train[i] for i in torch.randperm(len(train), generator=generator).tolist()]
+        of_two = episodes.shares[0] + episodes.shares[1]
+        kept = round(len(order) * (episodes.shares[0] / of_two if of_two else 1.0))
+        train, validation = order[:kept], order[kept:]
+    return [train, validation, test]
+
+
+def _episode(
+    name: str, data: Labelled, pool: list[Tensor], episodes: Episodes, generator: torch.Generator, dtype: torch.dtype
+) -> Task:
+    support, query = [], []
+    for c in torch.randperm(len(pool), generator=generator)[: episodes.way].tolist():
+        members = pool[c]
+        chosen = members[torch.randperm(len(members), generator=generator)[: episodes.shot + episodes.query]]
+        support.append(chosen[: episodes.shot])
+        query.append(chosen[episodes.shot :])
+
+    def half(parts: list[Tensor], each: int) -> Batch:
+        return Batch(data.draw(torch.cat(parts), dtype), torch.arange(episodes.way).repeat_interleave(each))
+
+    return Task(name, half(support, episodes.shot), half(query, episodes.query))
+
+
+def _cut(items: list[int], shares: tuple[float, float, float]) -> list[list[int]]:
+    first = round(len(items) * shares[0])
+    second = first + round(len(items) * shares[1])
+    return [items[:first], items[first:second], items[second:]]
+
+
+def _check_pool(name: str, pool: list[Tensor], episodes: Episodes) -> None:
+    each = episodes.shot + episodes.query
+    if getattr(episodes, name) < 1:
+        raise InputError(f"episodes.{name} is {getattr(episodes, name)}; at least one task is needed.")
+    if len(pool) < episodes.way:
+        raise InputError(
+            f"The {name} split has {len(pool)} classes, fewer than way={episodes.way}. Lower episodes.way, change "
+            "episodes.shares, or use split: instances."
+        )
+    smallest = min(len(members) for members in pool)
+    if smallest < each:
+        raise InputError(
+            f"A class of the {name} split has {smallest} instances; shot + query needs {each}. Lower episodes.shot or "
+            "episodes.query, or change episodes.shares."
+        )

@@ -1,0 +1,204 @@
+"""Tasks and their weights: everything the objective sums over, stacked into tensors.
+
+A removed item is an item of weight zero (one idea: every item is a weight); nothing is ever cut out of a tensor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from metafluence.errors import InputError
+from metafluence.runtime import hash_tensor
+from metafluence.tasks.levels import Level
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Instances: `inputs` [..., n, *shape] and `targets`; a stack of tasks has a leading dimension N.
+
+    Targets are class indices [..., n] (int64), or real values [..., n, C] for regression.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+
+    def __getitem__(self, index: slice | Tensor | list[int]) -> Batch:
+        return Batch(self.inputs[index], self.targets[index])
+
+
+@dataclass(frozen=True)
+class Task:
+    """One few-shot task: what is adapted on (`support`) and what is then judged (`query`)."""
+
+    id: str
+    support: Batch
+    query: Batch
+
+
+@dataclass(frozen=True)
+class TaskSet:
+    """N tasks of one shape, stacked.
+
+    support, query: `inputs` [N, n, *shape] (floating point), `targets` [N, n] (class indices, int64)
+    or [N, n, C] (real values, floating point).
+    ids: one name per task. corrupted_support [N, n_s], corrupted_query [N, n_q]: the truth kept by a
+    corruption, for detection metrics only; no learner or method reads it, and it stays on the processor.
+    """
+
+    support: Batch
+    query: Batch
+    ids: tuple[str, ...]
+    corrupted_support: Tensor = field(default=None)  # type: ignore[assignment]
+    corrupted_query: Tensor = field(default=None)  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        for half in ("support", "query"):
+            batch: Batch = getattr(self, half)
+            _check_half(half, batch, self.ids)
+            _check_targets(half, batch.targets, self.ids)
+            if getattr(self, f"corrupted_{half}") is None:
+                clean = torch.zeros(batch.targets.shape[:2], dtype=torch.bool)
+                object.__setattr__(self, f"corrupted_{half}", clean)
+        if self.support.targets.shape[2:] != self.query.targets.shape[2:]:
+            support, query = (tuple(half.targets.shape) for half in (self.support, self.query))
+            raise InputError(f"Support targets are {support}, query targets {query}: both halves need the same kind.")
+        if len(set(self.ids)) != len(self.ids):
+            twice = next(name for name in self.ids if self.ids.count(name) > 1)
+            raise InputError(f"Two tasks are called {twice!r}. Give every task an id of its own.")
+
+    @classmethod
+    def stack(cls, tasks: Iterable[Task]) -> TaskSet:
+        """Stack single tasks. Raises InputError naming the first task whose shape differs from the first one's."""
+        items = list(tasks)
+        if not items:
+            raise InputError("There is no task to stack. Give at least one Task.")
+        first = items[0]
+        for task in items[1:]:
+            for half in ("support", "query"):
+                ours, theirs = getattr(task, half), getattr(first, half)
+                for what in ("inputs", "targets"):
+                    mine, other = (tuple(getattr(batch, what).shape) for batch in (ours, theirs))
+                    if mine != other:
+                        raise InputError(
+                            f"Task {task.id!r} has {half} {what} of shape {mine}, but task {first.id!r} has {other}. "
+                            "Tasks are stacked, so sample all with one way, shot and number of queries."
+                        )
+
+        def join(name: str) -> Batch:
+            return Batch(
+                torch.stack([getattr(task, name).inputs for task in items]),
+                torch.stack([getattr(task, name).targets for task in items]),
+            )
+
+        return cls(join("support"), join("query"), tuple(task.id for task in items))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: slice | Sequence[int] | Tensor) -> TaskSet:
+        """A subset, in the order asked for."""
+        numbers = torch.arange(len(self))[index if isinstance(index, slice) else torch.as_tensor(index).cpu()]
+        return TaskSet(
+            self.support[numbers],
+            self.query[numbers],
+            tuple(self.ids[i] for i in numbers.tolist()),
+            self.corrupted_support[numbers],
+            self.corrupted_query[numbers],
+        )
+
+    def chunks(self, size: int) -> Iterator[slice]:
+        """Consecutive slices of at most `size` tasks."""
+        for start in range(0, len(self), size):
+            yield slice(start, min(start + size, len(self)))
+
+    def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> TaskSet:
+        """The same tasks in another precision or on another device."""
+
+        def move(batch: Batch) -> Batch:
+            real = dtype if batch.targets.is_floating_point() else None
+            return Batch(batch.inputs.to(dtype=dtype, device=device), batch.targets.to(dtype=real, device=device))
+
+        support, query = move(self.support), move(self.query)
+        pairs = ((support, self.support), (query, self.query))
+        if all(new.inputs is old.inputs and new.targets is old.targets for new, old in pairs):
+            return self
+        return replace(self, support=support, query=query)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.support.inputs.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.support.inputs.device
+
+    @property
+    def input_shape(self) -> torch.Size:
+        """Shape of one instance."""
+        return self.support.inputs.shape[2:]
+
+    @property
+    def real(self) -> bool:
+        """Whether targets are real values, not classes."""
+        return self.support.targets.is_floating_point()
+
+    @property
+    def ways(self) -> int:
+        """Number of classes: one more than the largest target. Raises InputError where targets are real values."""
+        if self.real:
+            raise InputError("These tasks have real targets, so they have no number of classes.")
+        return int(max(half.targets.max() for half in (self.support, self.query) if half.targets.numel())) + 1
+
+    @property
+    def corrupted(self) -> Tensor:
+        """[N] bool: tasks in which any instance was corrupted."""
+        return self.corrupted_support.any(dim=1) | self.corrupted_query.any(dim=1)
+
+    def corrupted_items(self, level: Level) -> Tensor:
+        """[items] bool, numbered as `Weights` does."""
+        return self.corrupted if level == "task" else getattr(self, f"corrupted_{level}").flatten()
+
+    def fingerprint(self) -> str:
+        """A hash of everything a result can depend on: ids, values, shapes and types."""
+        digest = hashlib.sha256("\0".join(self.ids).encode())
+        for tensor in (self.support.inputs, self.support.targets, self.query.inputs, self.query.targets):
+            hash_tensor(digest, tensor)
+        return digest.hexdigest()[:16]
+
+
+def _check_half(half: str, batch: Batch, ids: tuple[str, ...]) -> None:
+    inputs, targets = batch.inputs, batch.targets
+    if inputs.shape[0] != len(ids) or inputs.shape[:2] != targets.shape[:2]:
+        raise InputError(
+            f"The {half} half has inputs {tuple(inputs.shape)} and targets {tuple(targets.shape)} for {len(ids)} ids. "
+            "Inputs are [N, n, ...], targets [N, n] of classes or [N, n, C] of real values."
+        )
+    if not inputs.is_floating_point():
+        raise InputError(f"The {half} inputs are {inputs.dtype}. Convert them to floating point, scaled to about 1.")
+    _check_finite(half, "inputs", inputs, ids)
+
+
+def _check_targets(half: str, targets: Tensor, ids: tuple[str, ...]) -> None:
+    if targets.is_floating_point() and targets.dim() == 3:
+        _check_finite(half, "targets", targets, ids)
+    elif targets.is_floating_point() or targets.dim() != 2 or (targets.numel() and int(targets.min()) < 0):
+        raise InputError(
+            f"The {half} targets must be class indices 0, 1, ... of an integer type, [N, n], or real values [N, n, C]; "
+            f"these are {targets.dtype} {tuple(targets.shape)}."
+        )
+
+
+def _check_finite(half: str, what: str, values: Tensor, ids: tuple[str, ...]) -> None:
+    finite = values.isfinite().flatten(2).all(dim=2) if values.dim() > 2 else values.isfinite()
+    if not bool(finite.all()):
+        task, instance = (~finite).nonzero()[0].tolist()
+        of = "" if what == "inputs" else " as targets"
+        raise InputError(
+            f"Task {ids[task]!r} has NaN or infinite values in {half} instance {instance}{of}. "
+            "Remove or fill them before building the task."
+        )

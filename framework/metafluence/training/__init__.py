@@ -1,0 +1,18 @@
+"""Meta-training: what a trainer is, the state of a fit, stored fits, and exact retraining without items."""
+
+from metafluence.training.retraining import RetrainBank, Retrained
+from metafluence.training.stored_fit import stored_fit
+from metafluence.training.trainer import (
+    Checkpoint,
+    Fit,
+    Progress,
+    Quality,
+    Record,
+    Shared,
+    Trainer,
+    best_record,
+    loss_gradient,
+    quality_at,
+    validate,
+)
+from metafluence.training.training_state import TrainingState, load_training, save_training

@@ -1,0 +1,217 @@
+"""The ground truth: exact retraining without items, kept in a bank."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from metafluence.bilevel import BilevelProblem
+from metafluence.errors import ConvergenceError, RemovalError, SolverError
+from metafluence.runtime import (
+    NAMED,
+    Executor,
+    claim,
+    component_fingerprint,
+    hash_tensor,
+    load_tensors,
+    save_tensors,
+    warn,
+)
+from metafluence.tasks import Level, Removal, TaskSet, Weights
+from metafluence.training.trainer import Fit, Shared, Trainer
+
+Start = Literal["warm", "cold"]
+
+
+@dataclass(frozen=True)
+class Retrained:
+    """meta [P, s]: λ after each of s removals, on the problem's device.
+
+    converged [s] (bool), gradient_norm, seconds and products (with the Hessian) [s]: how each fit went. reasons: why a
+    fit without those items could not be made (a class left without support, say), empty of others; its meta and
+    gradient norm are NaN. shared_*: of the work done once for all of them, which is in no fit's own figures.
+    """
+
+    meta: Tensor
+    converged: Tensor
+    gradient_norm: Tensor
+    seconds: Tensor
+    products: Tensor
+    reasons: tuple[str, ...]
+    shared_seconds: float = 0.0
+    shared_products: int = 0
+
+    def cost(self, which: Tensor | None = None) -> float:
+        """The seconds of the fits (of some of them), as if the shared work had been done for them alone."""
+        return float((self.seconds if which is None else self.seconds[which]).sum()) + self.shared_seconds
+
+    def complaint(self) -> str:
+        """What is to be said of the fits that failed; empty where none did."""
+        bad = int((~self.converged).sum())
+        refused = [reason for reason in self.reasons if reason]
+        stopped = f"{bad - len(refused)} of {len(self.converged)} retrainings did not converge."
+        if not refused:
+            return stopped if bad else ""
+        counted = f"{len(refused)} of {len(self.converged)} retrainings could not be made: {refused[0]}"
+        return counted if bad == len(refused) else f"{stopped} {counted}"
+
+
+class RetrainBank:
+    """Fits with weights at zero, each done once and kept.
+
+    start: `warm` from λ*, or `cold` from the fit's own initial parameters, drawn anew from `seed`.
+    store: a folder for the fits; work already there is reused if it answers the same question, else StoreError.
+    progress: called with fits done and fits asked for. validation: tasks that the trainer judges its steps on, the
+    same as in the fit, where it does. notice: told what went wrong and was mended, such as a worker that died.
+    expected: about how many fits will be asked for in all, by which the trainer shares work between them; each call is
+    taken for itself if it is not given, so that what is done already has a part in it.
+    """
+
+    def __init__(
+        self,
+        problem: BilevelProblem,
+        fit: Fit,
+        trainer: Trainer,
+        executor: Executor,
+        store: Path | None = None,
+        start: Start = "warm",
+        seed: int = 0,
+        progress: Callable[[int, int], None] | None = None,
+        validation: TaskSet | None = None,
+        notice: Callable[[str], None] = warn,
+        expected: int | None = None,
+    ) -> None:
+        self._problem, self._trainer, self._executor = problem, trainer, executor
+        self._init = fit.meta if start == "warm" else None
+        self._seed, self._store, self._progress, self._validation = seed, store, progress, validation
+        self._notice, self._expected = notice, expected
+        self._kept: dict[str, tuple[Tensor, dict[str, Any]]] = {}
+        self._shared: Shared | None = None
+        if store is not None:
+            digest = hashlib.sha256()
+            hash_tensor(digest, fit.meta)
+            identity = {
+                "problem": problem.fingerprint(),
+                "fit": digest.hexdigest()[:16],
+                "trainer": component_fingerprint(trainer),
+                "start": start if start == "warm" else f"cold, seed {seed}",
+            }
+            if validation is not None:
+                identity["validation"] = validation.fingerprint()
+            claim(store, identity)
+
+    def leave_out(
+        self, removals: Sequence[Removal], level: Level = "task", strict: bool = True, weight: float = 0.0
+    ) -> Retrained:
+        """λ without each removal, or with its items at another weight than zero.
+
+        A fit that does not converge, or that the problem refuses without these items, raises ConvergenceError, after
+        all are kept; if not `strict` it is marked.
+        """
+        keys = [_key(level, removal, weight) for removal in removals]
+        self._load(keys)
+        missing = {k: r for k, r in zip(keys, removals, strict=True) if k not in self._kept}
+        trainer = self._trainer_of(len(missing))
+        work = _Refit(self._problem, trainer, self._init, self._seed, level, weight, self._validation)
+        names = list(missing)
+        found = self._executor.map(work, list(missing.values()), self._notice)
+        for done, (index, fit) in enumerate(found, start=1):
+            self._keep(names[index], missing[names[index]], level, fit)
+            if self._progress is not None:
+                self._progress(len(keys) - len(missing) + done, len(keys))
+        facts = [self._kept[key][1] for key in keys]
+
+        def column(name: str) -> Tensor:
+            return torch.tensor([f[name] for f in facts], dtype=torch.float64)
+
+        retrained = Retrained(
+            torch.stack([self._kept[key][0] for key in keys], dim=1).to(self._problem.tasks.device),
+            column("converged").bool(),
+            column("gradient_norm"),
+            column("seconds"),
+            column("products"),
+            tuple(f.get("reason", "") for f in facts),
+            max((f.get("shared_seconds", 0.0) for f in facts), default=0.0),
+            max((f.get("shared_products", 0) for f in facts), default=0),
+        )
+        if strict and not bool(retrained.converged.all()):
+            bad = int((~retrained.converged).nonzero()[0])
+            items = sorted(removals[bad])
+            named = f"{items}" if len(items) <= NAMED else f"{items[:NAMED]} and {len(items) - NAMED} more"
+            said = f"{retrained.complaint()} The first is that without {level} {named}"
+            if not retrained.reasons[bad]:
+                said += f": gradient norm {retrained.gradient_norm[bad]:.1e}"
+                said += ". Give the trainer more steps, raise l2, or smooth the network"
+            raise ConvergenceError(f"{said}.")
+        return retrained
+
+    def _trainer_of(self, fits: int) -> Trainer:
+        """For fits from λ* the one that shares their work, once that pays."""
+        if self._shared is None and self._init is not None and fits:
+            self._shared = self._trainer.near(self._problem, self._init, self._expected or fits)
+        return self._trainer if self._shared is None else self._shared.trainer
+
+    def _load(self, keys: list[str]) -> None:
+        if self._store is None:
+            return
+        for key in keys:
+            file = self._store / f"{key}.safetensors"
+            if key not in self._kept and file.exists():
+                tensors, facts = load_tensors(file)
+                self._kept[key] = (tensors["meta"], facts)
+
+    def _keep(self, key: str, removal: Removal, level: Level, found: Fit | str) -> None:
+        if isinstance(found, str):
+            nothing = torch.full((self._problem.size,), torch.nan, dtype=self._problem.tasks.dtype)
+            fit, reason = Fit(nothing, float("nan"), False, 0, 0, 0.0), found
+        else:
+            fit, reason = found, ""
+        facts = {
+            "level": level,
+            "items": sorted(removal),
+            "gradient_norm": fit.gradient_norm,
+            "converged": fit.converged,
+            "steps": fit.steps,
+            "seconds": fit.seconds,
+            "products": fit.products,
+            "reason": reason,
+        }
+        if self._shared is not None:
+            facts |= {"shared_seconds": self._shared.seconds, "shared_products": self._shared.products}
+        self._kept[key] = (fit.meta.cpu(), facts)
+        if self._store is not None:
+            save_tensors(self._store / f"{key}.safetensors", {"meta": fit.meta}, facts)
+
+
+@dataclass(frozen=True)
+class _Refit:
+    """One fit without some items; a class of its own so that it travels to other processes."""
+
+    problem: BilevelProblem
+    trainer: Trainer
+    init: Tensor | None
+    seed: int
+    level: Level
+    weight: float
+    validation: TaskSet | None
+
+    def __call__(self, removal: Removal) -> Fit | str:
+        """The fit; the reason where there can be none without these items, so that the others go on."""
+        weights = Weights.ones(self.problem.tasks).set(self.level, removal, self.weight)
+        generator = torch.Generator().manual_seed(self.seed)
+        try:
+            return self.trainer.fit(self.problem, weights, self.init, generator, validation=self.validation)
+        except (RemovalError, SolverError) as error:
+            return str(error)
+
+
+def _key(level: Level, removal: Removal, weight: float) -> str:
+    part = f"-at-{weight}" if weight else ""
+    items = "-".join(str(i) for i in sorted(removal))
+    return f"{level}-{items if len(items) < 40 else hashlib.sha256(items.encode()).hexdigest()[:24]}{part}"

@@ -1,0 +1,30 @@
+"""Fits kept in files, with their checkpoints and history."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import torch
+
+from metafluence.runtime import CPU, load_tensors, save_tensors
+from metafluence.training.trainer import Checkpoint, Fit, Record, stack_checkpoints
+
+
+def stored_fit(file: Path, make: Callable[[], Fit], device: torch.device = CPU) -> Fit:
+    """The fit in `file`, its tensors on `device`; made and kept there if it is not."""
+    if file.exists():
+        tensors, facts = load_tensors(file)
+        metas = tensors["checkpoints"].to(device).unbind(1)
+        kept = zip(facts.pop("steps_kept"), facts.pop("learning_rates"), *metas, strict=True)
+        history = tuple(Record(**record) for record in facts.pop("history"))
+        checkpoints = tuple(Checkpoint(*one) for one in kept)
+        return Fit(tensors["meta"].to(device), checkpoints=checkpoints, history=history, **facts)
+    fit = make()
+    facts = {f.name: getattr(fit, f.name) for f in fields(fit) if f.name not in ("meta", "checkpoints", "history")}
+    facts["history"] = [asdict(record) for record in fit.history]
+    facts["steps_kept"] = [c.step for c in fit.checkpoints]
+    facts["learning_rates"] = [c.learning_rate for c in fit.checkpoints]
+    save_tensors(file, {"meta": fit.meta, "checkpoints": stack_checkpoints(fit.checkpoints, fit.meta)}, facts)
+    return fit

@@ -1,0 +1,79 @@
+"""Small studies that tests of several rooms run, and the command line on them."""
+
+import os
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import yaml
+
+from parts import LEARNERS
+
+# One study.
+SMALL = {
+    "name": "small",
+    "dataset": "digits",
+    "episodes": {"train": 6, "validation": 3, "test": 3, "way": 2, "shot": 3, "query": 3, "split": "instances"},
+    "corruption": {"kind": "query-labels", "fraction": 0.34, "strength": 0.7},
+    "learner": {"use": "logistic-head", "backbone": {"use": "mlp", "hidden": [2]}, "penalty": 0.5},
+    "l2": 1.0,
+    "methods": ["retrain", "task-if", "loss"],
+    "solvers": ["exact", "cg"],
+    "executor": "serial",
+}
+
+# Several variations.
+SEVERAL = {
+    "name": "small",
+    "dataset": "digits",
+    "episodes": {"train": 6, "validation": 3, "test": 3, "way": 2, "shot": 3, "query": 3, "split": "instances"},
+    "corruption": {"kind": "query-labels", "fraction": 0.34, "strength": 0.7},
+    "learner": {"use": "logistic-head", "backbone": {"use": "mlp", "hidden": [2]}, "penalty": 0.5},
+    "l2": 1.0,
+    "methods": ["task-if", "loss"],
+    "truth": {"items": 4},
+    "remove": [0.34, 0.5],
+    "certificate": False,
+    "executor": "serial",
+    "seeds": 2,
+    "vary": {"learner.penalty": [0.5, 1.0]},
+}
+
+# One of a few tasks, to be done with every learner.
+TINY = {
+    "name": "tiny",
+    "episodes": {"train": 4, "validation": 2, "test": 2, "way": 2, "shot": 2, "query": 2, "split": "instances"},
+    "l2": 0.3,
+    "truth": {"items": 4},
+    "methods": [{"use": "task-if", "solver": "exact"}, "paper"],
+    "budget": {"methods": [{"use": "influence", "curvature": "gauss-newton", "solver": "exact"}, "paper"]},
+    "grid": {"inner": ["exact"], "outer": ["exact"]},
+    "executor": "serial",
+}
+
+
+def changed(**changes) -> dict:
+    return {**SMALL, **changes}
+
+
+def write(folder: Path, **changes) -> Path:
+    file = folder / "study.yaml"
+    file.write_text(yaml.safe_dump(changed(**changes)))
+    return file
+
+
+def configuration(name: str, **changes) -> dict:
+    """The learner of `parts`, as a study writes it."""
+    made = LEARNERS[name]()
+    own = {f.name: getattr(made, f.name) for f in fields(made) if f.name != "backbone"}
+    return {"use": name, "backbone": {"use": "mlp", "hidden": [2]}, **own, **changes}
+
+
+def command(folder: Path, *words: str) -> subprocess.CompletedProcess:
+    """The command line in a process of its own."""
+    code = "import sys; from metafluence.cli import main; sys.argv[0] = 'metafluence'; main()"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-c", code, *words], cwd=folder, capture_output=True, text=True, env=environment, check=False
+    )

@@ -1,0 +1,68 @@
+"""Every registered solver and method runs its conformance suite, and so do the preconditioned solvers."""
+
+from pathlib import Path
+
+import pytest
+
+import metafluence as mf
+from metafluence.testing import failures, learner_failures, method_suite, solver_suite
+
+REGISTRY = mf.default_registry()
+SUBJECTS = {name: {"use": name} for name in REGISTRY.names("solver")} | {
+    f"{solver}-with-{part}": {"use": solver, "preconditioner": part}
+    for solver in ("cg", "minres")
+    for part in REGISTRY.names("preconditioner")
+    if part != "ek-fac"  # it fits the layered operators only; test_ek_fac has its own tests
+}
+
+for _name, _spec in SUBJECTS.items():
+    _suite = solver_suite(REGISTRY.build("solver", _spec))
+    _suite.__name__ = _suite.__qualname__ = "Test" + _name.title().replace("-", "")
+    globals()[_suite.__name__] = _suite
+
+# What a method does not claim, and how often it is tried where that is dear. Random scores depend on nothing; an item's
+# own loss does not claim to follow retraining, nor that an item without effect has none.
+METHODS = {
+    "random": {"skip": ("sign", "order", "twins", "silent")},
+    "loss": {"skip": ("sign", "silent")},
+    # That chunks change nothing is shown of the objective that it minimises, at a fraction of the time.
+    "retrain": {"examples": 1, "skip": ("chunks",)},
+    "grad-ascent": {"examples": 1},
+    "paper": {"examples": 1},
+    "leave-out": {"use": "influence", "leave_out": True, "solver": "exact", "examples": 1},
+    "leave-out-of-edits": {"use": "influence", "leave_out": "edits", "solver": "exact", "examples": 1},
+    # The cosine of rounding with rounding is no zero.
+    "cosine": {"use": "gradient-similarity", "kind": "cosine", "examples": 1, "skip": ("silent",)},
+    "trak-gaussian": {"use": "trak", "projection": "gaussian", "models": "checkpoints", "examples": 1},
+}
+# Learners of other kinds: a closed form and steps, which are differentiated through, and an implicit one in one space.
+# Direct-IF and EKFAC-IF are wrong on purpose where a whole network adapts: there they follow retraining by chance.
+ELSEWHERE = {
+    "ridge-head": ("influence", "leave-out", "paper", "direct-if", "tracin", "trak", "grad-ascent"),
+    "maml": ("influence", "leave-out", "paper", "tlxml", "tracin", "trak"),
+    "imaml": ("influence", "paper", "tlxml", "tracin", "trak", "loss"),
+}
+for _learner, _names in {"logistic-head": dict.fromkeys([*REGISTRY.names("method"), *METHODS]), **ELSEWHERE}.items():
+    for _name in _names:
+        _spec = {"use": _name, **METHODS.get(_name, {})}
+        _options = {key: _spec.pop(key) for key in ("skip", "examples") if key in _spec}
+        _options |= {} if _learner == "logistic-head" else {"examples": 1, "learner": _learner}
+        _suite = method_suite(REGISTRY.build("method", _spec), **_options)
+        _suite.__name__ = _suite.__qualname__ = "TestMethod" + f"{_name}-{_learner}".title().replace("-", "")
+        if _learner == "imaml":  # whose retrainings are dear
+            _suite.test_in_all_worlds = pytest.mark.slow(_suite.test_in_all_worlds)
+        globals()[_suite.__name__] = _suite
+del _suite
+
+
+@pytest.mark.parametrize("name", REGISTRY.names("solver"))
+def test_every_registered_solver_is_here(name):
+    assert "Test" + name.title().replace("-", "") in globals()
+
+
+def test_the_examples_keep_the_contract():
+    file = Path(__file__).parents[2] / "examples" / "registry.yaml"
+    registry = mf.default_registry(file)
+    assert failures(registry.build("solver", "steepest")) == []
+    small = {"use": "bias-head", "backbone": {"use": "mlp", "hidden": [2]}}
+    assert learner_failures(registry.build("learner", small)) == []
