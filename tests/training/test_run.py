@@ -144,10 +144,10 @@ def test_a_recording_goes_on_after_an_interruption(tmp_path):
 
 def test_the_run_ends_where_validation_was_best():
     bilevel = problem(tasks(4, flip=0.5), l2=1e-4)
-    trainer = Adam(steps=30, batch=4, learning_rate=0.1, validate_every=2, record=True)
+    trainer = Adam(steps=12, batch=4, learning_rate=0.2, validate_every=1, record=True)
     fit = trainer.fit(bilevel, generator=seeded(), validation=tasks(8, seed=1))
     assert fit.best_step is not None
-    assert fit.best_step < 30
+    assert fit.best_step < 12
     assert fit.run is not None
     assert fit.run.steps == fit.best_step
     assert torch.equal(fit.run.final, fit.meta)
@@ -295,7 +295,10 @@ def test_what_does_not_fit_the_run_is_refused(tmp_path):
     with pytest.raises(StoreError, match="There is no run in"):
         mf.load_run(tmp_path / "other", bilevel)
     with pytest.raises(InputError, match="no recorded run"):
-        mf.check_run(None, run.final)
+        mf.check_run(None, bilevel.at(run.final))
     with pytest.raises(InputError, match="ends in other meta-parameters"):
-        mf.check_run(run, run.final + 1)
+        mf.check_run(run, bilevel.at(run.final + 1))
+    with pytest.raises(InputError, match="another problem"):
+        mf.check_run(run, small("anil").at(small("anil").learner.init_meta(seeded())))
+    assert mf.check_run(run, small("maml").at(run.final)) is run
     assert RunRecorder(bilevel, run.weights, run.rule, 2).run().steps == 0

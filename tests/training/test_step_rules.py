@@ -126,7 +126,7 @@ def test_a_parameter_that_never_had_a_gradient_has_finite_derivatives(rule, dtyp
         (lambda: MomentumStep(momentum=1.0), r"momentum in \[0, 1\); it is 1.0"),
         (lambda: AdamStep(beta2=1.0), "beta2"),
         (lambda: AdamStep(eps=0.0), "one is above it"),
-        (lambda: RMSpropStep(eps=-1.0), "both are at least 0"),
+        (lambda: RMSpropStep(eps=-1.0), "both at least 0"),
         (lambda: RMSpropStep(alpha=1.5), "alpha"),
     ],
 )

@@ -163,12 +163,14 @@ def _name(run: TrainingRun, where: int) -> str:
     return f"meta-parameter {where}"
 
 
-def check_run(run: TrainingRun | None, meta: Tensor) -> TrainingRun:
-    """The run, if it ends in `meta` [P]. Raises InputError where there is none, or it ends elsewhere."""
+def check_run(run: TrainingRun | None, point: Point) -> TrainingRun:
+    """The run, if it is one of the point's problem that ends there. Raises InputError for another."""
     if run is None:
         raise InputError(
             "There is no recorded run. Meta-train with record: true (adam, sgd, ...) and give Context(run=fit.run)."
         )
-    if not torch.equal(run.final, meta):
+    if run.problem is not point.problem and run.problem.fingerprint() != point.problem.fingerprint():
+        raise InputError("The run is one of another problem (tasks, learner or l2) than the context's point.")
+    if not torch.equal(run.final, point.meta):
         raise InputError("The run ends in other meta-parameters than the context's point. Take problem.at(run.final).")
     return run
