@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow check format benchmarks clean
+.PHONY: demo test test-random test-slow check format benchmarks clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -17,6 +17,14 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
+
+# New examples for the tests that have random ones; `make test-random SEED=N` repeats those of a run that printed N.
+SEED ?= $(shell date +%s)
+
+test-random: $(READY)
+	@echo "The seed is $(SEED): make test-random SEED=$(SEED)"
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "hypothesis and not slow" \
+		--hypothesis-profile random --hypothesis-seed $(SEED)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m slow

@@ -1,22 +1,30 @@
-"""Shared set-up: one torch thread (the problems are tiny), and hypothesis without deadlines on shared machines."""
+"""Shared set-up: one torch thread (the problems are tiny), examples and test ids that are the same on every machine."""
 
-import os
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from hypothesis.internal.conjecture import providers
 
 torch.set_num_threads(1)
-settings.register_profile(
-    "metafluence",
-    deadline=None,
-    derandomize=bool(os.environ.get("CI")),
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
-)
-settings.load_profile("metafluence")
 
-# Tests that share what is dear to make (worlds with their retrainings, finished studies) run in one process.
+# Neither profile keeps examples or has deadlines; CI is a machine like any other.
+SHARED = {
+    "deadline": None,
+    "database": None,
+    "print_blob": False,
+    "suppress_health_check": [HealthCheck.too_slow, HealthCheck.filter_too_much],
+}
+settings.register_profile("repeatable", derandomize=True, **SHARED)
+settings.register_profile("random", derandomize=False, **SHARED)
+settings.load_profile("repeatable")
+if hasattr(providers, "_get_local_constants"):
+    # Hypothesis also tries constants from the source of every local module imported so far, so that examples would
+    # depend on which tests ran before in the same process.
+    providers._get_local_constants = lambda: providers._local_constants
+
+# Tests that share what takes long to make (worlds with their retrainings, finished studies) run in one process.
 TOGETHER = ("test_error_budget", "test_certificate", "test_ground_truth", "test_groups", "test_trak")
 ALONE = ("test_levels", "test_study", "test_damping_choice", "test_comparison", "test_comparison_report")
 
@@ -24,10 +32,19 @@ ALONE = ("test_levels", "test_study", "test_damping_choice", "test_comparison", 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         module = item.path.stem
+        if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+            continue  # a group becomes part of a test's id, and the id part of the seed of its examples
         if item.cls is not None and item.cls.__name__.startswith("TestMethod"):
             item.add_marker(pytest.mark.xdist_group("worlds"))
         elif module in TOGETHER + ALONE:
             item.add_marker(pytest.mark.xdist_group(module if module in ALONE else "worlds"))
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Bytes, functions without a name and long strings are named by their argument: what they hold says nothing."""
+    if isinstance(val, bytes) or getattr(val, "__name__", "") == "<lambda>":
+        return argname
+    return argname if isinstance(val, str) and (len(val) > 80 or not val.isprintable()) else None
 
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
