@@ -1,4 +1,5 @@
 # Two commands are all of it: `make demo` and `make test`. Both set up what they need.
+# Before a release: `make test-random` (new random examples), `make test-slow`.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -18,13 +19,11 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
 
-# New examples for the tests that have random ones; `make test-random SEED=N` repeats those of a run that printed N.
+# The property tests alone, on new examples; SEED=N repeats those of a run that printed N.
 SEED ?= $(shell date +%s)
-
 test-random: $(READY)
-	@echo "The seed is $(SEED): make test-random SEED=$(SEED)"
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "hypothesis and not slow" \
-		--hypothesis-profile random --hypothesis-seed $(SEED)
+	@echo "random examples of seed $(SEED); repeat them with: make test-random SEED=$(SEED)"
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "hypothesis and not slow" --hypothesis-profile random --hypothesis-seed $(SEED)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m slow

@@ -1,4 +1,8 @@
-"""Shared set-up: one torch thread (the problems are tiny), examples and test ids that are the same on every machine."""
+"""Shared set-up: one torch thread (the problems are tiny), examples and test ids that are the same on every machine.
+
+`make test` draws the examples of property tests from their ids alone; `make test-random` takes the profile `random`,
+which draws new ones from the seed that it prints.
+"""
 
 from pathlib import Path
 
@@ -16,9 +20,9 @@ SHARED = {
     "print_blob": False,
     "suppress_health_check": [HealthCheck.too_slow, HealthCheck.filter_too_much],
 }
-settings.register_profile("repeatable", derandomize=True, **SHARED)
+settings.register_profile("same", derandomize=True, **SHARED)
 settings.register_profile("random", derandomize=False, **SHARED)
-settings.load_profile("repeatable")
+settings.load_profile("same")
 if hasattr(providers, "_get_local_constants"):
     # Hypothesis also tries constants from the source of every local module imported so far, so that examples would
     # depend on which tests ran before in the same process.
@@ -40,11 +44,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group(module if module in ALONE else "worlds"))
 
 
+LONGEST = 60  # characters of a text that still names a test
+
+
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
-    """Bytes, functions without a name and long strings are named by their argument: what they hold says nothing."""
-    if isinstance(val, bytes) or getattr(val, "__name__", "") == "<lambda>":
+    """Bytes, lambdas and long texts are named by their argument: no id holds the content of a file."""
+    nameless = isinstance(val, bytes) or getattr(val, "__name__", "") == "<lambda>"
+    if nameless or (isinstance(val, str) and (len(val) > LONGEST or not val.isprintable())):
         return argname
-    return argname if isinstance(val, str) and (len(val) > 80 or not val.isprintable()) else None
+    return None
 
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
