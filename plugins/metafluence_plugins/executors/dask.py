@@ -46,7 +46,6 @@ class Dask(RemoteExecutor):
     address: str | None = None
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         optional_package("distributed", "dask")
 
     @property

@@ -11,7 +11,7 @@ from typing import Any
 from joblib import Parallel, delayed
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from metafluence import InputError, Parcel, RemoteExecutor, count, fatal
+from metafluence import Parcel, RemoteExecutor, Whole, count, fatal
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,7 @@ class Processes(RemoteExecutor):
     """
 
     jobs: int | None = None
-    retries: int = 2
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.retries < 0:
-            raise InputError(f"processes needs retries >= 0; it is {self.retries}.")
+    retries: Whole = 2
 
     def carry(
         self, parcel: Parcel[Any, Any], items: Sequence[bytes], notice: Callable[[str], None]

@@ -38,7 +38,6 @@ class Ray(RemoteExecutor):
     address: str | None = None
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         optional_package("ray", "ray")
 
     @property
