@@ -11,7 +11,7 @@ from typing import Any
 from joblib import Parallel, delayed
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from metafluence import Parcel, RemoteExecutor, Whole, count, fatal
+from metafluence import Count, Parcel, RemoteExecutor, Whole, count, fatal
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Processes(RemoteExecutor):
     time; then an error names what the worker died of.
     """
 
-    jobs: int | None = None
+    jobs: Count | None = None
     retries: Whole = 2
 
     def carry(
