@@ -127,6 +127,7 @@ from .networks import (
     squared_error as squared_error,
     weighted_mean as weighted_mean,
 )
+from .progress import Observer as Observer
 from .registry import Entry as Entry, Registry as Registry, build as build, default_registry as default_registry
 from .reports import (
     Summary as Summary,
@@ -153,7 +154,6 @@ from .reports.study import (
 from .runtime import (
     Executor as Executor,
     Item as Item,
-    Observer as Observer,
     Parcel as Parcel,
     RemoteExecutor as RemoteExecutor,
     Result as Result,
