@@ -417,5 +417,3 @@ def test_a_study_on_omniglot(shared_data, tmp_path):
     )
     assert not result.failed, [r.reason for r in result.failed]
     assert result.rows[0].change_error < result.rows[1].change_error
-
-
