@@ -104,8 +104,6 @@ def test_source_files_exist(page):
     for name in re.findall(r"`([a-z_/]+\.py)`", page.read_text(encoding="utf-8")):
         found = (ROOT / name).is_file() or any(any((ROOT / top).glob(f"**/{name}")) for top in SOURCES)
         assert found, f"{name} is not there"
-            f"{name} is not there"
-        )
 
 
 def test_readme_is_short():
