@@ -19,7 +19,7 @@ from metafluence.bilevel import BilevelProblem, Jacobian, Point
 from metafluence.errors import InputError
 from metafluence.linalg import Solution, Solver
 from metafluence.registry import Component
-from metafluence.tasks import LEVELS, Level, Removal, TaskSet
+from metafluence.tasks import LEVELS, Level, Removal, TaskSet, check_level
 from metafluence.training import Checkpoint, RetrainBank, TrainingRun
 
 Units = Literal["loss_change", "rank_only"]
@@ -42,6 +42,9 @@ class Context:
     strict: bool = True
     run: TrainingRun | None = None
 
+    def __post_init__(self) -> None:
+        check_level(self.level)
+
     @property
     def problem(self) -> BilevelProblem:
         return self.point.problem
@@ -49,7 +52,7 @@ class Context:
     @property
     def items(self) -> int:
         """How many items the level has."""
-        return getattr(self.point.weights, self.level).numel()
+        return self.problem.tasks.items(self.level)
 
     def singles(self) -> list[Removal]:
         """Every item on its own."""

@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-import yaml
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
 import metafluence
 from metafluence.cli.terminal import console
 from metafluence.errors import ConfigError, InputError
-from metafluence.registry import default_registry
+from metafluence.registry import default_registry, parse_yaml
 
 data_app = typer.Typer(no_args_is_help=True, help="Download a data set, or see what is in it.")
 
@@ -95,8 +94,5 @@ def _settings(given: list[str] | None) -> dict[str, Any]:
         key, equals, value = setting.partition("=")
         if not equals or not key:
             raise ConfigError(f"--set is {setting!r}; write --set KEY=VALUE.")
-        try:
-            found[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {key}: {value!r} is not valid YAML. Put quotes around it.") from error
+        found[key] = parse_yaml(value, f"--set {key}: {value!r}")
     return found
