@@ -130,7 +130,7 @@ def test_presets_stand_on_each_other_in_any_order(tmp_path_factory, order):
     text = "".join(f"    {name}: {presets[name]}\n" for name in order)
     registry = overlay(tmp_path_factory.mktemp("presets"), f"components:\n  solver:\n{text}")
     assert registry.build("solver", "c") == CG(1e-4, 5)
-    assert registry.entry("solver", "c").about == "b with rtol=1e-4"
+    assert registry.entry("solver", "c").about == "b with rtol=0.0001"
 
 
 def test_an_overlay_file_comes_after_the_folder(tmp_path):

@@ -34,9 +34,7 @@ MOST_SEEDS = 10_000
 def _seeds(value: Any) -> Any:
     """A number is that many, from 0."""
     if isinstance(value, bool) or (isinstance(value, int) and not 1 <= value <= MOST_SEEDS) or value == []:
-        raise ValueError(
-            f"Give one seed or more, as a list or by their number up to {MOST_SEEDS}, or leave the field out"
-        )
+        raise ValueError(f"Give one seed or more, at most {MOST_SEEDS}, or leave the field out")
     return list(range(value)) if isinstance(value, int) else value
 
 
