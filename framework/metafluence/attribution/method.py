@@ -318,6 +318,6 @@ def _not_stationary(point: Point) -> str:
     if gradient <= STATIONARY * scale:
         return ""
     return (
-        f"λ* is no minimum: ‖∇F‖ is {gradient:.1e}, where the losses' part of it is {scale:.1e}. Scores are derivatives "
-        "at a minimum; train until ‖∇F‖ is small."
+        f"λ* is no minimum: ‖∇F‖ is {gradient:.1e}, where the losses' part of it is {scale:.1e}. Scores are "
+        "derivatives at a minimum; train until ‖∇F‖ is small."
     )
