@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metafluence.errors import StoreError
 from metafluence.evaluation import Budget, Cell, Certificate, RemovalCurve, Row, Run, TestQuality, detection
 from metafluence.runtime import load_tensors, save_tensors
 from metafluence.studies.study import StudyResult
@@ -129,8 +130,21 @@ def save_outcome(file: Path, kept: Outcome) -> None:
 
 
 def load_outcome(file: Path) -> Outcome:
-    """What `save_outcome` stored. Raises StoreError for a damaged file."""
+    """What `save_outcome` stored.
+
+    Raises:
+        StoreError: for a damaged file, and for one of a version that stored other facts.
+    """
     tensors, facts = load_tensors(file)
+    try:
+        return _outcome(tensors, facts)
+    except (KeyError, TypeError) as error:
+        raise StoreError(
+            f"{file} was written by another version of metafluence. Run the study again; name another folder."
+        ) from error
+
+
+def _outcome(tensors: dict[str, Tensor], facts: dict[str, Any]) -> Outcome:
     lines = tuple(
         Line(Row.from_facts(row), RemovalCurve.from_tensor(tensors[f"curve.{i}"]), tensors[f"found.{i}"])
         for i, row in enumerate(facts["rows"])
@@ -146,7 +160,7 @@ def load_outcome(file: Path) -> Outcome:
         real=facts["real"],
         certificates=tuple(Certificate.from_facts(c) for c in facts["certificates"]),
         budgets=tuple(Budget.from_facts(b) for b in facts["budgets"]),
-        cells=tuple(Cell.from_facts(c) for c in facts.get("cells", ())),  # stores of older versions have none
+        cells=tuple(Cell.from_facts(c) for c in facts["cells"]),
         warnings=tuple(facts["warnings"]),
     )
 
