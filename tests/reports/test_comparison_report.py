@@ -19,12 +19,12 @@ from scipy.stats import t
 import metafluence as mf
 from metafluence.cli import main
 from metafluence.reports.comparison.errors import budget_table, mean_cells
-from metafluence.reports.comparison.figures import draw_level
-from metafluence.reports.comparison.seeds import groups, rows_frame
-from metafluence.reports.comparison.tables import brief_table, level_table
 from metafluence.reports.comparison.verdict_sentences import inspected_until_all
+from metafluence.reports.figures.level import draw_level
+from metafluence.reports.groups import groups, rows_frame
 from metafluence.reports.similar_messages import alike
 from metafluence.reports.study import report as study_report
+from metafluence.reports.tables import level_table, narrow_table
 from metafluence.reports.text_table import number
 from metafluence.studies.comparison import Comparing
 from small_studies import SEVERAL
@@ -80,7 +80,8 @@ def _only_the_pictures_of_tasks():
     """Drawing the rest of each variation's own report takes most of the time, and is tested with that report."""
     drawn = study_report.exhibit
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(study_report, "draw", lambda result, level: {})
+        patch.setattr(study_report, "draw_level", lambda groups, level: {})
+        patch.setattr(study_report, "predicted_against_true", lambda result, level: None)
         patch.setattr(study_report, "exhibit", lambda result, level: drawn(result, level) if level == "task" else None)
         yield
 
@@ -235,7 +236,7 @@ def test_run_prints_brief_tables_the_findings_and_why_runs_failed(place, whole):
     for level in ("task", "query"):
         for group in whole.at(level):
             assert f"{level} level, {group.label}" in out
-            for row in brief_table([group], level).rows:
+            for row in narrow_table([group], level, "terminal").rows:
                 assert row[-1] in out
     for _, sentences in whole.findings:
         for sentence in sentences:
@@ -246,7 +247,7 @@ def test_run_prints_brief_tables_the_findings_and_why_runs_failed(place, whole):
 
 def test_brief_tables_leave_out_what_says_nothing(whole):
     group = whole.at("task")[0]
-    assert [h for h, _ in brief_table([group], "task").headings] == [
+    assert [h for h, _ in narrow_table([group], "task", "terminal").headings] == [
         *("method", "solver", "Spearman", "AUROC", "acc. edited", "acc. retrained", "of a fit")
     ]
 

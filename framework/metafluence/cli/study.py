@@ -145,9 +145,7 @@ def _run(study: Path, out: Path | None, overlay: Path | None, size: str | None, 
 
 
 def _say_one(result: metafluence.StudyResult) -> None:
-    for level in result.benches:
-        console.print()
-        console.print(_table(result, level))
+    _print_tables([metafluence.study_group(result)], list(result.benches))
     for row in result.failed:
         errors.print(Text(f"failed: {row.method} {row.solver}: {row.reason}", style="red"))
     for warning in result.warnings:
@@ -164,18 +162,8 @@ def _say_one(result: metafluence.StudyResult) -> None:
 
 
 def _say_several(whole: metafluence.Merged) -> None:
-    for table, group in [(metafluence.brief_table([g], at), g) for at in whole.levels for g in whole.at(at)]:
-        title = ", ".join(part for part in (table.title, group.label) if part)
-        shown = Table(
-            box=None, pad_edge=False, header_style="bold", title=title, title_justify="left", title_style="bold"
-        )
-        for heading, _ in table.headings:
-            words = heading in ("method", "solver")
-            shown.add_column(heading, justify="left" if words else "right", no_wrap=not words, overflow="fold")
-        for row in table.rows:
-            shown.add_row(*row)
-        console.print()
-        console.print(shown)
+    for level in whole.levels:
+        _print_tables(whole.at(level), [level])
     for reason, who in [*whole.failed, *whole.failed_runs]:
         errors.print(Text(f"failed: {', '.join(who)}: {reason}", style="red"))
     for text, where in whole.warnings:
@@ -204,14 +192,18 @@ def _plan(study: Path, out: Path | None, overlay: Path | None, size: str | None,
         console.print(Text(f"• {sentence}"))
 
 
-def _table(result: metafluence.StudyResult, level: metafluence.Level) -> Table:
-    columns = [column for column in metafluence.columns(result) if column.brief]
-    title = f"{level} level" if len(result.benches) > 1 else None
-    table = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left", title_style="bold")
-    for column in columns:
-        # Names may take two lines; numbers are never cut.
-        words = column.form == "s"
-        table.add_column(column.brief, justify="left" if words else "right", no_wrap=not words, overflow="fold")
-    for line in metafluence.table(result, level, columns):
-        table.add_row(*line)
-    return table
+def _print_tables(groups: Sequence[metafluence.Group], levels: Sequence[metafluence.Level]) -> None:
+    """Print a table for each level and group. Names may take two lines; numbers are never cut."""
+    for level in levels:
+        for group in groups:
+            table = metafluence.narrow_table([group], level, "terminal")
+            shown = Table(box=None, pad_edge=False, header_style="bold", title_justify="left", title_style="bold")
+            shown.title = Text(", ".join(part for part in (table.title, group.label) if part))
+            for i, heading in enumerate(table.titles):
+                words = i in table.words
+                lines = Text(heading if words else heading.replace(" ", "\n"))
+                shown.add_column(lines, justify="left" if words else "right", no_wrap=not words, overflow="fold")
+            for row in table.rows:
+                shown.add_row(*map(Text, row))
+            console.print()
+            console.print(shown)

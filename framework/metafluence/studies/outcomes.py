@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metafluence.evaluation import Budget, Cell, Certificate, Row, Run, TestQuality, detection
+from metafluence.evaluation import Budget, Ceiling, Cell, Certificate, Row, Run, TestQuality, detection
 from metafluence.runtime import load_tensors, save_tensors
 from metafluence.studies.study import StudyResult
 from metafluence.studies.variations import Variation
@@ -20,13 +20,14 @@ from metafluence.tasks import LEVELS, Level
 @dataclass(frozen=True)
 class Side:
     """One level of a variation. items: how many there are; corrupted: of them; removed: the numbers that each method
-    had removed; clean: retrained without exactly the corrupted.
+    had removed; clean: retrained without exactly the corrupted; ceiling: how well retraining from other seeds agrees.
     """
 
     items: int
     corrupted: int
     removed: tuple[int, ...]
     clean: TestQuality
+    ceiling: Ceiling = Ceiling()
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,8 @@ def outcome(variation: Variation, result: StudyResult) -> Outcome:
     sides: dict[Level, Side] = {}
     for level, bench in result.benches.items():
         marks = result.split.train.corrupted_items(level)
-        sides[level] = Side(len(marks), int(marks.sum()), bench.remove, result.clean[level])
+        ceiling = bench.truth.ceiling if bench.truth is not None else Ceiling()
+        sides[level] = Side(len(marks), int(marks.sum()), bench.remove, result.clean[level], ceiling)
     return Outcome(
         variation.id,
         variation.varied,
@@ -150,4 +152,6 @@ def load_outcome(file: Path) -> Outcome:
 
 
 def _side(stored: dict[str, Any]) -> Side:
-    return Side(**{**stored, "removed": tuple(stored["removed"]), "clean": TestQuality(**stored["clean"])})
+    ceiling = Ceiling(**stored.get("ceiling", {}))  # stores of older versions have none
+    clean = TestQuality(**stored["clean"])
+    return Side(**{**stored, "removed": tuple(stored["removed"]), "clean": clean, "ceiling": ceiling})

@@ -8,10 +8,8 @@ from dataclasses import replace
 from matplotlib.figure import Figure
 
 from metafluence.evaluation import SOURCES, Cell, run_name
-from metafluence.reports import alike, draw_grid
-from metafluence.reports.comparison.seeds import Group, mean
-from metafluence.reports.comparison.tables import Table, only_filled
-from metafluence.reports.study import NOUNS
+from metafluence.reports import ITEM_NAMES, Group, Table, alike, mean
+from metafluence.reports.figures import draw_grid
 
 
 def budget_table(groups: Sequence[Group]) -> Table | None:
@@ -24,13 +22,15 @@ def budget_table(groups: Sequence[Group]) -> Table | None:
             parts = [mean(getattr(b, source) for b in same).text(".1f", 100, " %") for source in (*SOURCES, "total")]
             rows.append((group.label, *key, *parts))
     names = ["variation", "level", "method", "solver", *(s.replace("_", " ") for s in SOURCES), "whole error"]
-    return only_filled(Table("", tuple((name, name) for name in names), tuple(rows))) if rows else None
+    if not rows:
+        return None
+    return Table("", tuple((name, name) for name in names), tuple(rows), words=(0, 1, 2, 3)).only_filled()
 
 
 def budget_refusals(groups: Sequence[Group]) -> list[tuple[str, str]]:
     """Error budgets that failed, and why; reasons that differ in numbers alone stand together."""
     failed = [
-        (b.reason, f"{run_name(b.method, b.solver)}, {NOUNS[b.level]}s, {one.called}")
+        (b.reason, f"{run_name(b.method, b.solver)}, {ITEM_NAMES[b.level]}s, {one.called}")
         for group in groups
         for one in group.outcomes
         for b in one.budgets

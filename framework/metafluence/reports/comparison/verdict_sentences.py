@@ -7,19 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from metafluence.reports.comparison.seeds import (
-    Group,
-    Mean,
-    Method,
-    lines,
-    mean,
-    methods,
-    named,
-    runtime_ratios,
-    values,
-)
-from metafluence.reports.comparison.tables import gaps
-from metafluence.reports.study import NOUNS
+from metafluence.reports import ITEM_NAMES, Group, Mean, Method, lines, mean, methods, named, values
 from metafluence.studies import Outcome
 from metafluence.tasks import Level
 
@@ -51,7 +39,7 @@ def failures(outcomes: Sequence[Outcome]) -> tuple[str, str]:
 
 
 def _of_level(group: Group, level: Level) -> list[str]:
-    noun, what = NOUNS[level], "loss" if group.outcomes[0].real else "accuracy"
+    noun, what = ITEM_NAMES[level], "loss" if group.outcomes[0].real else "accuracy"
     known = [method for method in methods(group, level) if method[0] not in NOT_ESTIMATORS]
     seeds = len(group.outcomes)
     said = []
@@ -72,7 +60,7 @@ def _of_level(group: Group, level: Level) -> list[str]:
             f"{named(method)} finds the corrupted {noun}s best (AUROC {found.text('.3f')}): all of them stand in the "
             f"{inspected.text('.0f', 100, ' %')} scored lowest."
         )
-    edits = [(method, mean(map(abs, gaps(group, level, method)))) for method in known]
+    edits = [(method, mean(map(abs, values(group, level, method, "gap")))) for method in known]
     edits = _complete(edits)
     if edits:
         method, gap = min(edits, key=lambda pair: (round(pair[1].value, 4), _ratio(group, level, pair[0])))
@@ -119,5 +107,5 @@ def _complete(found: Sequence[tuple[Method, Mean]]) -> list[tuple[Method, Mean]]
 
 
 def _ratio(group: Group, level: Level, method: Method) -> float:
-    found = mean(runtime_ratios(group, level, method)).value
+    found = mean(values(group, level, method, "runtime_ratio")).value
     return found if math.isfinite(found) else math.inf

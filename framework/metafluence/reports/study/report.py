@@ -9,10 +9,19 @@ import pandas as pd
 import yaml
 from matplotlib.figure import Figure
 
-from metafluence.reports import FIGURE_TEXT, best_cells, filled, picture, write_page, write_tables
-from metafluence.reports.study.exhibits import exhibit
-from metafluence.reports.study.figures import NOUNS, draw, draw_overall, on_front
-from metafluence.reports.study.result_table import columns, estimators, table
+from metafluence.reports import (
+    ITEM_NAMES,
+    Group,
+    caption,
+    level_table,
+    named,
+    narrow_table,
+    picture,
+    study_group,
+    write_page,
+    write_tables,
+)
+from metafluence.reports.figures import draw_grid, draw_level, error_budget, exhibit, on_front, predicted_against_true
 from metafluence.reports.study.verdicts import front_said, verdict
 from metafluence.runtime import versions, write_atomically
 from metafluence.studies import StudyResult
@@ -49,10 +58,9 @@ def write_report(result: StudyResult, folder: Path) -> Path:
         if parts:
             lines = pd.DataFrame([part.facts() for part in parts])
             write_atomically(folder / f"{name}.csv", lines.to_csv(index=False).encode())
-    for level in result.benches:
-        _write_tables(result, level, folder / "tables")
+    group = study_group(result)
     reasons = {"inner-and-outer-solvers": refusals(result), "error-budget": budget_refusals(result)}
-    pictures = [_picture(name, figure, folder) for name, figure in draw_overall(result).items()]
+    pictures = [_picture(name, figure, folder) for name, figure in _overall(result).items()]
     config = result.config.model_dump(mode="json", exclude_defaults=True)
     return write_page(
         folder / "report.html",
@@ -60,9 +68,9 @@ def write_report(result: StudyResult, folder: Path) -> Path:
         result=result,
         verdict=verdict(result),
         facts=facts(result),
-        glossary=[(c.heading, c.meaning) for c in columns(result)],
-        nouns=NOUNS,
-        sections=[_section(result, level, folder) for level in result.benches],
+        glossary=level_table([group], next(iter(result.benches))).headings,
+        nouns=ITEM_NAMES,
+        sections=[_section(result, group, level, folder) for level in result.benches],
         pictures=[{**p, "reasons": reasons.get(p["name"], [])} for p in pictures],
         exhibits=[shown for level in result.benches if (shown := _exhibit(result, level, folder)) is not None],
         config=yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
@@ -70,37 +78,24 @@ def write_report(result: StudyResult, folder: Path) -> Path:
     )
 
 
-def _section(result: StudyResult, level: Level, folder: Path) -> dict[str, Any]:
+def _section(result: StudyResult, group: Group, level: Level, folder: Path) -> dict[str, Any]:
     """One level's table and figures, as the page wants them; columns that say nothing are left out."""
-    rows, shown = table(result, level), columns(result)
-    kept = filled(rows)
-    shown, rows = [shown[c] for c in kept], [[row[c] for c in kept] for row in rows]
-    runs = result.at(level)
-    pictures = [_picture(name, figure, folder, level) for name, figure in draw(result, level).items()]
+    paper = narrow_table([group], level, "paper")
+    about = f"{result.config.name}: influence of {ITEM_NAMES[level]}s."
+    write_tables(folder / "tables", level, paper.titles, paper.rows, paper.best, about)
+    predicted = predicted_against_true(result, level)
+    figures = {} if predicted is None else {"predicted-against-true": predicted}
+    figures |= draw_level([group], level)
+    pictures = [_picture(name, figure, folder, level) for name, figure in figures.items()]
     for drawn in pictures:
         if drawn["name"].startswith("fidelity-against-runtime"):
-            drawn["caption"] += " " + front_said(on_front(result, level))
+            drawn["caption"] += " " + front_said([named(method) for method in on_front(group, level)])
     return {
-        "title": f"{NOUNS[level].capitalize()}s",
-        "headings": [c.heading for c in shown],
-        "meanings": [c.meaning for c in shown],
-        "text": [i for i, c in enumerate(shown) if c.form == "s" and c.field in ("method", "solver")],
-        "rows": rows,
-        "best": best_cells(rows, [c.better for c in shown], estimators(result, level)),
-        "remarks": [(r.row.name, text) for r in runs for text in (r.row.reason, *r.row.notes) if text],
+        "title": f"{ITEM_NAMES[level].capitalize()}s",
+        "table": level_table([group], level).only_filled(),
+        "remarks": [(r.row.name, text) for r in result.at(level) for text in (r.row.reason, *r.row.notes) if text],
         "pictures": pictures,
     }
-
-
-def _write_tables(result: StudyResult, level: Level, folder: Path) -> None:
-    """The main columns of one level for papers, the best estimate of each in bold."""
-    shown = [c for c in columns(result) if c.brief]
-    rows = table(result, level, shown)
-    kept = filled(rows)
-    shown, rows = [shown[c] for c in kept], [[row[c] for c in kept] for row in rows]
-    bold = best_cells(rows, [c.better for c in shown], estimators(result, level))
-    caption = f"{result.config.name}: influence of {NOUNS[level]}s."
-    write_tables(folder, level, [c.heading for c in shown], rows, bold, caption)
 
 
 def _exhibit(result: StudyResult, level: Level, folder: Path) -> dict[str, Any] | None:
@@ -111,13 +106,19 @@ def _exhibit(result: StudyResult, level: Level, folder: Path) -> dict[str, Any] 
     truth = result.benches[level].truth
     remark = "" if truth is None else ", the estimator that ranks most like exact retraining"
     pictures = [_picture(name, figure, folder, level) for name, figure in shown.figures.items()]
-    title = f"{NOUNS[level].capitalize()}s"
+    title = f"{ITEM_NAMES[level].capitalize()}s"
     return {"title": title, "judge": shown.judge, "remark": remark, "pictures": pictures}
 
 
 def _picture(name: str, figure: Figure, folder: Path, level: Level | None = None) -> dict[str, Any]:
     suffix = "" if level is None else f"-{level}"
-    return picture(figure, *FIGURE_TEXT[name], folder / "figures" / f"{name}{suffix}.png")
+    return picture(figure, *caption(name), folder / "figures" / f"{name}{suffix}.png")
+
+
+def _overall(result: StudyResult) -> dict[str, Figure]:
+    """The figures of the error budget and of the grid of solvers, by name."""
+    budget = error_budget(result.budgets)
+    return {**({} if budget is None else {"error-budget": budget}), **draw_grid(result.grid)}
 
 
 def facts(result: StudyResult) -> list[tuple[str, str]]:
@@ -126,7 +127,7 @@ def facts(result: StudyResult) -> list[tuple[str, str]]:
     tasks = result.split.train
     said = [
         *(
-            (f"{NOUNS[level]}s", f"{len(marks)}, {int(marks.sum())} of them corrupted")
+            (f"{ITEM_NAMES[level]}s", f"{len(marks)}, {int(marks.sum())} of them corrupted")
             for level in result.benches
             for marks in [tasks.corrupted_items(level)]
         ),
@@ -142,5 +143,7 @@ def facts(result: StudyResult) -> list[tuple[str, str]]:
     for level, bench in result.benches.items():
         if bench.truth is not None:
             count = len(bench.truth.removals) + len(bench.truth.subsets)
-            said.append((f"retrained without {NOUNS[level]}s", f"{count} times in {bench.truth.seconds:.3g} s of work"))
+            said.append(
+                (f"retrained without {ITEM_NAMES[level]}s", f"{count} times in {bench.truth.seconds:.3g} s of work")
+            )
     return said

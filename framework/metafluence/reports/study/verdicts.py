@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from metafluence.evaluation import Row
-from metafluence.reports.study.figures import NOUNS
+from metafluence.reports import ITEM_NAMES
+from metafluence.reports.figures import best_ranking
 from metafluence.studies import StudyResult
 from metafluence.tasks import Level
 
@@ -26,7 +26,7 @@ def _policy(result: StudyResult) -> str:
     assert result.config.damping is not None
     bench = next(iter(result.benches.values()))
     of = ", ".join(f"{value:g}" for value in sorted(set(result.config.damping.values)))
-    removed = " and ".join(f"{b.remove[0]} {NOUNS[level]}s" for level, b in result.benches.items())
+    removed = " and ".join(f"{b.remove[0]} {ITEM_NAMES[level]}s" for level, b in result.benches.items())
     return (
         f"Every method that takes a damping and sets none was tried with each of {of}, and has the one whose "
         f"{removed} of lowest score, once removed, leave the retrained model the lowest loss on "
@@ -34,19 +34,13 @@ def _policy(result: StudyResult) -> str:
     )
 
 
-def best_ranking(rows: Sequence[Row]) -> Row | None:
-    """The one that ranks most like exact retraining, of equal ones the fastest; None where nothing is known."""
-    ranked = [r for r in rows if not math.isnan(r.spearman)]
-    return max(ranked, key=lambda r: (round(r.spearman, 3), -r.seconds)) if ranked else None
-
-
-def front_said(front: Sequence[Row]) -> str:
+def front_said(front: Sequence[str]) -> str:
     """Which estimators lie on the Pareto front, the fastest first."""
-    return "On the front, the fastest first: " + ", ".join(row.name for row in front) + "." if front else ""
+    return f"On the front, the fastest first: {', '.join(front)}." if front else ""
 
 
 def _verdict(result: StudyResult, level: Level) -> list[str]:
-    said, noun, bench = [], NOUNS[level], result.benches[level]
+    said, noun, bench = [], ITEM_NAMES[level], result.benches[level]
     scored = [run.row for run in result.at(level) if run.row.status == "ok" and run.row.method != "retrain"]
     faithful = [r for r in scored if not math.isnan(r.change_error)]
     if faithful:

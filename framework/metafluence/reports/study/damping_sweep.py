@@ -6,8 +6,8 @@ import math
 from pathlib import Path
 
 from metafluence.evaluation import Damped, DampingSweep
-from metafluence.reports.solver_figures import damping_figure
-from metafluence.reports.style import png
+from metafluence.reports import png
+from metafluence.reports.figures import damping_figure
 from metafluence.runtime import write_atomically
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,9 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from metafluence.evaluation import Run
+from metafluence.evaluation import Row, Run
 from metafluence.reports import HALVES, RED, draw_curve, draw_image, drawn_as, points_of, share_legend
-from metafluence.reports.study.verdicts import best_ranking
 from metafluence.studies import StudyResult
 from metafluence.tasks import Level, TaskSet
 
@@ -38,6 +39,12 @@ def judge(result: StudyResult, level: Level) -> Run | None:
     runs = [r for r in result.at(level) if r.row.status == "ok" and r.row.method.split()[0] not in NO_JUDGES]
     best = best_ranking([run.row for run in runs])
     return next((run for run in runs if best is None or run.row is best), None)
+
+
+def best_ranking(rows: Sequence[Row]) -> Row | None:
+    """The one that ranks most like exact retraining, of equal ones the fastest; None where nothing is known."""
+    ranked = [r for r in rows if not math.isnan(r.spearman)]
+    return max(ranked, key=lambda r: (round(r.spearman, 3), -r.seconds)) if ranked else None
 
 
 def exhibit(result: StudyResult, level: Level) -> Exhibit | None:

@@ -1,4 +1,4 @@
-"""Figures over several seeds: their means, with 95 % intervals."""
+"""Outcomes in groups that differ in their seed alone, and means over those seeds. A single study is a group of one."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from scipy.stats import t
 
 from metafluence.evaluation import Row, run_name
-from metafluence.reports import NOTHING
-from metafluence.studies import Line, Outcome
+from metafluence.reports.text_table import NOTHING
+from metafluence.studies import Line, Outcome, StudyResult, Variation, outcome
 from metafluence.tasks import Level
 
 Array = NDArray[np.float64]
@@ -80,6 +80,16 @@ def groups(outcomes: Iterable[Outcome]) -> list[Group]:
     return [Group(dict(key), tuple(members)) for key, members in found.items()]
 
 
+def study_group(result: StudyResult) -> Group:
+    """A single study as a group of one outcome."""
+    return Group({}, (outcome(Variation({}, result.config), result),))
+
+
+def retrains(method: Method) -> bool:
+    """Whether a method retrains exactly, so that it is what estimators are compared with."""
+    return method[0].split(",")[0].split(" ")[0] == "retrain"
+
+
 def methods(group: Group, level: Level) -> list[Method]:
     """The methods at a level with their solvers, in the order of the study."""
     rows = [line.row for one in group.outcomes for line in one.lines if line.row.level == level]
@@ -128,17 +138,26 @@ def lines(group: Group, level: Level, method: Method) -> list[tuple[Outcome, Lin
 
 
 def values(group: Group, level: Level, method: Method, field: str) -> list[float]:
-    """A field of a method's rows, one value a seed; NaN where the run failed."""
-    return [float(getattr(line.row, field)) for _, line in lines(group, level, method)]
+    """A field of a method's rows, or one of `DERIVED`: one value for each seed; NaN where the run failed."""
+    value = DERIVED.get(field, lambda one, row: float(getattr(row, field)))
+    return [value(one, line.row) if line.row.status == "ok" else NAN for one, line in lines(group, level, method)]
 
 
-def runtime_ratios(group: Group, level: Level, method: Method) -> list[float]:
-    """Seconds to score all items and to edit λ*, to the seconds of a fit from scratch, one value a seed."""
-    found = []
-    for one, line in lines(group, level, method):
-        edit = 0.0 if math.isnan(line.row.edit_seconds) else line.row.edit_seconds
-        found.append((line.row.seconds + edit) / one.fit_seconds)
-    return found
+def runtime_ratio(one: Outcome, row: Row) -> float:
+    """Seconds to score all items and to edit λ*, divided by the seconds of a fit from scratch."""
+    edit = 0.0 if math.isnan(row.edit_seconds) else row.edit_seconds
+    return (row.seconds + edit) / one.fit_seconds
+
+
+def gap(one: Outcome, row: Row) -> float:
+    """Test accuracy (loss for real targets) at the edited λ, less that after retraining without the same items."""
+    if one.real:
+        return row.loss_edited - row.loss_retrained
+    return row.accuracy_edited - row.accuracy_retrained
+
+
+DERIVED = {"gap": gap, "runtime_ratio": runtime_ratio}
+"""Values that follow from several fields of a row and its outcome."""
 
 
 def named(method: Method) -> str:
