@@ -218,9 +218,8 @@ def test_the_report_says_the_rule_and_every_choice(done, tmp_path):
     for level in result.benches:
         table = mf.level_table([mf.study_group(result)], level)
         shown = [line[table.titles.index("damping")] for line in table.rows]
-        assert shown[-len(result.at(level)) :] == [
-            "–" if np.isnan(r.row.damping) else f"{r.row.damping:.3g}" for r in result.at(level)
-        ]
+        runs = result.at(level)
+        assert shown[-len(runs) :] == ["–" if np.isnan(r.row.damping) else f"{r.row.damping:.3g}" for r in runs]
     with (tmp_path / "results.csv").open() as file:
         stored = [line["damping"] for line in csv.DictReader(file)]
     assert [float(value or "nan") for value in stored] == pytest.approx(frame(result).damping.tolist(), nan_ok=True)

@@ -332,7 +332,7 @@ def test_tables_for_papers_line_up_numbers_with_intervals(store):
     assert set(columns[3:]) == {"r"}
     assert r"$\pm$" in latex
     assert r"\textbf{" in latex
-    assert len(columns) == 9, "variation, method, solver, Spearman, AUROC, edited, retrained, gap, share of a fit"
+    assert len(columns) == 10, "variation, method, solver, Δλ error, Spearman, AUROC, edited, retrained, gap, share of a fit"
     markdown = (store / "tables" / "query.md").read_text().splitlines()
     assert len(markdown) == 2 + 2 * (2 + 3)
     assert markdown[1].count("-:") == markdown[0].count("|") - 1 - 3

@@ -65,7 +65,7 @@ def demo(out: OutOption = None) -> None:
     """Run the shipped study on real handwritten digits (no download, about a minute on 2 cores)."""
     study = resource("studies/digits.yaml")
     _run(study, out, None, None, [])
-    console.print(f"\nThis study is {study}\nCopy it, change a line, and [bold]metafluence run[/bold] your copy.")
+    console.print(f"\nThis study is {study}\nCopy it, change a line, and `metafluence run` your copy.")
 
 
 def report(

@@ -1,5 +1,6 @@
 """What all reports share: groups of outcomes, tables and their columns, pages, style; figures lie in `figures`."""
 
+from metafluence.reports.attempts import Attempts, Notice
 from metafluence.reports.captions import ITEM_NAMES, caption
 from metafluence.reports.groups import (
     Group,
@@ -16,7 +17,8 @@ from metafluence.reports.groups import (
     study_group,
     values,
 )
-from metafluence.reports.page import BROAD, picture, write_page
+from metafluence.reports.page import BROAD, write_page
+from metafluence.reports.plain_text import in_figure, write_csv
 from metafluence.reports.point_labels import label_points
 from metafluence.reports.similar_messages import alike
 from metafluence.reports.style import COLOURS, MARKERS, RED, legend, line, png, single

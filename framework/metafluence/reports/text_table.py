@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Literal
 
+from metafluence.reports.plain_text import one_line
 from metafluence.runtime import write_atomically
 
 Rows = Sequence[Sequence[str]]
@@ -20,6 +21,7 @@ _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}", "–": "--", "−": "$-$", "±": r"$\pm$", "×": r"$\times$", "≤": r"$\leq$", "≥": r"$\geq$",
+    "[": "{[}", "]": "{]}", "*": "{*}", "\"": "{\"}",
     "∞": r"$\infty$", "‖": r"$\Vert$", "∇": r"$\nabla$", "Δ": r"$\Delta$", "δ": r"$\delta$", "λ": r"$\lambda$",
     "θ": r"$\theta$", "ρ": r"$\rho$", "•": r"\textbullet{}", "…": r"\ldots{}",
 }  # fmt: skip
@@ -95,8 +97,8 @@ def write_tables(
 
 
 def escape(text: str) -> str:
-    """Text as LaTeX sets it."""
-    return "".join(_LATEX.get(letter, letter) for letter in text)
+    """Text as LaTeX sets it, on one line. A bracket or a star after a row's end would be read as its argument."""
+    return "".join(_LATEX.get(letter, letter) for letter in one_line(text))
 
 
 def _cell(text: str) -> str:
@@ -105,8 +107,8 @@ def _cell(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that Markdown takes neither for a cell's end nor for emphasis."""
-    return re.sub(r"([\\|*_`<])", r"\\\1", text).replace("\n", " ")
+    """Text in which Markdown sees no end of a cell, no emphasis, no link, no HTML and no formula."""
+    return re.sub(r"([\\|*_`<>\[\]&$~])", r"\\\1", one_line(text))
 
 
 def _numeric(headings: Sequence[str], rows: Rows) -> list[bool]:

@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from matplotlib.figure import Figure
-
 from metafluence.evaluation import SOURCES, Cell, run_name
 from metafluence.reports import ITEM_NAMES, Group, Table, alike, mean
-from metafluence.reports.figures import draw_grid
 
 
 def budget_table(groups: Sequence[Group]) -> Table | None:
@@ -52,11 +49,6 @@ def cell_refusals(group: Group) -> list[tuple[str, str]]:
     """Pairs of solvers that failed, and why; pairs with one reason stand together."""
     failed = [(c.reason, f"{c.inner} × {c.outer}") for one in group.outcomes for c in one.cells if c.status != "ok"]
     return [(", ".join(dict.fromkeys(pairs)), reason) for reason, pairs in alike(failed)]
-
-
-def draw_solvers(group: Group) -> dict[str, Figure]:
-    """The figures of the grid of solvers that there is something for, by name."""
-    return draw_grid(mean_cells(group))
 
 
 def _mean_cell(cells: Sequence[Cell]) -> Cell:

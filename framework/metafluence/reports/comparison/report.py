@@ -5,43 +5,54 @@ from __future__ import annotations
 import base64
 import os
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import yaml
 
 from metafluence.reports import (
     ITEM_NAMES,
+    Attempts,
     Group,
+    Notice,
     caption,
-    level_table,
-    narrow_table,
-    picture,
     published_table,
     rows_frame,
+    write_csv,
     write_page,
-    write_tables,
 )
-from metafluence.reports.comparison.errors import budget_refusals, budget_table, cell_refusals, draw_solvers
+from metafluence.reports.comparison.errors import budget_refusals, budget_table, cell_refusals, mean_cells
 from metafluence.reports.comparison.merged import STUDY, Merged
-from metafluence.reports.figures import draw_level
-from metafluence.runtime import write_atomically
+from metafluence.reports.figures import grid_figures
+from metafluence.reports.study import level_section
+from metafluence.runtime import warn
 from metafluence.studies import Published
 from metafluence.tasks import Level
 
 
-def write_comparison(whole: Merged, folder: Path) -> Path:
-    """Write report.html, results.csv, tables/LEVEL.tex and .md, and figures/*.png. Returns the page's path."""
-    write_atomically(folder / "results.csv", rows_frame(whole.outcomes).to_csv(index=False).encode())
-    sections = [_section(whole, level, folder) for level in whole.levels]
-    glossary = {h: m for level in whole.levels for h, m in level_table(whole.at(level), level).headings}
-    budget = budget_table(whole.groups)
+def write_comparison(whole: Merged, folder: Path, notice: Notice = warn) -> Path:
+    """Write report.html, results.csv, tables/LEVEL.tex and .md, and figures/*.png.
+
+    Args:
+        whole: The outcomes.
+        folder: Where to write.
+        notice: Told in a sentence of each part that could not be made; the page says so too, and holds the rest.
+
+    Returns:
+        The page's path.
+    """
+    attempts = Attempts(notice)
+    attempts.make("results.csv", lambda: write_csv(folder / "results.csv", rows_frame(whole.outcomes)), None)
+    sections = [_section(whole, level, folder, attempts) for level in whole.levels]
+    glossary = {heading: meaning for s in sections for table in s["tables"][:1] for heading, meaning in table.headings}
     return write_page(
         folder / "report.html",
         "comparison.html.j2",
         name=whole.name,
         about=whole.about,
-        findings=whole.findings,
+        findings=attempts.make("The verdict", lambda: whole.findings, []),
         lost=whole.lost,
         missing=[id for source in whole.sources for id in source.missing],
         done=len(whole.outcomes),
@@ -50,12 +61,13 @@ def write_comparison(whole: Merged, folder: Path) -> Path:
         failed_runs=[(", ".join(who), reason) for reason, who in whole.failed_runs],
         warnings=whole.warnings,
         certificates=_certificates(whole),
-        budget=budget,
+        budget=attempts.make("The table of the error budget", lambda: budget_table(whole.groups), None),
         unsplit=budget_refusals(whole.groups),
-        solvers=_solvers(whole, folder),
+        solvers=_solvers(whole, folder, attempts),
         glossary=list(glossary.items()),
         exhibits=_exhibits(whole),
         links=_links(whole, folder),
+        notices=attempts.notices,
         sources=[
             {
                 "label": source.label,
@@ -67,34 +79,21 @@ def write_comparison(whole: Merged, folder: Path) -> Path:
     )
 
 
-def _section(whole: Merged, level: Level, folder: Path) -> dict[str, Any]:
-    """One level's tables and figures, as the page wants them."""
+def _section(whole: Merged, level: Level, folder: Path, attempts: Attempts) -> dict[str, Any]:
+    """One level's tables and figures, as the page wants them, with published results beside ours."""
     some = whole.at(level)
-    main = level_table(some, level).only_filled()
-    about = f"{whole.name}: influence of {ITEM_NAMES[level]}s."
-    paper = narrow_table(some, level, "paper")
-    write_tables(folder / "tables", level, paper.titles, paper.rows, paper.best, about)
-    tables = [main]
+    section = level_section(whole.name, some, level, folder, attempts, {})
     for group in some:
-        beside = [stated for stated in _published(whole, group) if stated.level == level]
-        tables += [published_table(stated, group, level).only_filled() for stated in beside]
+        for stated in _published(whole, group):
+            if stated.level == level:
+                make = partial(published_table, stated, group, level)
+                beside = attempts.make(f"The table beside {stated.source}", make, None)
+                section["tables"] += [beside.only_filled()] if beside is not None and beside.rows else []
     seeds = sorted(Counter(len(group.outcomes) for group in some))
-    several = seeds[-1] > 1
-    pictures = []
-    for name, figure in draw_level(some, level).items():
-        file = folder / "figures" / f"{name}-{level}.png"
-        pictures.append(picture(figure, *caption(name, several), file))
-    over = (
-        f"Means over {' or '.join(map(str, seeds))} seeds, ± half of Student's 95 % interval; the" if several else "The"
-    )
+    over = f"Means over {' or '.join(map(str, seeds))} seeds, ± half of Student's 95 % interval; the"
     best = " of each variation" if len(some) > 1 else ""
-    return {
-        "title": f"{ITEM_NAMES[level].capitalize()}s",
-        "level": level,
-        "said": f"{over} best estimate{best} in each column is in bold. A click on a heading sorts.",
-        "tables": [t for t in tables if t.rows],
-        "pictures": pictures,
-    }
+    start = over if seeds[-1] > 1 else "The"
+    return {**section, "said": f"{start} best estimate{best} in each column is in bold. A click on a heading sorts."}
 
 
 def _published(whole: Merged, group: Group) -> tuple[Published, ...]:
@@ -103,15 +102,17 @@ def _published(whole: Merged, group: Group) -> tuple[Published, ...]:
     return next((s.published for s in whole.sources if s.published and s.label in ("", label)), ())
 
 
-def _solvers(whole: Merged, folder: Path) -> list[dict[str, Any]]:
+def _solvers(whole: Merged, folder: Path, attempts: Attempts) -> list[dict[str, Any]]:
     """The figures of the grids of solvers, as the page wants them."""
     shown = []
     for number, group in enumerate(whole.groups, start=1):
-        for name, figure in draw_solvers(group).items():
+        for name, draw in grid_figures(mean_cells(group)).items():
             title, text = caption(name, len(group.outcomes) > 1)
+            title = ": ".join(part for part in (title, group.label) if part)
             file = folder / "figures" / f"{name}{f'-{number}' if len(whole.groups) > 1 else ''}.png"
-            drawn = picture(figure, ": ".join(p for p in (title, group.label) if p), text, file)
-            shown.append({**drawn, "reasons": cell_refusals(group) if name == "inner-and-outer-solvers" else []})
+            drawn = attempts.picture(draw, title, text, file)
+            if drawn is not None:
+                shown.append({**drawn, "reasons": cell_refusals(group) if name == "inner-and-outer-solvers" else []})
     return shown
 
 
@@ -135,7 +136,7 @@ def _links(whole: Merged, folder: Path) -> list[tuple[str, str]]:
     found = [(one.called, page / "report.html") for one, page in zip(whole.outcomes, whole.pages, strict=True)]
     own = (folder / "report.html").resolve()
     return [
-        (who, Path(os.path.relpath(page, folder)).as_posix())
+        (who, quote(Path(os.path.relpath(page, folder)).as_posix()))
         for who, page in found
         if page.exists() and page.resolve() != own
     ]

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from metafluence.evaluation import SOURCES, Budget, run_name
-from metafluence.reports import COLOURS
+from metafluence.reports import COLOURS, in_figure
 
 
 def error_budget(budgets: Sequence[Budget]) -> Figure | None:
@@ -23,13 +23,15 @@ def error_budget(budgets: Sequence[Budget]) -> Figure | None:
     figure = Figure(figsize=(5.4, 1.5 + 0.36 * sum(heights)), layout="constrained")
     axes = figure.subplots(len(levels), 1, squeeze=False, height_ratios=heights, sharex=True)[:, 0]
     for axis, level, some in zip(axes, levels, rows, strict=True):
-        names = [_two_lines(run_name(b.method, b.solver)) for b in some]
+        names = [_two_lines(in_figure(run_name(b.method, b.solver))) for b in some]
+        places = np.arange(len(some))
         start = np.zeros(len(some))
         for colour, source in zip(COLOURS, SOURCES, strict=False):
             widths = np.nan_to_num([getattr(b, source) for b in some])  # NaN where there is no such source
-            axis.barh(names, widths, left=start, color=colour, height=0.62, label=source.replace("_", " "))
+            axis.barh(places, widths, left=start, color=colour, height=0.62, label=source.replace("_", " "))
             start += widths
-        axis.plot([b.total for b in some], names, "D", color="black", ms=5, label="whole error")
+        axis.plot([b.total for b in some], places, "D", color="black", ms=5, label="whole error")
+        axis.set_yticks(places, names)
         axis.invert_yaxis()
         axis.tick_params(labelsize=8)
         axis.xaxis.set_major_formatter(PercentFormatter(1))

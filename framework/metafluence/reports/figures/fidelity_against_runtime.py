@@ -17,6 +17,7 @@ from metafluence.reports import (
     Group,
     Mean,
     Method,
+    in_figure,
     label_points,
     mean,
     methods,
@@ -49,7 +50,7 @@ def fidelity_against_runtime(groups: Sequence[Group], level: Level) -> Figure | 
             beside = len(drawn) == 1 and method in front  # its name stands beside it, not in the legend
             axis.errorbar(
                 *places[method], yerr=_bars(fidelity), fmt=MARKERS[(i + i // 8) % 8], ms=7, color=COLOURS[i % 8],
-                capsize=2, lw=1, zorder=3, label=None if beside else named(method),
+                capsize=2, lw=1, zorder=3, label=None if beside else in_figure(named(method)),
             )  # fmt: skip
         if front:
             joined = np.array([places[method] for method in front]).T
@@ -60,7 +61,7 @@ def fidelity_against_runtime(groups: Sequence[Group], level: Level) -> Figure | 
         axis.set_xlim(10 ** (np.floor(times.min()) - 0.15), 10 ** (np.ceil(times.max()) + 0.15))
         axis.xaxis.set_minor_formatter(NullFormatter())
         title_panel(axis, group)
-        fronts.append((axis, [places[m] for m in front], [named(m) for m in front], list(places.values())))
+        fronts.append((axis, [places[m] for m in front], [in_figure(named(m)) for m in front], list(places.values())))
     finish_panels(figure, axes, "Spearman with exact retraining", (-1, 1))
     for axis, points, labels, others in fronts:
         label_points(figure, axis, points, labels, others)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from metafluence.evaluation import Row, Run
-from metafluence.reports import HALVES, RED, draw_curve, draw_image, drawn_as, points_of, share_legend
+from metafluence.reports import HALVES, RED, draw_curve, draw_image, drawn_as, in_figure, points_of, share_legend
 from metafluence.studies import StudyResult
 from metafluence.tasks import Level, TaskSet
 
@@ -74,17 +74,17 @@ def ends(run: Run, most: int) -> dict[str, list[int]]:
 
 
 def _tasks(tasks: TaskSet, clean: TaskSet, level: Level, items: list[int], scores: Tensor) -> Figure:
-    said = [f"{tasks.ids[i]}, score {scores[i]:.2g}{_share(tasks, i)}" for i in items]
+    titles = [f"{in_figure(tasks.ids[i])}, score {scores[i]:.2g}{_share(tasks, i)}" for i in items]
     if drawn_as(tasks) == "curves":
         figure = Figure(figsize=(WIDTH, 0.4 + 2.0 * len(items)), layout="constrained")
         axes = figure.subplots(len(items), 1, squeeze=False, sharex=True)[:, 0]
-        for axis, i, title in zip(axes, items, said, strict=True):
+        for axis, i, title in zip(axes, items, titles, strict=True):
             draw_curve(axis, tasks, clean, i)
             axis.set_title(title, loc="left", fontsize=9, color=RED if tasks.corrupted[i] else "black")
         share_legend(figure, axes)
         return figure
     figure = Figure(figsize=(WIDTH, 2.35 * len(items)), layout="constrained")
-    for part, i, title in zip(figure.subfigures(len(items), 1, squeeze=False)[:, 0], items, said, strict=True):
+    for part, i, title in zip(figure.subfigures(len(items), 1, squeeze=False)[:, 0], items, titles, strict=True):
         part.suptitle(title, x=0.02, ha="left", fontsize=9, color=RED if tasks.corrupted[i] else "black")
         for half, axes in zip(HALVES, part.subplots(2, ACROSS, squeeze=False), strict=True):
             marks = getattr(tasks, f"corrupted_{half}")[i]
@@ -132,20 +132,21 @@ def _instances(tasks: TaskSet, clean: TaskSet, level: Level, items: list[int], s
     for axis in axes[len(items) :]:
         axis.set_axis_off()
     for axis, item in zip(axes, items, strict=False):
-        at, said = divmod(item, size), (tasks.ids[item // size], f"{scores[item]:.1e}")
+        at = divmod(item, size)
+        below = (in_figure(tasks.ids[item // size], 20), f"{scores[item]:.1e}")
         if curves:
-            _point(axis, tasks, clean, level, at, said)
+            _point(axis, tasks, clean, level, at, below)
         else:
-            draw_image(axis, shown, truth, bool(marks[at]), at, said)
+            draw_image(axis, shown, truth, bool(marks[at]), at, below)
     return figure
 
 
 def _point(
-    axis: Axes, tasks: TaskSet, clean: TaskSet, level: Level, at: tuple[int, int], said: tuple[str, ...]
+    axis: Axes, tasks: TaskSet, clean: TaskSet, level: Level, at: tuple[int, int], below: tuple[str, ...]
 ) -> None:
     """A task's curve and points, the one that is meant in black."""
     draw_curve(axis, tasks, clean, at[0], scale=0.6)
     axis.plot(*points_of(getattr(tasks, level), at[0])[at[1]].numpy(), "D", color="black", ms=5, zorder=5)
     marked = bool(getattr(tasks, f"corrupted_{level}")[at])
-    axis.set_title("\n".join(said), fontsize=8, color=RED if marked else "black")
+    axis.set_title("\n".join(below), fontsize=8, color=RED if marked else "black")
     axis.tick_params(labelsize=7)

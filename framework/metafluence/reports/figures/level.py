@@ -1,8 +1,9 @@
-"""All figures of one level that are drawn for groups of outcomes."""
+"""Which figures a level has: how to draw each of them for groups of outcomes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from matplotlib.figure import Figure
 
@@ -14,12 +15,12 @@ from metafluence.reports.figures.removal_curves import removal_curves
 from metafluence.tasks import Level
 
 
-def draw_level(groups: Sequence[Group], level: Level) -> dict[str, Figure]:
-    """All figures of one level that there is something for, by name."""
-    made = {
-        "removal-curves": removal_curves(groups, level),
-        "items-found": items_found(groups, level),
-        "fidelity-against-runtime": fidelity_against_runtime(groups, level),
-        "methods-and-variations": heat_map(groups, level),
+def level_figures(groups: Sequence[Group], level: Level) -> dict[str, Callable[[], Figure | None]]:
+    """What draws each figure of one level, by name; it gives None where there is nothing to draw."""
+    drawn = {
+        "removal-curves": removal_curves,
+        "items-found": items_found,
+        "fidelity-against-runtime": fidelity_against_runtime,
+        "methods-and-variations": heat_map,
     }
-    return {name: figure for name, figure in made.items() if figure is not None}
+    return {name: partial(draw, groups, level) for name, draw in drawn.items()}

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from metafluence.reports import BROAD, NOTHING, Group, mean, named, values
+from metafluence.reports import BROAD, NOTHING, Group, in_figure, mean, named, values
 from metafluence.reports.figures.panels import all_methods
 from metafluence.tasks import Level
 
@@ -25,8 +25,8 @@ def heat_map(groups: Sequence[Group], level: Level) -> Figure | None:
     figure = Figure(figsize=(width, 1.6 + 0.36 * len(names)), layout="constrained")
     axis = figure.subplots()
     axis.imshow(table, cmap="viridis", norm=Normalize(-0.2, 1), aspect="auto")
-    axis.set_yticks(range(len(names)), [named(method) for method in names], fontsize=8)
-    axis.set_xticks(range(len(groups)), [g.label.replace(", ", "\n") for g in groups], fontsize=8)
+    axis.set_yticks(range(len(names)), [in_figure(named(method)) for method in names], fontsize=8)
+    axis.set_xticks(range(len(groups)), [in_figure(g.label.replace(", ", "\n")) for g in groups], fontsize=8)
     for (row, column), value in np.ndenumerate(table):
         text = NOTHING if np.isnan(value) else f"{value:.2f}"
         dark = np.isfinite(value) and value < 0.6

@@ -9,7 +9,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from metafluence.reports import COLOURS, Group, Method, legend, line, mean, mean_curve, methods, named, single
+from metafluence.reports import (
+    COLOURS,
+    Group,
+    Method,
+    in_figure,
+    legend,
+    line,
+    mean,
+    mean_curve,
+    methods,
+    named,
+    single,
+)
 from metafluence.tasks import Level
 
 Curve = tuple[np.ndarray, np.ndarray]
@@ -52,7 +64,7 @@ def draw_panels(
             i = names.index(method)
             across = np.mean([x for x, _ in some], axis=0)
             middle, half = mean_curve([y for _, y in some])
-            axis.plot(across, middle, label=named(method), **line(i))
+            axis.plot(across, middle, label=in_figure(named(method)), **line(i))
             low, high = (np.clip(middle + sign * half, *bounds) for sign in (-1, 1))
             axis.fill_between(across, low, high, color=COLOURS[i % 8], alpha=0.08, lw=0)
         mark(axis, group)
@@ -87,7 +99,8 @@ def panel_axes(count: int) -> tuple[Figure, list[Axes]]:
 
 def title_panel(axis: Axes, group: Group) -> None:
     """Write what the group is of above its panel; nothing where nothing is varied."""
-    axis.set_title(group.label.replace(", ", ",\n") if len(group.label) > 45 else group.label, fontsize=9)
+    label = group.label.replace(", ", ",\n") if len(group.label) > 45 else group.label
+    axis.set_title(in_figure(label), fontsize=9)
 
 
 def finish_panels(figure: Figure, axes: Sequence[Axes], y_title: str, bounds: tuple[float, float]) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from metafluence.evaluation import Run
-from metafluence.reports import COLOURS
+from metafluence.reports import COLOURS, in_figure
 from metafluence.studies import StudyResult
 from metafluence.tasks import Level
 
@@ -41,7 +41,7 @@ def predicted_against_true(result: StudyResult, level: Level) -> Figure | None:
                 label="corrupted",
             )  # fmt: skip
         axis.set(xlim=limits, ylim=limits, aspect="equal")
-        axis.set_title(run.row.method, fontsize=9)
+        axis.set_title(in_figure(run.row.method, 30), fontsize=9)
         axis.tick_params(labelsize=8)
         axis.annotate(
             f"Spearman {run.row.spearman:.3f}\nslope {run.row.slope:.2f}", (0.04, 0.96), xycoords="axes fraction",

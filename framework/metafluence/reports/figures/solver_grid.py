@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,13 +14,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from metafluence.evaluation import Cell
-from metafluence.reports import COLOURS, MARKERS
+from metafluence.reports import COLOURS, MARKERS, in_figure
 
 
-def draw_grid(cells: tuple[Cell, ...]) -> dict[str, Figure]:
-    """The figures of a grid that there is something for, by name."""
-    made = {"inner-and-outer-solvers": heat_maps(cells), "against-truncation": against_truncation(cells)}
-    return {name: figure for name, figure in made.items() if figure is not None}
+def grid_figures(cells: tuple[Cell, ...]) -> dict[str, Callable[[], Figure | None]]:
+    """What draws each figure of a grid, by name; it gives None where there is nothing to draw."""
+    drawn = {"inner-and-outer-solvers": heat_maps, "against-truncation": against_truncation}
+    return {name: partial(draw, cells) for name, draw in drawn.items()}
 
 
 def heat_maps(cells: tuple[Cell, ...]) -> Figure | None:
@@ -53,8 +54,8 @@ def against_truncation(cells: tuple[Cell, ...]) -> Figure | None:
     for i, (name, points) in enumerate(series.items()):
         steps, found = [n for n, _ in points], [c for _, c in points]
         look = {"marker": MARKERS[i % len(MARKERS)], "color": COLOURS[i % len(COLOURS)], "lw": 1.5}
-        left.plot(steps, [c.error for c in found], label=name, **look)
-        right.plot(steps, [c.seconds for c in found], label=name, **look)
+        left.plot(steps, [c.error for c in found], label=in_figure(name), **look)
+        right.plot(steps, [c.seconds for c in found], label=in_figure(name), **look)
     ticks = sorted({n for points in series.values() for n, _ in points})
     for axis, what in ((left, "error of the scores by the solvers"), (right, "seconds to score all tasks")):
         axis.set(xscale="log", yscale="log", xlabel="steps (J)", ylabel=what)
@@ -113,7 +114,8 @@ def _series(cells: tuple[Cell, ...]) -> dict[str, list[tuple[float, Cell]]]:
 
 def _wrapped(name: str) -> str:
     """A label with one part a line, and long parts on two."""
-    return "\n".join(part if len(part) < 15 else part.replace("=", "=\n") for part in name.split(" "))
+    parts = in_figure(name).split(" ")
+    return "\n".join(part if len(part) < 15 else part.replace("=", "=\n") for part in parts)
 
 
 def _fidelity(cell: Cell) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 from metafluence.reports import ITEM_NAMES
 from metafluence.reports.figures import best_ranking
@@ -32,11 +31,6 @@ def _policy(result: StudyResult) -> str:
         f"{removed} of lowest score, once removed, leave the retrained model the lowest loss on "
         f"{len(bench.selection or ())} validation tasks kept for this choice, which are no targets."
     )
-
-
-def front_said(front: Sequence[str]) -> str:
-    """Which estimators lie on the Pareto front, the fastest first."""
-    return f"On the front, the fastest first: {', '.join(front)}." if front else ""
 
 
 def _verdict(result: StudyResult, level: Level) -> list[str]:
