@@ -15,10 +15,10 @@ from scipy.stats import t
 import metafluence as mf
 from metafluence.reports.comparison.errors import budget_table, mean_cells
 from metafluence.reports.comparison.verdict_sentences import inspected_until_all
-from metafluence.reports.figures.level import draw_level
+from metafluence.reports.figures.level import level_figures
 from metafluence.reports.groups import groups, rows_frame
 from metafluence.reports.similar_messages import alike
-from metafluence.reports.study import report as study_report
+from metafluence.reports.study import report as study_report, section
 from metafluence.reports.tables import level_table, narrow_table
 from metafluence.reports.text_table import number
 from metafluence.studies.comparison import Comparing
@@ -51,9 +51,13 @@ METHOD = ("influence", "cg")
 @pytest.fixture(scope="module", autouse=True)
 def _only_the_pictures_of_tasks():
     """Drawing the rest of each variation's own report takes most of the time, and is tested with that report."""
-    drawn = study_report.exhibit
+    drawn, figures = study_report.exhibit, section.level_figures
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(study_report, "draw_level", lambda groups, level: {})
+
+        def several(groups, level):
+            return figures(groups, level) if len(groups) > 1 else {}
+
+        patch.setattr(section, "level_figures", several)
         patch.setattr(study_report, "predicted_against_true", lambda result, level: None)
         patch.setattr(study_report, "exhibit", lambda result, level: drawn(result, level) if level == "task" else None)
         yield
@@ -305,7 +309,9 @@ def test_tables_for_papers_line_up_numbers_with_intervals(store):
     assert set(columns[3:]) == {"r"}
     assert r"$\pm$" in latex
     assert r"\textbf{" in latex
-    assert len(columns) == 10, "variation, method, solver, Δλ error, Spearman, AUROC, edited, retrained, gap, share of a fit"
+    assert len(columns) == 10, (
+        "variation, method, solver, Δλ error, Spearman, AUROC, edited, retrained, gap, share of a fit"
+    )
     markdown = (store / "tables" / "query.md").read_text().splitlines()
     assert len(markdown) == 2 + 2 * (2 + 3)
     assert markdown[1].count("-:") == markdown[0].count("|") - 1 - 3
@@ -478,12 +484,12 @@ def test_what_is_varied_never_hides_a_field(varied):
 
 def test_panels_have_each_group_s_own_shares(varied):
     _, outcomes, _ = varied
-    found = draw_level(groups(outcomes[:4]), "task")["removal-curves"]
+    found = level_figures(groups(outcomes[:4]), "task")["removal-curves"]()
     more = next(axis for axis in found.axes if "more" in axis.get_title())
     np.testing.assert_allclose(more.lines[0].get_xdata(), [0, 0.25, 0.5])
     star = next(line for line in more.lines if line.get_label() == "exactly the corrupted")
     np.testing.assert_allclose(star.get_xdata(), [0.5])
-    spotted = draw_level(groups(outcomes), "task")["items-found"]
+    spotted = level_figures(groups(outcomes), "task")["items-found"]()
     assert sorted(len(axis.lines[0].get_xdata()) for axis in spotted.axes if axis.get_title()) == [7, 7, 9]
 
 

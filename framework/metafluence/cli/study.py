@@ -89,7 +89,7 @@ def report(
         out = stores[0]
     if out is None:
         out = Path("results") / f"{'-and-'.join(dict.fromkeys(store.name for store in found))}-merged"
-    page = metafluence.write_comparison(metafluence.merged(found), out)
+    page = metafluence.write_comparison(metafluence.merged(found), out, _print_warning)
     console.print(Text(f"{page}"), soft_wrap=True)
 
 
@@ -119,7 +119,7 @@ def _run(study: Path, out: Path | None, overlay: Path | None, size: str | None, 
     registry, folder, make = open_study(study, out, overlay, size, changes)
 
     def finished(study: metafluence.Study, result: metafluence.StudyResult, place: Path) -> None:
-        page = metafluence.write_report(result, place)
+        page = metafluence.write_report(result, place, _print_warning)
         registry.hooks.hook.metafluence_report(study=study, result=result, path=page)
         nonlocal last, reused, runs, lost
         last = result
@@ -135,7 +135,7 @@ def _run(study: Path, out: Path | None, overlay: Path | None, size: str | None, 
         page = folder / "report.html"
     else:
         whole = metafluence.Merged.of(work, outcomes)
-        page = metafluence.write_comparison(whole, folder)
+        page = metafluence.write_comparison(whole, folder, _print_warning)
         _say_several(whole)
     if reused:
         console.print(f"{reused} of {runs} runs were already in {folder} and were not repeated.")
@@ -149,7 +149,7 @@ def _say_one(result: metafluence.StudyResult) -> None:
     for row in result.failed:
         errors.print(Text(f"failed: {row.method} {row.solver}: {row.reason}", style="red"))
     for warning in result.warnings:
-        console.print(Text(f"Warning: {warning}", style="yellow"))
+        _print_warning(warning)
     console.print()
     for sentence in metafluence.verdict(result):
         console.print(Text(f"• {sentence}"))
@@ -167,7 +167,7 @@ def _say_several(whole: metafluence.Merged) -> None:
     for reason, who in [*whole.failed, *whole.failed_runs]:
         errors.print(Text(f"failed: {', '.join(who)}: {reason}", style="red"))
     for text, where in whole.warnings:
-        console.print(Text(f"Warning: {text}{f' ({where})' if where else ''}", style="yellow"))
+        _print_warning(f"{text}{f' ({where})' if where else ''}")
     console.print()
     for label, sentences in whole.findings:
         if len(whole.groups) > 1:
@@ -176,6 +176,10 @@ def _say_several(whole: metafluence.Merged) -> None:
             console.print(Text(f"• {sentence}"))
     for sentence in filter(None, whole.lost):
         console.print(Text(f"• {sentence}"))
+
+
+def _print_warning(text: str) -> None:
+    console.print(Text(f"Warning: {text}", style="yellow"))
 
 
 def _plan(study: Path, out: Path | None, overlay: Path | None, size: str | None, changes: Sequence[str]) -> None:
