@@ -20,26 +20,53 @@ Array = NDArray[np.float64]
 Method = tuple[str, str]
 """A method's label and its solver's."""
 NAN = float("nan")
+SEEDS = 3
+"""From how many seeds on there are intervals."""
 
 
 @dataclass(frozen=True)
 class Mean:
-    """The mean of n finite values, and half the width of Student's 95 % interval about it (NaN of fewer than two)."""
+    """The mean of finite values, one a seed.
+
+    Attributes:
+        value: The mean; NaN of no values.
+        half: Half the width of Student's 95 % interval about it; NaN of fewer than three values.
+        values: What it is the mean of.
+    """
 
     value: float = NAN
     half: float = NAN
-    n: int = 0
+    values: tuple[float, ...] = ()
 
-    def text(self, form: str, scale: float = 1.0, unit: str = "") -> str:
-        """In words; a dash where there is nothing."""
+    @property
+    def n(self) -> int:
+        return len(self.values)
+
+    def text(self, form: str, bounds: tuple[float, float] = (-math.inf, math.inf)) -> str:
+        """In words: a mean with its interval, two values as they are, a dash where there is nothing.
+
+        Args:
+            form: Format of a number; "%" for a percentage.
+            bounds: Values that are possible; an interval that would leave them is written by its ends.
+        """
         if not self.n:
             return NOTHING
-        said = format(self.value * scale, form)
-        return (
-            f"{said}{unit}"
-            if math.isnan(self.half)
-            else f"{said} ± {format(self.half * scale, form.lstrip('+'))}{unit}"
-        )
+        if self.n == 2:
+            return ", ".join(number_text(value, form) for value in self.values)
+        if math.isnan(self.half):
+            return number_text(self.value, form)
+        low, high = self.value - self.half, self.value + self.half
+        if low < bounds[0] or high > bounds[1]:
+            ends = " to ".join(number_text(min(max(end, bounds[0]), bounds[1]), form, unit=False) for end in (low, high))
+            return f"{number_text(self.value, form)} ({ends})"
+        return f"{number_text(self.value, form, unit=False)} ± {number_text(self.half, form.lstrip('+'))}"
+
+
+def number_text(value: float, form: str, unit: bool = True) -> str:
+    """A number in a format; "%" is a percentage with one digit, with its sign unless the unit is left out."""
+    if form == "%":
+        return f"{100 * value:.1f}{' %' if unit else ''}"
+    return format(value, form)
 
 
 def mean(values: Iterable[float]) -> Mean:
@@ -47,10 +74,8 @@ def mean(values: Iterable[float]) -> Mean:
     known = np.array([v for v in values if np.isfinite(v)])
     if not len(known):
         return Mean()
-    if len(known) == 1:
-        return Mean(float(known[0]), NAN, 1)
-    half = t.ppf(0.975, len(known) - 1) * known.std(ddof=1) / math.sqrt(len(known))
-    return Mean(float(known.mean()), float(half), len(known))
+    half = t.ppf(0.975, len(known) - 1) * known.std(ddof=1) / math.sqrt(len(known)) if len(known) >= SEEDS else NAN
+    return Mean(float(known.mean()), float(half), tuple(known.tolist()))
 
 
 def mean_curve(curves: Sequence[Array]) -> tuple[Array, Array]:

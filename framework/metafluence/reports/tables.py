@@ -94,7 +94,7 @@ def published_table(published: Published, group: Group, level: Level) -> Table:
         ratio = stated.seconds / base if base and stated.seconds is not None else None
         theirs = [_plain(stated.accuracy, ".4f"), _plain(ratio, ".3g")]
         if name == "retrain":
-            clean = mean(one.sides[level].clean.accuracy for one in group.outcomes).text(".4f")
+            clean = mean(one.sides[level].clean.accuracy for one in group.outcomes).text(".4f", (0, 1))
             rows.append((name, theirs[0], NOTHING, clean, theirs[1], "1"))
             continue
         known = [method for method in methods(group, level) if method[0] == name]
@@ -122,11 +122,11 @@ def _references(group: Group, level: Level, shown: Sequence[Column]) -> list[lis
         ("all items", {f"{what}_retrained": mean(getattr(one.full, what) for one in group.outcomes)}),
         (
             "without the corrupted",
-            {f"{what}_retrained": mean(getattr(s.clean, what) for s in sides), "runtime_ratio": Mean(1.0, n=1)},
+            {f"{what}_retrained": mean(getattr(s.clean, what) for s in sides), "runtime_ratio": mean([1.0])},
         ),
     ]
     return [
-        [name, "", *(cells.get(c.field, Mean()).text(c.form) for c in shown)]
+        [name, "", *(cells.get(c.field, Mean()).text(c.form, c.bounds) for c in shown)]
         for name, cells in rows
         if next(iter(cells.values())).n
     ]
@@ -142,8 +142,7 @@ def _name(group: Group, level: Level, method: Method) -> str:
 def _cell(group: Group, level: Level, method: Method, column: Column) -> str:
     if column.form == "s":
         return next((str(getattr(line.row, column.field)) for _, line in lines(group, level, method)), "") or NOTHING
-    found = mean(values(group, level, method, column.field))
-    return found.text(".1f", 100, " %") if column.form == "%" else found.text(column.form)
+    return mean(values(group, level, method, column.field)).text(column.form, column.bounds)
 
 
 def _beats_chance(column: Column, text: str) -> bool:

@@ -16,7 +16,7 @@ Better = Literal["", "high", "low"]
 NOTHING = "–"
 """What stands in a cell where there is nothing to say."""
 
-_NUMBER = re.compile(r"[-+−]?\d+(\.\d+)?(e[-+]?\d+)?(?=( ± \S+)? ?%?$)")
+_NUMBER = re.compile(r"[-+−]?\d+(\.\d+)?(e[-+]?\d+)?(?=( ± \S+| \(\S+ to \S+\))?( ?%)?( \(\S+ to \S+\))?$)")
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
@@ -28,9 +28,10 @@ _LATEX = {
 
 
 def number(text: str) -> float | None:
-    """The number that a cell says (`0.97`, `12.3 %`, `1e-05`, `0.97 ± 0.01`), or None."""
-    found = _NUMBER.match(text.strip())
-    return float(found[0].replace("−", "-")) if found else None
+    """The number that a cell says: `0.97`, `12.3 %`, `0.97 ± 0.01`, `0.97 (0.9 to 1)`, the mean of two; or None."""
+    found = [_NUMBER.match(part) for part in text.strip().split(", ")]
+    values = [float(one[0].replace("−", "-")) for one in found if one]
+    return sum(values) / len(values) if len(values) == len(found) else None
 
 
 def best_cells(rows: Rows, better: Sequence[Better], among: Collection[int] | None = None) -> set[tuple[int, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -16,7 +17,7 @@ def budget_table(groups: Sequence[Group]) -> Table | None:
         budgets = [b for one in group.outcomes for b in one.budgets if b.status == "ok"]
         for key in dict.fromkeys((b.level, b.method, b.solver) for b in budgets):
             same = [b for b in budgets if (b.level, b.method, b.solver) == key]
-            parts = [mean(getattr(b, source) for b in same).text(".1f", 100, " %") for source in (*SOURCES, "total")]
+            parts = [mean(getattr(b, source) for b in same).text("%", (0, math.inf)) for source in (*SOURCES, "total")]
             rows.append((group.label, *key, *parts))
     names = ["variation", "level", "method", "solver", *(s.replace("_", " ") for s in SOURCES), "whole error"]
     if not rows:
