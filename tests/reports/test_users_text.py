@@ -97,7 +97,7 @@ def test_latex_and_markdown_hold_any_name_in_one_cell(name):
     table = level_table([made_group([rows(name)], name)], "task")
     text = latex(table.titles, table.rows, table.best, caption=name)
     body = [line for line in text.splitlines() if line.endswith(r"\\")]
-    assert {line.count(" & ") - line.count(r"\& ") for line in body} == {len(table.titles) - 1}
+    assert {len(re.findall(r"(?<!\\)&", line)) for line in body} == {len(table.titles) - 1}
     assert not re.search(r"(?m)^[\[*]", text), "after a row's end it would be an argument"
     commands = {found for found in re.findall(r"\\[a-zA-Z]+", text)}
     assert commands <= {
@@ -120,7 +120,7 @@ def test_a_cell_of_a_csv_is_never_a_formula(tmp_path):
         read = list(csv.reader(file))
     assert read[0] == ["'=head", "number"]
     assert [row[0] for row in read[1:]] == [
-        "'=cmd()", "'+1+1", "'-1+1", "'@SUM(A1)", "'\tx", "'\r=x", "-0.5", "+3", "1e-5", "plain", "a=b", "–",
+        "'=cmd()", "'+1+1", "'-1+1", "'@SUM(A1)", "'\tx", "' =x", "-0.5", "+3", "1e-5", "plain", "a=b", "–",
     ]  # fmt: skip
     assert {row[1] for row in read[1:]} == {"-0.5"}
     assert in_cell("\n=x") == "'\n=x"

@@ -110,7 +110,7 @@ def test_means_have_students_interval():
     assert (found.value - found.half, found.value + found.half) == (pytest.approx(low), pytest.approx(high))
     assert mean([3.0]).text(".1f") == "3.0"
     assert mean([math.nan]).text(".1f") == "–"
-    middle, half = mean_curve([np.array([0.0, 1.0]), np.array([0.0, 3.0])])
+    middle, half = mean_curve([np.array([0.0, 1.0]), np.array([0.0, 3.0]), np.array([0.0, 2.0])])
     assert middle.tolist() == [0.0, 2.0]
     assert half[0] == 0.0
 

@@ -60,7 +60,8 @@ FIGURE_TEXT = {
 OVER_SEEDS = {
     "items-found": "Lines are means over seeds, bands Student's 95 % intervals (of three seeds or more).",
     "removal-curves": "Lines are means over seeds, bands Student's 95 % intervals (of three seeds or more).",
-    "fidelity-against-runtime": "Points are means over seeds, bars Student's 95 % intervals (of three seeds or more) of the fidelity.",
+    "fidelity-against-runtime": "Points are means over seeds, bars Student's 95 % intervals of the fidelity "
+    "(of three seeds or more).",
     "methods-and-variations": "Numbers are means over seeds.",
     "inner-and-outer-solvers": "Numbers are means over seeds.",
     "against-truncation": "Numbers are means over seeds.",

@@ -60,11 +60,13 @@ COLUMNS = (
         "spearman_interval", "95 %", "s", "bootstrap interval of Spearman over the left-out items", one_seed=True
     ),
     Column(
-        "auroc", "AUROC", ".3f", "of finding the corrupted items; .5 is chance", better="high", chance=0.5, narrow=BOTH, bounds=SHARE
+        "auroc", "AUROC", ".3f", "of finding the corrupted items; .5 is chance",
+        better="high", chance=0.5, narrow=BOTH, bounds=SHARE,
     ),
     Column(
         "accuracy_edited", "acc. edited", ".4f",
-        "test accuracy at λ* + predicted Δλ of removing the items of lowest score", better="high", narrow=BOTH, bounds=SHARE,
+        "test accuracy at λ* + predicted Δλ of removing the items of lowest score",
+        better="high", narrow=BOTH, bounds=SHARE,
     ),
     Column(
         "accuracy_retrained", "acc. retrained", ".4f", "test accuracy, retrained without the same items",
@@ -72,7 +74,8 @@ COLUMNS = (
     ),
     Column(
         "loss_edited", "loss edited", ".4f",
-        "test loss at λ* + predicted Δλ of removing the items of lowest score", better="low", narrow=BOTH, bounds=POSITIVE,
+        "test loss at λ* + predicted Δλ of removing the items of lowest score",
+        better="low", narrow=BOTH, bounds=POSITIVE,
     ),
     Column(
         "loss_retrained", "loss retrained", ".4f", "test loss, retrained without the same items",
@@ -104,7 +107,10 @@ COLUMNS = (
     ),
     Column("seconds", "seconds", ".3g", "to score all items", better="low", bounds=POSITIVE),
     Column("products", "products", ".0f", "Hessian products for the scores", one_seed=True, bounds=POSITIVE),
-    Column("residual", "residual", ".0e", "largest relative residual of the method's solves", one_seed=True, bounds=POSITIVE),
+    Column(
+        "residual", "residual", ".0e", "largest relative residual of the method's solves",
+        one_seed=True, bounds=POSITIVE,
+    ),
 )  # fmt: skip
 
 

@@ -57,7 +57,9 @@ class Mean:
             return number_text(self.value, form)
         low, high = self.value - self.half, self.value + self.half
         if low < bounds[0] or high > bounds[1]:
-            ends = " to ".join(number_text(min(max(end, bounds[0]), bounds[1]), form, unit=False) for end in (low, high))
+            ends = " to ".join(
+                number_text(min(max(end, bounds[0]), bounds[1]), form, unit=False) for end in (low, high)
+            )
             return f"{number_text(self.value, form)} ({ends})"
         return f"{number_text(self.value, form, unit=False)} ± {number_text(self.half, form.lstrip('+'))}"
 

@@ -23,7 +23,8 @@ def in_figure(text: str, longest: int = LONGEST) -> str:
 
 def in_cell(text: str) -> str:
     """Text for a spreadsheet's cell: what would be read as a formula begins with an apostrophe instead."""
-    return f"'{text}" if text.startswith(_FORMULA) and not _is_number(text) else text
+    safe = f"'{text}" if text.startswith(_FORMULA) and not _is_number(text) else text
+    return safe.replace("\r", " ")  # a bare one would end the row
 
 
 def write_csv(file: Path, frame: pd.DataFrame) -> None:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from metafluence.reports.columns import COLUMNS, Column, Place, columns
-from metafluence.reports.groups import Group, Mean, Method, lines, mean, methods, named, retrains, values
-from metafluence.reports.text_table import NOTHING, best_cells, filled, number
+from metafluence.reports.groups import Group, Mean, Method, lines, mean, methods, named, number_text, values
+from metafluence.reports.text_table import NOTHING, filled
+from metafluence.reports.winners import rank
 from metafluence.studies import Published, PublishedRow
 from metafluence.tasks import Level
 
@@ -43,6 +44,10 @@ class Table:
         )
 
 
+BOLD = (
+    "the best estimate of each column, and those that a paired test cannot tell apart from it, where one can be made."
+)
+"""What the bold cells of a table are."""
 VARIATION = ("variation", "what is varied, but for the seed")
 METHOD = (("method", "the estimator"), ("solver", "how it inverts the Hessian"))
 
@@ -56,17 +61,14 @@ def level_table(groups: Sequence[Group], level: Level, place: Place = "page") ->
     for group in groups:
         label = [group.label] if several else []
         rows += [(*label, *line) for line in _references(group, level, shown)]
-        estimators = []
+        places = {}
         for method in methods(group, level):
-            if not retrains(method):
-                estimators.append(len(rows))
-            rows.append(
-                (*label, _name(group, level, method), method[1], *(_cell(group, level, method, c) for c in shown))
-            )
-        numbers = [row[len(start) :] for row in rows]
-        for r, c in best_cells(numbers, [column.better for column in shown], estimators):
-            if _beats_chance(shown[c], numbers[r][c]):
-                best.add((r, c + len(start)))
+            places[method] = len(rows)
+            cells = [_cell(group, level, method, column) for column in shown]
+            rows.append((*label, _name(group, level, method), method[1], *cells))
+        for i, column in enumerate(shown):
+            if column.better:
+                best |= {(places[method], i + len(start)) for method in _best(group, level, column)}
     headings = (*start, *((c.heading, c.meaning) for c in shown))
     words = tuple(range(len(start))) + tuple(len(start) + i for i, c in enumerate(shown) if c.form == "s")
     return Table(f"{level} level", headings, tuple(rows), frozenset(best), words)
@@ -145,13 +147,15 @@ def _cell(group: Group, level: Level, method: Method, column: Column) -> str:
     return mean(values(group, level, method, column.field)).text(column.form, column.bounds)
 
 
-def _beats_chance(column: Column, text: str) -> bool:
-    """Whether a cell is better than that of an estimator that knows nothing."""
-    value = number(text)
-    if column.chance is None or value is None:
-        return True
-    value = value / 100 if column.form == "%" else value
-    return value > column.chance if column.better == "high" else value < column.chance
+def _best(group: Group, level: Level, column: Column) -> tuple[Method, ...]:
+    """The best estimators by a column, as `BOLD` says; none of one alone, and none at chance."""
+    ranking = rank(group, level, column)
+    if ranking.chance or len(ranking.order) < 2:
+        return ()
+    if ranking.best:
+        return ranking.best
+    texts = {method: number_text(ranking.means[method].value, column.form) for method in ranking.order}
+    return tuple(method for method, text in texts.items() if text == texts[ranking.order[0]])
 
 
 def _plain(value: float | None, form: str) -> str:

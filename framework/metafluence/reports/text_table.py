@@ -34,18 +34,6 @@ def number(text: str) -> float | None:
     return sum(values) / len(values) if len(values) == len(found) else None
 
 
-def best_cells(rows: Rows, better: Sequence[Better], among: Collection[int] | None = None) -> set[tuple[int, int]]:
-    """Where the best value of each column stands, as (row, column), ties included; among these rows, or all."""
-    found = set()
-    for column, wanted in enumerate(better):
-        values = {r: v for r, row in enumerate(rows) if (among is None or r in among)
-                  and (v := number(row[column])) is not None}  # fmt: skip
-        if wanted and len(values) > 1:
-            best = (max if wanted == "high" else min)(values.values())
-            found |= {(r, column) for r, v in values.items() if v == best}
-    return found
-
-
 def filled(rows: Rows) -> list[int]:
     """The numbers of the columns in which some row says something."""
     return [c for c in range(len(rows[0]) if rows else 0) if any(row[c] not in ("", NOTHING) for row in rows)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ from metafluence.tasks import LEVELS, Level
 @dataclass(frozen=True)
 class Side:
     """One level of a variation. items: how many there are; corrupted: of them; removed: the numbers that each method
-    had removed; clean: retrained without exactly the corrupted; ceiling: how well retraining from other seeds agrees.
+    had removed; clean: retrained without exactly the corrupted; ceiling: how well retraining from other seeds agrees;
+    marks: of each item, whether it is corrupted; left_out: the single items that were retrained without, and
+    loss_change: what that did to the validation loss.
     """
 
     items: int
@@ -28,6 +30,9 @@ class Side:
     removed: tuple[int, ...]
     clean: TestQuality
     ceiling: Ceiling = Ceiling()
+    marks: tuple[bool, ...] = ()
+    left_out: tuple[int, ...] = ()
+    loss_change: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -35,12 +40,15 @@ class Line:
     """A run's row and its curves.
 
     curve [k, 4]: as `Run.curve`. found [items + 1]: share of the corrupted among the first scored lowest; empty where
-    none or all are.
+    none or all are. scores [items]. change_errors: of each left-out item, the relative error of its predicted
+    parameter change.
     """
 
     row: Row
     curve: Tensor
     found: Tensor
+    scores: Tensor = field(default_factory=lambda: torch.empty(0))
+    change_errors: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
 @dataclass(frozen=True)
@@ -81,8 +89,13 @@ def outcome(variation: Variation, result: StudyResult) -> Outcome:
     sides: dict[Level, Side] = {}
     for level, bench in result.benches.items():
         marks = result.split.train.corrupted_items(level)
-        ceiling = bench.truth.ceiling if bench.truth is not None else Ceiling()
-        sides[level] = Side(len(marks), int(marks.sum()), bench.remove, result.clean[level], ceiling)
+        side = Side(len(marks), int(marks.sum()), bench.remove, result.clean[level], marks=tuple(marks.tolist()))
+        truth = bench.truth
+        if truth is not None:
+            left_out = tuple(removal[0] for removal in truth.removals)
+            changes = tuple(truth.loss_change.tolist())
+            side = replace(side, ceiling=truth.ceiling, left_out=left_out, loss_change=changes)
+        sides[level] = side
     return Outcome(
         variation.id,
         variation.varied,
@@ -104,13 +117,15 @@ def _line(run: Run, result: StudyResult) -> Line:
     found = None
     if run.row.status == "ok":
         found = detection(run.scores.numpy(), result.split.train.corrupted_items(run.row.level).numpy())
-    return Line(run.row, run.curve, torch.empty(0) if found is None else torch.from_numpy(np.asarray(found.found)))
+    shares = torch.empty(0) if found is None else torch.from_numpy(np.asarray(found.found))
+    return Line(run.row, run.curve, shares, run.scores, run.change_errors)
 
 
 def save_outcome(file: Path, kept: Outcome) -> None:
     """Store it; a failed one is not kept, as it is to be tried again."""
     tensors = {f"curve.{i}": line.curve for i, line in enumerate(kept.lines)}
-    tensors |= {f"found.{i}": line.found for i, line in enumerate(kept.lines)}
+    for i, line in enumerate(kept.lines):
+        tensors |= {f"found.{i}": line.found, f"scores.{i}": line.scores, f"errors.{i}": line.change_errors}
     facts = {
         "id": kept.id,
         "varied": kept.varied,
@@ -131,8 +146,16 @@ def save_outcome(file: Path, kept: Outcome) -> None:
 def load_outcome(file: Path) -> Outcome:
     """What `save_outcome` stored. Raises StoreError for a damaged file."""
     tensors, facts = load_tensors(file)
+    none = torch.empty(0)  # stores of older versions hold nothing of single items
     lines = tuple(
-        Line(Row.from_facts(row), tensors[f"curve.{i}"], tensors[f"found.{i}"]) for i, row in enumerate(facts["rows"])
+        Line(
+            Row.from_facts(row),
+            tensors[f"curve.{i}"],
+            tensors[f"found.{i}"],
+            tensors.get(f"scores.{i}", none),
+            tensors.get(f"errors.{i}", none),
+        )
+        for i, row in enumerate(facts["rows"])
     )
     return Outcome(
         facts["id"],
@@ -154,4 +177,5 @@ def load_outcome(file: Path) -> Outcome:
 def _side(stored: dict[str, Any]) -> Side:
     ceiling = Ceiling(**stored.get("ceiling", {}))  # stores of older versions have none
     clean = TestQuality(**stored["clean"])
-    return Side(**{**stored, "removed": tuple(stored["removed"]), "clean": clean, "ceiling": ceiling})
+    lists = {name: tuple(stored.get(name, ())) for name in ("removed", "marks", "left_out", "loss_change")}
+    return Side(**{**stored, **lists, "clean": clean, "ceiling": ceiling})

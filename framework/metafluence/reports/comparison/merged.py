@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from metafluence.reports import Group, alike, groups
-from metafluence.reports.comparison.verdict_sentences import failures, findings
+from metafluence.reports import Group, alike, findings, groups
+from metafluence.reports.comparison.verdict_sentences import failures
 from metafluence.runtime import versions
 from metafluence.studies import NOT_ASKED, Comparing, Outcome, Published, Stored
 from metafluence.tasks import LEVELS, Level

@@ -13,6 +13,7 @@ from urllib.parse import quote
 import yaml
 
 from metafluence.reports import (
+    BOLD,
     ITEM_NAMES,
     Attempts,
     Group,
@@ -90,10 +91,9 @@ def _section(whole: Merged, level: Level, folder: Path, attempts: Attempts) -> d
                 beside = attempts.make(f"The table beside {stated.source}", make, None)
                 section["tables"] += [beside.only_filled()] if beside is not None and beside.rows else []
     seeds = sorted(Counter(len(group.outcomes) for group in some))
-    over = f"Means over {' or '.join(map(str, seeds))} seeds, ± half of Student's 95 % interval; the"
-    best = " of each variation" if len(some) > 1 else ""
-    start = over if seeds[-1] > 1 else "The"
-    return {**section, "said": f"{start} best estimate{best} in each column is in bold. A click on a heading sorts."}
+    over = f"Means over {' or '.join(map(str, seeds))} seeds with Student's 95 % interval; of two seeds both values. "
+    best = f"In bold{' for each variation' if len(some) > 1 else ''}: {BOLD} A click on a heading sorts."
+    return {**section, "about": f"{over if seeds[-1] > 1 else ''}{best}"}
 
 
 def _published(whole: Merged, group: Group) -> tuple[Published, ...]:
@@ -120,14 +120,16 @@ def _certificates(whole: Merged) -> list[dict[str, Any]]:
     """Verdicts with whom they concern; the seeds of a group that have one verdict stand together."""
     found: list[dict[str, Any]] = []
     for group in whole.groups:
-        said: dict[tuple[Level, str, bool], list[str]] = {}
+        verdicts: dict[tuple[Level, str, bool], list[str]] = {}
         for one in group.outcomes:
             for c in one.certificates:
-                said.setdefault((c.level, c.verdict, c.grade == "sizes and order"), []).append(str(one.seed))
-        for (level, verdict, trusted), seeds in said.items():
+                verdicts.setdefault((c.level, c.verdict, c.grade == "sizes and order"), []).append(str(one.seed))
+        for (level, verdict, trusted), seeds in verdicts.items():
             which = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}"
             where = ", ".join(part for part in (group.label, which) if part)
-            found.append({"noun": f"{ITEM_NAMES[level].capitalize()}s", "where": where, "said": verdict, "ok": trusted})
+            found.append(
+                {"noun": f"{ITEM_NAMES[level].capitalize()}s", "where": where, "verdict": verdict, "ok": trusted}
+            )
     return found
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from metafluence.reports import ITEM_NAMES, Attempts, Group, Notice, caption, study_group, write_csv, write_page
+from metafluence.reports import BOLD, ITEM_NAMES, Attempts, Group, Notice, caption, study_group, write_csv, write_page
 from metafluence.reports.figures import error_budget, exhibit, grid_figures, predicted_against_true
 from metafluence.reports.study.section import level_section
 from metafluence.reports.study.verdicts import verdict
@@ -66,6 +66,7 @@ def write_report(result: StudyResult, folder: Path, notice: Notice = warn) -> Pa
         facts=facts(result),
         glossary=sections[0]["tables"][0].headings if sections[0]["tables"] else (),
         nouns=ITEM_NAMES,
+        bold=BOLD,
         sections=sections,
         pictures=_overall(result, folder, attempts),
         exhibits=[shown for shown in exhibits if shown is not None],
