@@ -44,9 +44,7 @@ class Table:
         )
 
 
-BOLD = (
-    "the best estimate of each column, and those that a paired test cannot tell apart from it, where one can be made."
-)
+BOLD = "the best estimate of each column, and those that a paired test, where there is one, cannot tell apart from it."
 """What the bold cells of a table are."""
 VARIATION = ("variation", "what is varied, but for the seed")
 METHOD = (("method", "the estimator"), ("solver", "how it inverts the Hessian"))
