@@ -3,19 +3,19 @@
 import pytest
 
 from made_outcomes import made_group
+from metafluence.evaluation import Row
 from metafluence.evaluation.ground_truth import Ceiling
-from metafluence.evaluation.runs import Row
 from metafluence.reports.columns import COLUMNS, columns
 from metafluence.reports.tables import level_table, narrow_table
 
 FULL = Row(
-    "influence", "cg", damping=0.5, change_error=0.0431, change_cosine=0.91, spearman=0.876, spearman_low=0.5,
+    method="influence", solver="cg", damping=0.5, change_error=0.0431, change_cosine=0.91, spearman=0.876, spearman_low=0.5,
     spearman_high=0.95, slope=1.25, lds=0.654, lds_low=0.25, lds_high=0.75, auroc=0.987, average_precision=0.765,
     found=0.333, accuracy_edited=0.71, accuracy_retrained=0.72, loss_edited=1.5, loss_retrained=1.4, seconds=3.0,
     edit_seconds=1.0, products=12, residual=1e-9, units="loss_change",
 )  # fmt: skip
-OTHER = Row("tracin", "", spearman=0.2, auroc=0.4, change_error=1.5, seconds=4.0, accuracy_retrained=0.7)
-FAILED = Row("influence", "neumann", status="failed", reason="It diverged.")
+OTHER = Row(method="tracin", solver="", spearman=0.2, auroc=0.4, change_error=1.5, seconds=4.0, accuracy_retrained=0.7)
+FAILED = Row(method="influence", solver="neumann", status="failed", reason="It diverged.")
 
 
 def cells(table, name: str, solver: str = "") -> dict[str, str]:
@@ -75,14 +75,14 @@ def test_several_seeds_have_means_with_intervals_and_fewer_columns():
 
 
 def test_the_best_estimate_is_marked_and_never_retraining_nor_chance():
-    exact = Row("retrain", "", change_error=0.0, spearman=1.0, auroc=1.0, seconds=9.0)
+    exact = Row(method="retrain", retrains=True, change_error=0.0, spearman=1.0, auroc=1.0, seconds=9.0)
     table = level_table([made_group([[exact, FULL, OTHER]])], "task")
     best = {table.titles[c]: table.rows[r][0] for r, c in table.best}
     assert best == {
         "Δλ error": "influence", "Spearman": "influence", "AUROC": "influence", "acc. retrained": "influence",
         "of a fit": "influence", "seconds": "influence",
     }  # fmt: skip
-    worse = Row("loss", "", spearman=-0.1, auroc=0.3, change_error=1.2, seconds=0.1)
+    worse = Row(method="loss", solver="", spearman=-0.1, auroc=0.3, change_error=1.2, seconds=0.1)
     table = level_table([made_group([[OTHER, worse]])], "task")
     assert {table.titles[c] for _, c in table.best} == {"Spearman", "of a fit", "seconds"}
 

@@ -19,8 +19,8 @@ import metafluence as mf
 from made_outcomes import made_group
 from metafluence.cli.progress_bars import Bars
 from metafluence.cli.terminal import PLAIN
+from metafluence.evaluation import Row
 from metafluence.evaluation.error_budget import Budget
-from metafluence.evaluation.runs import Row
 from metafluence.evaluation.solver_grid import Cell
 from metafluence.reports.comparison.merged import Reported
 from metafluence.reports.figures import level
@@ -51,11 +51,11 @@ HOSTILE = [
 
 def rows(name: str) -> list[Row]:
     first = Row(
-        name, name, spearman=0.8, auroc=0.9, change_error=0.1, seconds=1.0, accuracy_edited=0.7,
+        method=name, solver=name, spearman=0.8, auroc=0.9, change_error=0.1, seconds=1.0, accuracy_edited=0.7,
         accuracy_retrained=0.72, loss_retrained=1.0, units="loss_change", notes=(name,),
     )  # fmt: skip
     other = replace(first, method=f"{name} 2", spearman=0.5, auroc=0.6, seconds=2.0, accuracy_retrained=0.71)
-    return [first, other, Row("task-if", name, status="failed", reason=f"It failed: {name}")]
+    return [first, other, Row(method="task-if", solver=name, status="failed", reason=f"It failed: {name}")]
 
 
 @pytest.mark.filterwarnings("ignore:Glyph:UserWarning")

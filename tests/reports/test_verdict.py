@@ -9,7 +9,7 @@ from scipy.stats import spearmanr, t, wilcoxon
 from sklearn.metrics import roc_auc_score
 
 from made_outcomes import made_group
-from metafluence.evaluation.runs import Row
+from metafluence.evaluation import Row
 from metafluence.reports.columns import COLUMNS
 from metafluence.reports.groups import Group, mean
 from metafluence.reports.paired import auroc, item_difference, median_error, seed_difference, spearman
@@ -28,8 +28,8 @@ def seeds(field: str, **values: list[float]) -> Group:
 
 def _row(name: str, field: str, value: float) -> Row:
     if np.isnan(value):
-        return Row(name, "", status="failed", reason="x")
-    return replace(Row(name, "", seconds=1.0), **{field: value})
+        return Row(method=name, status="failed", reason="x")
+    return replace(Row(method=name, retrains=name == "retrain", seconds=1.0), **{field: value})
 
 
 def test_a_winner_leads_by_a_paired_test():
@@ -136,8 +136,8 @@ def test_one_estimator_is_not_the_best_of_itself_and_baselines_are_none():
 
 def test_sizes_of_gaps_are_compared_and_not_their_signs():
     rows = [
-        [Row("a", "", accuracy_edited=0.8 + s * 0.01, accuracy_retrained=0.8, seconds=1.0, edit_seconds=0.5),
-         Row("b", "", accuracy_edited=0.7 + s * 0.01, accuracy_retrained=0.8, seconds=1.0, edit_seconds=0.5)]
+        [Row(method="a", accuracy_edited=0.8 + s * 0.01, accuracy_retrained=0.8, seconds=1.0, edit_seconds=0.5),
+         Row(method="b", accuracy_edited=0.7 + s * 0.01, accuracy_retrained=0.8, seconds=1.0, edit_seconds=0.5)]
         for s in (-1, 1.1, -1.2)
     ]  # fmt: skip
     group = made_group(rows)
@@ -152,7 +152,7 @@ def test_sizes_of_gaps_are_compared_and_not_their_signs():
 
 
 def items(scores: dict[str, list[float]], truth: list[float], marks: list[bool]) -> Group:
-    rows = [Row(name, "", spearman=float(spearmanr(s, truth)[0]), auroc=roc_auc_score(marks, -np.array(s)))
+    rows = [Row(method=name, spearman=float(spearmanr(s, truth)[0]), auroc=roc_auc_score(marks, -np.array(s)))
             for name, s in scores.items()]  # fmt: skip
     group = made_group([rows], marks=tuple(marks), left_out=tuple(range(len(truth))), loss_change=tuple(truth))
     (one,) = group.outcomes

@@ -52,7 +52,7 @@ def test_a_study_compares_every_method_and_solver_with_retraining(done):
         assert 0 <= row.auroc <= 1
         assert 0 <= row.accuracy_retrained <= 1
         assert row.seconds > 0
-    assert result.benches["task"].remove == (2,)
+    assert result.evaluations["task"].remove == (2,)
     assert result.split.train.corrupted.sum() == 2
 
 
@@ -135,8 +135,8 @@ def test_a_study_goes_on_where_removals_leave_a_class_without_support(tmp_path):
         "methods": ["loss", {"use": "influence", "leave_out": True}, {"use": "influence", "leave_out": "edits"}],
     }
     result = run(tmp_path, **changes)
-    assert result.benches["task"].truth is not None
-    assert result.benches["support"].truth is None
+    assert result.evaluations["task"].truth is not None
+    assert result.evaluations["support"].truth is None
     assert any("could not be made: Class" in warning for warning in result.warnings)
     rows = {(row.method, row.level): row for row in result.rows}
     assert rows["loss", "support"].status == "ok"
@@ -176,7 +176,7 @@ def test_a_study_without_ground_truth_and_without_corruption(tmp_path):
     assert result.truth is None
     assert np.isnan(result.rows[0].spearman)
     assert np.isnan(result.rows[0].auroc)
-    assert result.benches["task"].remove == (1,)
+    assert result.evaluations["task"].remove == (1,)
     assert mf.write_report(result, tmp_path).exists()
 
 

@@ -145,7 +145,7 @@ def _run(study: Path, out: Path | None, overlay: Path | None, size: str | None, 
 
 
 def _say_one(result: metafluence.StudyResult) -> None:
-    _print_tables([metafluence.study_group(result)], list(result.benches))
+    _print_tables([metafluence.study_group(result)], list(result.evaluations))
     for row in result.failed:
         errors.print(Text(f"failed: {row.method} {row.solver}: {row.reason}", style="red"))
     for warning in result.warnings:
@@ -192,7 +192,7 @@ def _plan(study: Path, out: Path | None, overlay: Path | None, size: str | None,
         for plan in plans:
             console.print(Text(f"  {plan}"))
     console.print()
-    for sentence in found.said():
+    for sentence in found.sentences():
         console.print(Text(f"• {sentence}"))
 
 

@@ -112,9 +112,9 @@ def study_group(result: StudyResult) -> Group:
     return Group({}, (outcome(Variation({}, result.config), result),))
 
 
-def retrains(method: Method) -> bool:
+def retrains(group: Group, level: Level, method: Method) -> bool:
     """Whether a method retrains exactly, so that it is what estimators are compared with."""
-    return method[0].split(",")[0].split(" ")[0] == "retrain"
+    return any(line.row.retrains for _, line in lines(group, level, method))
 
 
 def methods(group: Group, level: Level) -> list[Method]:

@@ -53,7 +53,7 @@ def rank(group: Group, level: Level, column: Column, chance: float | None = None
         size: Compare the sizes of values, without their signs.
     """
     found = {m: values(group, level, m, column.field) for m in methods(group, level) if m[0] not in UNINFORMED}
-    known = {m: np.abs(v) if size else np.array(v) for m, v in found.items() if not retrains(m)}
+    known = {m: np.abs(v) if size else np.array(v) for m, v in found.items() if not retrains(group, level, m)}
     known = {m: v for m, v in known.items() if np.isfinite(v).any() and len(v) == len(group.outcomes)}
     seeds = _common(list(known.values()))
     known = {m: v[seeds] for m, v in known.items() if np.isfinite(v[seeds]).all() and len(seeds)}

@@ -70,7 +70,8 @@ def fidelity_against_runtime(groups: Sequence[Group], level: Level) -> Figure | 
 
 def on_front(group: Group, level: Level) -> list[Method]:
     """The estimators to which no other is both as fast and as close to retraining in its ranks; the fastest first."""
-    found = {method: fidelity for method, fidelity in _fidelities(group, level).items() if not retrains(method)}
+    every = _fidelities(group, level)
+    found = {method: fidelity for method, fidelity in every.items() if not retrains(group, level, method)}
     known, places = list(found), [_place(group, level, method, fidelity) for method, fidelity in found.items()]
     return [known[i] for i in pareto_front(np.array([x for x, _ in places]), np.array([y for _, y in places]))]
 

@@ -22,8 +22,8 @@ ACROSS = 6
 """Pictures in a row."""
 WIDTH = 4.8
 """Inches: narrow enough that the text can be read on a phone."""
-NO_JUDGES = ("random", "loss", "retrain")
-"""Methods whose scores are not asked: two that know nothing of removal, and the truth itself."""
+NO_JUDGES = ("random", "loss")
+"""Methods that know nothing of removal, whose scores are not shown."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ class Exhibit:
 
 def judge(result: StudyResult, level: Level) -> Run | None:
     """The run whose scores are gone by: of the method that ranks best, or the first one where nothing ranks."""
-    runs = [r for r in result.at(level) if r.row.status == "ok" and r.row.method.split()[0] not in NO_JUDGES]
+    done = [run for run in result.at(level) if run.row.status == "ok" and not run.row.retrains]
+    runs = [run for run in done if run.row.method.split()[0] not in NO_JUDGES]
     best = best_ranking([run.row for run in runs])
     return next((run for run in runs if best is None or run.row is best), None)
 

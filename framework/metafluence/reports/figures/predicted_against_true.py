@@ -13,8 +13,8 @@ from metafluence.tasks import Level
 
 def predicted_against_true(result: StudyResult, level: Level) -> Figure | None:
     """Scores against exactly retrained changes of the validation loss, one panel per method that predicts changes."""
-    truth = result.benches[level].truth
-    runs = [r for r in _distinct(result, level) if r.row.units == "loss_change" and r.row.method != "retrain"]
+    truth = result.evaluations[level].truth
+    runs = [r for r in _distinct(result, level) if r.row.units == "loss_change" and not r.row.retrains]
     if truth is None or not runs or not bool(truth.loss_change.any()):
         return None
     columns = min(2, len(runs))

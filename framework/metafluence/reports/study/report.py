@@ -55,8 +55,8 @@ def write_report(result: StudyResult, folder: Path, notice: Notice = warn) -> Pa
         if parts:
             lines = pd.DataFrame([part.facts() for part in parts])
             attempts.make(f"{name}.csv", partial(write_csv, folder / f"{name}.csv", lines), None)
-    sections = [_section(result, group, level, folder, attempts) for level in result.benches]
-    exhibits = [_exhibit(result, level, folder, attempts) for level in result.benches]
+    sections = [_section(result, group, level, folder, attempts) for level in result.evaluations]
+    exhibits = [_exhibit(result, level, folder, attempts) for level in result.evaluations]
     config = result.config.model_dump(mode="json", exclude_defaults=True)
     return write_page(
         folder / "report.html",
@@ -89,7 +89,7 @@ def _exhibit(result: StudyResult, level: Level, folder: Path, attempts: Attempts
     shown = attempts.make(f"The pictures of {noun}s", lambda: exhibit(result, level), None)
     if shown is None:
         return None
-    truth = result.benches[level].truth
+    truth = result.evaluations[level].truth
     remark = "" if truth is None else ", the estimator that ranks most like exact retraining"
     pictures = [
         attempts.picture(lambda figure=figure: figure, *caption(name), folder / "figures" / f"{name}-{level}.png")
@@ -117,7 +117,7 @@ def facts(result: StudyResult) -> list[tuple[str, str]]:
     said = [
         *(
             (f"{ITEM_NAMES[level]}s", f"{len(marks)}, {int(marks.sum())} of them corrupted")
-            for level in result.benches
+            for level in result.evaluations
             for marks in [tasks.corrupted_items(level)]
         ),
         ("meta-parameters", f"{result.fit.meta.numel()}"),
@@ -129,7 +129,7 @@ def facts(result: StudyResult) -> list[tuple[str, str]]:
             f"{e.smallest:.3g} (± {e.smallest_error:.0e}) to {e.largest:.4g} (± {e.largest_error:.0e})",
         ),
     ]
-    for level, bench in result.benches.items():
+    for level, bench in result.evaluations.items():
         if bench.truth is not None:
             count = len(bench.truth.removals) + len(bench.truth.subsets)
             said.append(

@@ -19,9 +19,9 @@ def verdict(result: StudyResult) -> list[str]:
 def _policy(result: StudyResult) -> str:
     """The rule by which dampings were chosen."""
     assert result.config.damping is not None
-    bench = next(iter(result.benches.values()))
+    bench = next(iter(result.evaluations.values()))
     of = ", ".join(f"{value:g}" for value in sorted(set(result.config.damping.values)))
-    removed = " and ".join(f"{b.remove[0]} {ITEM_NAMES[level]}s" for level, b in result.benches.items())
+    removed = " and ".join(f"{b.remove[0]} {ITEM_NAMES[level]}s" for level, b in result.evaluations.items())
     return (
         f"Every method that takes a damping and sets none was tried with each of {of}, and has the one whose "
         f"{removed} of lowest score, once removed, leave the retrained model the lowest loss on "
