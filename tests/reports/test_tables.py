@@ -9,7 +9,8 @@ from metafluence.reports.columns import COLUMNS, columns
 from metafluence.reports.tables import level_table, narrow_table
 
 FULL = Row(
-    method="influence", solver="cg", damping=0.5, change_error=0.0431, change_cosine=0.91, spearman=0.876, spearman_low=0.5,
+    method="influence", solver="cg", damping=0.5, change_error=0.0431, change_cosine=0.91, spearman=0.876,
+    spearman_low=0.5,
     spearman_high=0.95, slope=1.25, lds=0.654, lds_low=0.25, lds_high=0.75, auroc=0.987, average_precision=0.765,
     found=0.333, accuracy_edited=0.71, accuracy_retrained=0.72, loss_edited=1.5, loss_retrained=1.4, seconds=3.0,
     edit_seconds=1.0, products=12, residual=1e-9, units="loss_change",
