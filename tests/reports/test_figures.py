@@ -61,7 +61,7 @@ def test_removal_curves_of_several_seeds_are_means_with_bands_from_three_on():
     half = 4.3027 * 0.1 / 3**0.5
     assert (band.min(), band.max()) == (pytest.approx(0.7 - half, abs=1e-4), pytest.approx(1.0)), "inside the bounds"
     two = removal_curves([with_curves(made_group([[row("a")]] * 2), {"a": curves["a"][:2]})], "task")
-    assert not np.isfinite(two.axes[0].collections[0].get_paths()[0].vertices).any() or not two.axes[0].collections
+    assert two.axes[0].collections[0].get_paths() == []
 
 
 def test_real_targets_have_curves_of_the_loss():
@@ -144,11 +144,10 @@ def test_the_map_has_methods_down_and_variations_across():
 def test_budgets_are_stacked_by_source():
     budget = Budget("a", "cg", first_order=0.1, curvature=0.2, inner_solve=float("nan"), outer_solve=0.05, total=0.3)
     axis = error_budget([budget]).axes[0]
-    assert [(bar.get_x(), bar.get_width()) for bar in axis.patches] == pytest.approx(
-        [(0.0, 0.1), (0.1, 0.2), (pytest.approx(0.3), 0.0), (pytest.approx(0.3), 0.05)]
-    )
+    assert [bar.get_x() for bar in axis.patches] == pytest.approx([0.0, 0.1, 0.3, 0.3])
+    assert [bar.get_width() for bar in axis.patches] == pytest.approx([0.1, 0.2, 0.0, 0.05])
     whole = next(line for line in axis.lines if line.get_label() == "whole error")
-    assert whole.get_xdata() == [0.3]
+    assert list(whole.get_xdata()) == [0.3]
 
 
 def test_the_grid_has_inner_solvers_down_and_outer_ones_across():
@@ -167,6 +166,6 @@ def test_the_grid_has_inner_solvers_down_and_outer_ones_across():
 def test_steps_are_drawn_in_their_order():
     cells = tuple(Cell("exact", f"neumann truncation={n}", error=1 / n, seconds=n / 10) for n in (8, 2, 4))
     left, right = against_truncation(cells).axes
-    assert left.lines[0].get_xdata() == [2, 4, 8]
-    assert left.lines[0].get_ydata() == [0.5, 0.25, 0.125]
-    assert right.lines[0].get_ydata() == [0.2, 0.4, 0.8]
+    assert list(left.lines[0].get_xdata()) == [2, 4, 8]
+    assert list(left.lines[0].get_ydata()) == [0.5, 0.25, 0.125]
+    assert list(right.lines[0].get_ydata()) == [0.2, 0.4, 0.8]

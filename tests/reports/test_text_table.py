@@ -65,7 +65,7 @@ def test_latex_is_escaped_and_balanced():
 def test_markdown_lines_up_and_escapes_what_would_end_a_cell():
     lines = markdown(HEADINGS, ROWS, {(1, 1)}).splitlines()
     assert len({len(line) for line in lines}) == 1
-    assert r"a\|b & 50 % #1" in lines[3]
+    assert r"a\|b \& 50 % #1" in lines[3]
     assert "**9.8 %**" in lines[3]
     assert re.fullmatch(r"\| -+ \| -+: \| -+: \| -+ \|", lines[1])
 
