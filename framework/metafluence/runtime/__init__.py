@@ -19,7 +19,6 @@ from metafluence.runtime.executors import (
 )
 from metafluence.runtime.fingerprints import component_fingerprint, hash_tensor
 from metafluence.runtime.memory import graph_bytes
-from metafluence.runtime.progress import Observer
 from metafluence.runtime.provenance import versions
 from metafluence.runtime.storage import (
     check_identity,
