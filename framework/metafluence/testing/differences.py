@@ -42,6 +42,9 @@ def central_difference(
 
     Args:
         function: float64 tensors to float64 tensors of one shape.
+        at: where the derivative is taken.
+        direction: along which it is taken, of the same shape, with any length but zero.
+        step: the largest distance from `at` is this, whatever the length of `direction`.
         noise: bound on the error of the function's values, such as ‖∇F‖ over the smallest eigenvalue where the
             function is a fit; a callable is asked after the function.
 
@@ -80,6 +83,9 @@ def assert_derivative(found: Tensor, difference: Difference, what: str = "the de
     """Assert that `found` is the derivative, within the error of the differences and rounding.
 
     Args:
+        found: the derivative to be tested.
+        difference: the derivative by differences, and its error.
+        what: its name, for messages.
         scale: size beside which `found` may be all rounding, added to its norm.
 
     Raises:

@@ -77,6 +77,7 @@ def derivative(
 
 
 def dense(point: Point) -> Tensor:
+    """The total Hessian [P, P], made symmetric to the last bit."""
     matrix = point.hessian().dense()
     return (matrix + matrix.T) / 2
 
