@@ -8,7 +8,8 @@ import pytest
 from scipy.stats import t
 
 import metafluence as mf
-from metafluence.reports.comparison.seeds import groups, mean, mean_curve, rows_frame, runtime_ratios, values
+from metafluence.reports.groups import groups, mean, mean_curve, rows_frame, values
+from metafluence.runtime import load_tensors, save_tensors
 from metafluence.studies.comparison import Comparing, open_stores
 from metafluence.studies.outcomes import load_outcome
 from small_studies import SEVERAL
@@ -97,7 +98,7 @@ def test_groups_hold_the_seeds_of_one_variation(done):
 def test_times_are_shares_of_a_fit_from_scratch(done):
     _, outcomes, _ = done
     group = groups(outcomes)[0]
-    for one, ratio in zip(group.outcomes, runtime_ratios(group, "task", ("task-if", "cg")), strict=True):
+    for one, ratio in zip(group.outcomes, values(group, "task", ("task-if", "cg"), "runtime_ratio"), strict=True):
         row = next(line.row for line in one.lines if line.row.method == "task-if")
         assert row.edit_seconds > 0
         assert ratio == pytest.approx((row.seconds + row.edit_seconds) / one.fit_seconds)
@@ -110,7 +111,7 @@ def test_means_have_students_interval():
     assert (found.value - found.half, found.value + found.half) == (pytest.approx(low), pytest.approx(high))
     assert mean([3.0]).text(".1f") == "3.0"
     assert mean([math.nan]).text(".1f") == "–"
-    middle, half = mean_curve([np.array([0.0, 1.0]), np.array([0.0, 3.0])])
+    middle, half = mean_curve([np.array([0.0, 1.0]), np.array([0.0, 3.0]), np.array([0.0, 2.0])])
     assert middle.tolist() == [0.0, 2.0]
     assert half[0] == 0.0
 
@@ -123,3 +124,14 @@ def test_stores_that_differ_in_what_changes_no_result_are_of_one_study(done, par
     assert len(mf.merged([store, other]).outcomes) == len(store.outcomes)
     different = replace(store, raw={**store.raw, "l2": 2.0}, folder=folder / "other")
     assert len(mf.merged([store, different]).outcomes) == 2 * len(store.outcomes)
+
+
+def test_an_outcome_of_another_version_is_refused_with_its_file(done):
+    folder, outcomes, _ = done
+    file = folder / "outcomes" / f"{outcomes[0].id}.safetensors"
+    tensors, facts = load_tensors(file)
+    other = folder / "other.safetensors"
+    for changed in ({**facts, "full": {"bananas": 1}}, {k: v for k, v in facts.items() if k != "sides"}):
+        save_tensors(other, tensors, changed)
+        with pytest.raises(mf.StoreError, match=r"other\.safetensors was written by another version"):
+            load_outcome(other)
