@@ -49,10 +49,6 @@ class Context:
     """The recorded run that ended in λ*."""
 
     def __post_init__(self) -> None:
-        if self.level not in LEVELS:
-            raise InputError(f"There is no level {self.level!r}. Levels are {', '.join(LEVELS)}.")
-
-    def __post_init__(self) -> None:
         check_level(self.level)
 
     @property

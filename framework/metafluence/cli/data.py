@@ -10,6 +10,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from rich.table import Table
 
 import metafluence
+from metafluence.cli.places import check_file
 from metafluence.cli.terminal import console
 from metafluence.errors import ConfigError, InputError
 from metafluence.registry import default_registry, parse_yaml
@@ -72,6 +73,8 @@ def show_data(
     registry: RegistryOption = None,
 ) -> None:
     """Show a data set: its classes, instances, shape, values, memory and splits, and a picture of a few tasks."""
+    if picture is not None:
+        check_file(picture, "--picture")
     known = default_registry(registry, Path.cwd())
     dataset = known.build("dataset", {**_settings(settings), "use": name})
     table = Table(box=None, pad_edge=False, show_header=False, title=name, title_justify="left", title_style="bold")

@@ -23,12 +23,8 @@ VALUES = 100_000
 def read_yaml(file: Path, what: str, error: type[InputError] = ConfigError) -> Any:
     """The content of a YAML file in UTF-8; None where it is empty.
 
-    Args:
-        what: the kind of file, as in "study", for the sentence of an error.
-        error: the class of the errors raised.
-
-    Raises:
-        InputError: the file cannot be read, or `parse_yaml` refuses its text.
+    `what` is the kind of file, as in "study", for the errors, which are of class `error`: the file cannot be read, or
+    `parse_yaml` refuses its text.
     """
     try:
         size = file.stat().st_size

@@ -21,12 +21,8 @@ def check_level(level: Any) -> Level:
 def check_items(items: Any, count: int, level: Level) -> Removal:
     """Whole numbers from 0 to count - 1, in the order given, each once.
 
-    Args:
-        items: one number, or a list, tuple, range, array or tensor of them.
-        count: how many items the level has.
-
-    Raises:
-        InputError: a number is not whole, negative, a truth value or not below `count`.
+    `items` is one number, or a list, tuple, range, array or tensor of them; the level has `count` items. Raises
+    InputError where a number is not whole, negative, a truth value or not below `count`.
     """
     listed = _listed(items)
     for item in listed:

@@ -196,7 +196,7 @@ class TaskSet:
 
     def corrupted_items(self, level: Level) -> Tensor:
         """[items] bool, numbered as `Weights` does."""
-        return self.corrupted if level == "task" else getattr(self, f"corrupted_{level}").flatten()
+        return self.corrupted if check_level(level) == "task" else getattr(self, f"corrupted_{level}").flatten()
 
     def fingerprint(self) -> str:
         """A hash of everything a result can depend on: ids, values, shapes and types."""
