@@ -24,12 +24,13 @@ def read_archive(file: Path, keys: Sequence[str]) -> tuple[list[str], dict[str, 
         DataError: the file is no .npz archive, is encrypted or cut short, or an array holds Python objects or records.
     """
     try:
-        with np.load(file, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise DataError(
-                    f"{file} is a single array (.npy), not an .npz archive. Make one with numpy.savez(file, "
-                    "images=..., labels=...)."
-                )
+        loaded = np.load(file, allow_pickle=False)
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
+            raise DataError(
+                f"{file} is a single array (.npy), not an .npz archive. Make one with numpy.savez(file, images=..., "
+                "labels=...)."
+            )
+        with loaded as archive:
             held = sorted(archive.files)
             found: dict[str, Array] = {key: archive[key] for key in keys if key in held}
     except DataError:
@@ -41,7 +42,7 @@ def read_archive(file: Path, keys: Sequence[str]) -> tuple[list[str], dict[str, 
     for key, values in found.items():
         if values.dtype.fields is not None or values.dtype.kind not in "biufSU":
             raise DataError(f"{file}: {key} has values of type {values.dtype}. Save numbers, or texts for labels.")
-    return held, {key: np.ascontiguousarray(_native(values)) for key, values in found.items()}
+    return held, {key: np.asarray(_native(values), order="C") for key, values in found.items()}
 
 
 def class_labels(labels: Array, key: str, file: Path) -> Array:
