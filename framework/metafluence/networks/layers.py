@@ -18,8 +18,7 @@ from torch.func import functional_call, vjp, vmap
 from metafluence.errors import SolverError
 from metafluence.networks.flat_module import FlatModule, mixing_layer
 from metafluence.networks.losses import OutputLoss
-
-CHUNK_BYTES = 2**23
+from metafluence.runtime import ACTIVATION_BYTES, TRACE_BYTES, count_within
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,14 +72,14 @@ class LayerStack:
         self.at = at
 
     def chunks(self) -> Iterator[LayeredLoss]:
-        """All tasks, in order, in chunks whose largest buffer is about CHUNK_BYTES."""
+        """All tasks, in order, in chunks whose largest buffer is about ACTIVATION_BYTES."""
         start, size = 0, 1
         while start < self.count:
             loss = self.at(slice(start, min(start + size, self.count)))
             yield loss
             start += size
             per_task = max((x.inputs[0].numel() * x.inputs.element_size() for x in loss.layers), default=1)
-            size = max(1, CHUNK_BYTES // per_task)
+            size = count_within(ACTIVATION_BYTES, per_task)
 
 
 def layered_loss(
@@ -131,7 +130,7 @@ def gradients_each(network: FlatModule, meta: Tensor, inputs: Tensor, cotangents
             rows[:, torch.cat([where for _, where in trace.others])] = outside.sum(dim=1)
         start += size
         widest = max((x.inputs[0].numel() // x.inputs.shape[1] for x in trace.layers), default=1)
-        size = max(1, 2**24 // (meta.element_size() * max(m * widest, network.size)))
+        size = count_within(TRACE_BYTES, meta.element_size() * max(m * widest, network.size))
     return found
 
 

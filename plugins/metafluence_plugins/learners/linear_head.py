@@ -13,8 +13,11 @@ from metafluence import Batch, InputError, Layer, LayeredLoss, NetworkLearner, T
 class FeatureLearner(NetworkLearner):
     """A backbone that gives features [n, d], under something that adapts."""
 
-    encodes: ClassVar[bool] = True
     classifies: ClassVar[bool] = False
+
+    @property
+    def encodes(self) -> bool:
+        return True
 
     def bind(self, tasks: TaskSet) -> Self:
         bound = super().bind(tasks)

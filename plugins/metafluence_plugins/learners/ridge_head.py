@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -46,8 +46,6 @@ class RidgeHead(LinearHead, ImplicitLearner):
                 f"ridge-head needs ridge > 0 for a unique head and scale > 0; they are {self.ridge} and {self.scale}. "
                 "Try 0.1 and 10."
             )
-
-    layered: ClassVar[bool] = False
 
     @property
     def unrolls(self) -> bool:

@@ -102,7 +102,7 @@ class TRAK(AttributionMethod):
                 f"trak's kernel of {self.dim} dimensions from {len(query)} query instances is singular. Give ridge "
                 "(1, say), or fewer dimensions."
             )
-        return Projected(point, items, factor)
+        return Projected(point, point.item_weights(level).unsqueeze(1) * items, factor)
 
     def scores(self, state: Ensemble, targets: Targets) -> Scores:
         values = torch.stack(
