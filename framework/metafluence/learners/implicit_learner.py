@@ -47,7 +47,7 @@ class ImplicitLearner(MetaLearner):
         >>> tasks = mf.TaskSet(half, half, ("only",))
         >>> problem = mf.BilevelProblem(Proximal(), tasks, l2=0.0, inner_solver=mf.build("solver", "exact"))
         >>> point = problem.at(torch.zeros(1, dtype=torch.float64))
-        >>> point.adapted, point.hessian().dense()  # θ = (λ + 2) / 2, so dθ/dλ = 1/2
+        >>> point.adapted.round(decimals=6), point.hessian().dense().round(decimals=6)  # θ = (λ + 2) / 2
         (tensor([[1.]], dtype=torch.float64), tensor([[0.2500]], dtype=torch.float64))
     """
 
