@@ -42,7 +42,8 @@ class Adaptation:
 class MetaLearner(ABC):
     """How a task adapts, and how the adapted model is judged. A frozen dataclass: its fields are its configuration.
 
-    Its properties `encodes`, `shares_space`, `unrolls`, `exact`, `mixes_instances` and `output_loss` say what it can do.
+    What it can do is said by its properties: `encodes`, `shares_space`, `unrolls`, `exact`, `mixes_instances`,
+    `output_loss`.
     n tasks are worked on together: R meta-parameters reach each task's losses as a row, Q parameters adapt.
 
     Example:
