@@ -1,10 +1,11 @@
 # Two commands are all of it: `make demo` and `make test`. Both set up what they need.
+# Before a release: `make test-random` (new random examples), `make test-slow`.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow check format benchmarks clean
+.PHONY: demo test test-random test-slow check format benchmarks clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -17,6 +18,12 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
+
+# The property tests alone, on new examples; SEED=N repeats those of a run that printed N.
+SEED ?= $(shell date +%s)
+test-random: $(READY)
+	@echo "random examples of seed $(SEED); repeat them with: make test-random SEED=$(SEED)"
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "hypothesis and not slow" --hypothesis-profile random --hypothesis-seed $(SEED)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m slow

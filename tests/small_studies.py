@@ -1,13 +1,15 @@
 """Small studies that tests of several rooms run, and the command line on them."""
 
-import os
-import subprocess
+import contextlib
+import io
 import sys
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
+import pytest
 import yaml
 
+from metafluence.cli import main
 from parts import LEARNERS
 
 # One study.
@@ -70,10 +72,23 @@ def configuration(name: str, **changes) -> dict:
     return {"use": name, "backbone": {"use": "mlp", "hidden": [2]}, **own, **changes}
 
 
-def command(folder: Path, *words: str) -> subprocess.CompletedProcess:
-    """The command line in a process of its own."""
-    code = "import sys; from metafluence.cli import main; sys.argv[0] = 'metafluence'; main()"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, "-c", code, *words], cwd=folder, capture_output=True, text=True, env=environment, check=False
-    )
+@dataclass(frozen=True)
+class Done:
+    """A command that has ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def command(folder: Path, *words: str) -> Done:
+    """The command line, in this process."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["metafluence", *words])
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+    return Done(code, out.getvalue(), err.getvalue())

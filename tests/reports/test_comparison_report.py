@@ -1,13 +1,9 @@
 """A study of several variations from the command line: planned, done, reported, merged; its page against its rows."""
 
-import contextlib
-import io
 import json
 import math
 import re
 import shutil
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +13,6 @@ import yaml
 from scipy.stats import t
 
 import metafluence as mf
-from metafluence.cli import main
 from metafluence.reports.comparison.errors import budget_table, mean_cells
 from metafluence.reports.comparison.figures import draw_level
 from metafluence.reports.comparison.seeds import groups, rows_frame
@@ -27,7 +22,7 @@ from metafluence.reports.similar_messages import alike
 from metafluence.reports.study import report as study_report
 from metafluence.reports.text_table import number
 from metafluence.studies.comparison import Comparing
-from small_studies import SEVERAL
+from small_studies import SEVERAL, command
 
 STUDY = {
     **SEVERAL,
@@ -51,28 +46,6 @@ STUDY = {
     "sizes": {"tiny": {"seeds": 1, "vary": {}, "levels": ["task"], "methods": ["loss"], "truth.subsets": 0}},
 }
 METHOD = ("influence", "cg")
-
-
-@dataclass(frozen=True)
-class Done:
-    """A command that has ended."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-def command(folder: Path, *words: str) -> Done:
-    """The command line, in this process."""
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        patch.chdir(folder)
-        patch.setattr(sys, "argv", ["metafluence", *words])
-        try:
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-    return Done(code, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(scope="module", autouse=True)
