@@ -127,6 +127,7 @@ from .networks import (
     squared_error as squared_error,
     weighted_mean as weighted_mean,
 )
+from .progress import Observer as Observer
 from .registry import Entry as Entry, Registry as Registry, build as build, default_registry as default_registry
 from .reports import (
     Summary as Summary,
@@ -153,7 +154,6 @@ from .reports.study import (
 from .runtime import (
     Executor as Executor,
     Item as Item,
-    Observer as Observer,
     Parcel as Parcel,
     RemoteExecutor as RemoteExecutor,
     Result as Result,
@@ -207,20 +207,35 @@ from .tasks import (
     sample as sample,
 )
 from .training import (
+    AdamStep as AdamStep,
     Checkpoint as Checkpoint,
     Fit as Fit,
+    MomentumStep as MomentumStep,
     Progress as Progress,
     Quality as Quality,
     Record as Record,
     RetrainBank as RetrainBank,
     Retrained as Retrained,
+    RMSpropStep as RMSpropStep,
+    RunAdjoint as RunAdjoint,
+    RunRecorder as RunRecorder,
+    RunStep as RunStep,
+    SGDStep as SGDStep,
     Shared as Shared,
+    StepRule as StepRule,
+    StepState as StepState,
     Trainer as Trainer,
+    TrainingRun as TrainingRun,
     TrainingState as TrainingState,
+    batch_gradient as batch_gradient,
     best_record as best_record,
+    check_run as check_run,
+    load_run as load_run,
     load_training as load_training,
     loss_gradient as loss_gradient,
     quality_at as quality_at,
+    run_adjoint as run_adjoint,
+    run_tangent as run_tangent,
     save_training as save_training,
     validate as validate,
 )

@@ -4,12 +4,12 @@ The learner `joint` does not adapt. One task's query holds the training instance
 instance. Our F sums over tasks the mean loss of n instances, so that one instance's response is its gradient over n.
 """
 
-import dattri.algorithm.trak as dattri_trak
+from importlib import import_module
+from types import ModuleType
+
 import pytest
 import torch
 from curvlinops import EKFACLinearOperator
-from dattri.algorithm.tracin import TracInAttributor
-from dattri.task import AttributionTask
 from torch import nn
 from torch.func import functional_call
 from torch.utils.data import DataLoader, TensorDataset
@@ -21,7 +21,17 @@ from metafluence_plugins.methods.tracin import TracIn
 from metafluence_plugins.methods.trak import TRAK
 from parts import EXACT
 
+pytestmark = pytest.mark.xdist_group("peers")
+
 TRAIN, TARGETS, FEATURES, CLASSES, L2 = 12, 5, 4, 3, 0.7
+
+
+@pytest.fixture(scope="module")
+def dattri() -> ModuleType:
+    """Imported here, not by every process that collects these tests: it takes longer than they do."""
+    for part in ("algorithm.tracin", "algorithm.trak", "task"):
+        import_module(f"dattri.{part}")
+    return import_module("dattri")
 
 
 @pytest.fixture(autouse=True)
@@ -99,12 +109,12 @@ def close(found: torch.Tensor, wanted: torch.Tensor) -> bool:
 @seeds
 @pytest.mark.parametrize("which", [[0], [0, 1, 2]], ids=["one", "three"])
 @pytest.mark.parametrize("gradients", ["total", "partial"])
-def test_tracin_is_dattri_s_on_the_same_checkpoints(seed, which, gradients):
+def test_tracin_is_dattri_s_on_the_same_checkpoints(seed, which, gradients, dattri):
     single = Single(seed)
     # A checkpoint stands for the steps since the one before it; theirs gets its rate times these steps.
     weights = [0.1 * 2, 0.3 * 5, 0.2 * 1][: len(which)]
-    task = AttributionTask(single.loss, single.module, [single.state(single.metas[i]) for i in which])
-    theirs = TracInAttributor(task, weights, normalized_grad=False)
+    task = dattri.task.AttributionTask(single.loss, single.module, [single.state(single.metas[i]) for i in which])
+    theirs = dattri.algorithm.tracin.TracInAttributor(task, weights, normalized_grad=False)
     theirs.projector_kwargs = None  # its constructor projects by default
     wanted = theirs.attribute(*single.loaders())
     assert close(TRAIN * single.scores(TracIn(gradients), which), wanted)
@@ -113,7 +123,7 @@ def test_tracin_is_dattri_s_on_the_same_checkpoints(seed, which, gradients):
 @seeds
 @pytest.mark.parametrize("dim", [6, 64])
 @pytest.mark.parametrize("kind", ["rademacher", "gaussian"])
-def test_trak_is_dattri_s_with_the_same_projection(seed, dim, kind, monkeypatch):
+def test_trak_is_dattri_s_with_the_same_projection(seed, dim, kind, monkeypatch, dattri):
     """For one model, up to −n: theirs is what adding an instance does to the loss, ours what removing it does.
 
     Their kernel's regularisation is absolute and on gradients over √P, ours relative to the kernel's mean eigenvalue.
@@ -121,9 +131,13 @@ def test_trak_is_dattri_s_with_the_same_projection(seed, dim, kind, monkeypatch)
     single, ridge = Single(seed), 1e-3
     size = single.problem.size
     projection = Projection(size, dim, kind, seed=4)
-    monkeypatch.setattr(dattri_trak, "random_project", lambda *a, **k: lambda g, ensemble_id: projection.apply(g))
-    task = AttributionTask(single.margin, single.module, single.state(single.metas[0]), target_func=single.loss)
-    theirs = dattri_trak.TRAKAttributor(task, single.probability, regularization=0.0)
+    monkeypatch.setattr(
+        dattri.algorithm.trak, "random_project", lambda *a, **k: lambda g, ensemble_id: projection.apply(g)
+    )
+    task = dattri.task.AttributionTask(
+        single.margin, single.module, single.state(single.metas[0]), target_func=single.loss
+    )
+    theirs = dattri.algorithm.trak.TRAKAttributor(task, single.probability, regularization=0.0)
     train, test = single.loaders()
     theirs.regularization = ridge * _kernel_trace(single, projection) / size / dim
     theirs.cache(train)

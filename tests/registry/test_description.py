@@ -169,7 +169,7 @@ def test_a_module_that_cannot_be_found_says_why(tmp_path, monkeypatch, module, m
 def test_reading_imports_neither_the_component_nor_torch():
     code = """
 import sys
-from metafluence.loader import default_registry
+from metafluence import default_registry
 registry = default_registry()
 for entry in [e for kind in registry.kinds() for e in registry.entries(kind)]:
     entry.parameters()

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column
 
-from metafluence.runtime import Observer
+from metafluence.progress import Observer
 
 
 class Bars(Observer):

@@ -28,7 +28,6 @@ from metafluence.runtime.memory import (
     count_within,
     graph_bytes,
 )
-from metafluence.runtime.progress import Observer
 from metafluence.runtime.provenance import versions
 from metafluence.runtime.storage import (
     check_identity,

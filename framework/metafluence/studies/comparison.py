@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from metafluence.errors import InputError, MetafluenceError, StoreError
+from metafluence.progress import Observer
 from metafluence.registry import Registry
-from metafluence.runtime import Observer, load_facts, save_facts, versions
+from metafluence.runtime import load_facts, save_facts, versions
 from metafluence.studies.config import listed
 from metafluence.studies.outcomes import Outcome, load_outcome, outcome, save_outcome
 from metafluence.studies.study import Study, StudyResult

@@ -14,8 +14,9 @@ from metafluence.errors import InputError
 from metafluence.evaluation import Bench, Truth, draw_removals, retrain
 from metafluence.learners import MetaLearner
 from metafluence.linalg import Solver
+from metafluence.progress import Observer
 from metafluence.registry import Registry
-from metafluence.runtime import Executor, Observer, RemoteExecutor, claim, component_fingerprint, find_device
+from metafluence.runtime import Executor, RemoteExecutor, claim, component_fingerprint, find_device
 from metafluence.studies.config import StudyConfig
 from metafluence.tasks import Dataset, Level, Removal, Split, TaskSet, corrupt
 from metafluence.training import Checkpoint, Fit, Record, RetrainBank, Trainer, stored_fit

@@ -27,8 +27,9 @@ from metafluence.evaluation import (
     reference_scores,
     run_cell,
 )
+from metafluence.progress import Observer
 from metafluence.registry import Registry
-from metafluence.runtime import Observer, component_fingerprint, load_facts, load_tensors, save_facts, save_tensors
+from metafluence.runtime import component_fingerprint, load_facts, load_tensors, save_facts, save_tensors
 from metafluence.studies.config import StudyConfig
 from metafluence.studies.plans import make_grid, make_plans, parts
 from metafluence.studies.preparation import Preparation, Prepared

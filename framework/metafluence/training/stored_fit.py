@@ -11,6 +11,8 @@ import torch
 from metafluence.runtime import CPU, load_tensors, save_tensors
 from metafluence.training.trainer import Checkpoint, Fit, Record, stack_checkpoints
 
+APART = ("meta", "checkpoints", "history", "run")  # kept by themselves; a run in the folder that it was recorded in
+
 
 def stored_fit(file: Path, make: Callable[[], Fit], device: torch.device = CPU) -> Fit:
     """The fit in `file`, its tensors on `device`; made and kept there if it is not."""
@@ -22,7 +24,7 @@ def stored_fit(file: Path, make: Callable[[], Fit], device: torch.device = CPU) 
         checkpoints = tuple(Checkpoint(*one) for one in kept)
         return Fit(tensors["meta"].to(device), checkpoints=checkpoints, history=history, **facts)
     fit = make()
-    facts = {f.name: getattr(fit, f.name) for f in fields(fit) if f.name not in ("meta", "checkpoints", "history")}
+    facts = {f.name: getattr(fit, f.name) for f in fields(fit) if f.name not in APART}
     facts["history"] = [asdict(record) for record in fit.history]
     facts["steps_kept"] = [c.step for c in fit.checkpoints]
     facts["learning_rates"] = [c.learning_rate for c in fit.checkpoints]
