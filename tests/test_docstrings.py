@@ -28,7 +28,10 @@ INTERFACES = [
 
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_run(name):
-    found = doctest.testmod(importlib.import_module(name), optionflags=doctest.NORMALIZE_WHITESPACE)
+    module = importlib.import_module(name)
+    # Without `from __future__ import annotations`, which would also hold for the examples.
+    names = {key: value for key, value in vars(module).items() if key != "annotations"}
+    found = doctest.testmod(module, globs=names, optionflags=doctest.NORMALIZE_WHITESPACE)
     assert found.attempted
     assert not found.failed, f"python -m doctest {name} shows what differs"
 
