@@ -94,7 +94,7 @@ def _standing(
     names = [str(place) for place in range(len(order))]
     if known.shape[1] >= SEEDS:
         return compare_means(names, known, high)
-    if len(group.outcomes) > 1:
+    if len(group.outcomes) != 1:
         return None
     side, runs = group.outcomes[0].sides[level], [lines(group, level, method)[0][1] for method in order]
     if field == "change_error" and all(len(run.change_errors) for run in runs):
