@@ -20,6 +20,7 @@ from torch.func import vjp, vmap
 
 from metafluence.errors import InputError
 from metafluence.networks import LayerStack, OutputLoss
+from metafluence.registry import Component
 from metafluence.tasks import Batch, TaskSet
 
 
@@ -39,7 +40,7 @@ class Adaptation:
         return cls(adapted, none, none == 0, steps)
 
 
-class MetaLearner(ABC):
+class MetaLearner(Component, ABC):
     """A frozen dataclass whose fields are its configuration.
 
     encodes: the learner has a shared encoder.
@@ -65,7 +66,8 @@ class MetaLearner(ABC):
     @property
     def output_loss(self) -> OutputLoss | None:
         """What outer_loss is the weighted mean of at the outputs of `predict`, for curvatures that need it
-        (gauss-newton); None if it is not of that form."""
+        (gauss-newton); None if it is not of that form.
+        """
         return None
 
     @property
