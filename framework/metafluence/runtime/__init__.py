@@ -21,8 +21,11 @@ from metafluence.runtime.fingerprints import component_fingerprint, hash_tensor
 from metafluence.runtime.memory import graph_bytes
 from metafluence.runtime.provenance import versions
 from metafluence.runtime.storage import (
+    Shelf,
     check_identity,
     claim,
+    digest_of,
+    folder_of,
     load_facts,
     load_tensors,
     save_facts,
