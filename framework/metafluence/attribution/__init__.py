@@ -14,4 +14,5 @@ from metafluence.attribution.method import (
     Units,
     attribute,
     check_context,
+    check_scores,
 )

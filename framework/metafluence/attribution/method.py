@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -185,7 +185,39 @@ def check_context(method: AttributionMethod, context: Context) -> None:
         )
 
 
+def check_scores(method: AttributionMethod, scores: Scores, context: Context, targets: int) -> Scores:
+    """The scores as they are, if they are what a method must give: values [items, targets] that are finite numbers.
+
+    Raises InputError naming the method and what is wrong.
+    """
+    name = type(method).__name__
+    if not isinstance(scores, Scores) or not isinstance(scores.values, Tensor):
+        raise InputError(
+            f"{name} gave {type(scores).__name__} as scores. Return metafluence.Scores(values, level, units)."
+        )
+    values, wanted = scores.values, (context.items, targets)
+    if tuple(values.shape) != wanted:
+        raise InputError(
+            f"{name} gave scores of shape {list(values.shape)}; {list(wanted)} [items, targets] is expected."
+        )
+    if not values.is_floating_point():
+        raise InputError(f"{name} returned scores of type {values.dtype}. Return floating point numbers.")
+    if scores.units not in get_args(Units):
+        raise InputError(f"{name} returned scores in units {scores.units!r}. Units are {' or '.join(get_args(Units))}.")
+    if scores.level != context.level:
+        raise InputError(f"{name} returned scores of level {scores.level!r}; level {context.level!r} was asked for.")
+    bad = (~values.isfinite()).nonzero()
+    if len(bad):
+        item, target = bad[0].tolist()
+        raise InputError(
+            f"{name} returned {len(bad)} scores that are not finite, the first for item {item} and target {target}. "
+            "Look for a division by zero or an overflow in the method."
+        )
+    return scores
+
+
 def attribute(method: AttributionMethod, context: Context, targets: Targets) -> Scores:
     """Score every item of the context's level against every target, in one call."""
     check_context(method, context)
-    return method.scores(method.prepare(context), targets)
+    count = 1 if targets.mean else len(targets.problem.tasks)
+    return check_scores(method, method.scores(method.prepare(context), targets), context, count)

@@ -31,7 +31,7 @@ def _describe(value: Any) -> str:
 
 
 def module_fingerprint(module: nn.Module) -> str:
-    """A hash of the architecture, its code, and all that is not trained; trained parameters are a fit's, not the module's."""
+    """A hash of the architecture, its code and what is not trained; what is trained is a fit's."""
     digest = hashlib.sha256(repr(module).encode())
     for kind in sorted({code_fingerprint(type(part)) for part in module.modules()}):
         digest.update(kind.encode())

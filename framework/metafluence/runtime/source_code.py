@@ -65,10 +65,9 @@ def _parsed(file: Path, stamp: int) -> tuple[str, tuple[tuple[str, int], ...]]:
         elif isinstance(node, ast.ImportFrom):
             whole = node.module or ""
             imported += [(whole, node.level), *((f"{whole}.{a.name}".lstrip("."), node.level) for a in node.names)]
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            first = node.body[0] if node.body else None
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
-                node.body = node.body[1:]  # a docstring
+        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        if documented and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:]
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), tuple(imported)
 
 

@@ -167,8 +167,8 @@ def folder_of(folder: Path, identity: Mapping[str, str], notice: Callable[[str],
     if _manifest(anew) is None:
         differing = sorted(k for k in identity.keys() | found.keys() if identity.get(k) != found.get(k))
         notice(
-            f"The work stored in {folder} was made with another {', another '.join(differing)} (settings, code or data). "
-            f"What follows from it is made anew in {anew.name}; the earlier work stays."
+            f"The work stored in {folder} was made with another {', another '.join(differing)}: settings, code or data "
+            f"changed. What follows from it is made anew in {anew.name}; the earlier work stays."
         )
     claim(anew, identity)
     return anew

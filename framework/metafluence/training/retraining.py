@@ -13,16 +13,7 @@ from torch import Tensor
 
 from metafluence.bilevel import BilevelProblem
 from metafluence.errors import ConvergenceError, RemovalError, SolverError
-from metafluence.runtime import (
-    NAMED,
-    Executor,
-    Shelf,
-    claim,
-    digest_of,
-    component_fingerprint,
-    hash_tensor,
-    warn,
-)
+from metafluence.runtime import NAMED, Executor, Shelf, claim, component_fingerprint, digest_of, hash_tensor, warn
 from metafluence.tasks import Level, Removal, TaskSet, Weights
 from metafluence.training.trainer import Fit, Shared, Trainer
 

@@ -55,7 +55,7 @@ def save_training(file: Path, state: TrainingState, identity: Mapping[str, str])
 def load_training(file: Path, identity: Mapping[str, str], like: Tensor) -> TrainingState | None:
     """The state kept in `file`, on the device of the meta-parameters `like` [P]; None where there is none.
 
-    A damaged file is warned of, and counts as none: the fit starts anew. Raises StoreError for the state of another fit.
+    A damaged file is warned of, and counts as none: the fit starts anew. Raises StoreError for that of another fit.
     """
     if not file.exists():
         return None
