@@ -31,6 +31,7 @@ METHODS = {
     "retrain": {"examples": 1, "skip": ("chunks",)},
     "grad-ascent": {"examples": 1},
     "paper": {"examples": 1},
+    "run-influence": {"examples": 1},
     "leave-out": {"use": "influence", "leave_out": True, "solver": "exact", "examples": 1},
     "leave-out-of-edits": {"use": "influence", "leave_out": "edits", "solver": "exact", "examples": 1},
     # The cosine of rounding with rounding is no zero.
@@ -41,7 +42,7 @@ METHODS = {
 # Direct-IF and EKFAC-IF are wrong on purpose where a whole network adapts: there they follow retraining by chance.
 ELSEWHERE = {
     "ridge-head": ("influence", "leave-out", "paper", "direct-if", "tracin", "trak", "grad-ascent"),
-    "maml": ("influence", "leave-out", "paper", "tlxml", "tracin", "trak"),
+    "maml": ("influence", "leave-out", "paper", "tlxml", "tracin", "trak", "run-influence"),
     "imaml": ("influence", "paper", "tlxml", "tracin", "trak", "loss"),
 }
 for _learner, _names in {"logistic-head": dict.fromkeys([*REGISTRY.names("method"), *METHODS]), **ELSEWHERE}.items():

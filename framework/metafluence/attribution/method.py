@@ -19,7 +19,7 @@ from metafluence.bilevel import BilevelProblem, Jacobian, Point
 from metafluence.errors import InputError
 from metafluence.linalg import Solution, Solver
 from metafluence.tasks import LEVELS, Level, Removal, TaskSet
-from metafluence.training import Checkpoint, RetrainBank
+from metafluence.training import Checkpoint, RetrainBank, TrainingRun
 
 Units = Literal["loss_change", "rank_only"]
 
@@ -29,8 +29,8 @@ class Context:
     """What a method may look at: λ* with all tasks adapted, randomness, and the retrain bank where there is one.
 
     level: the kind of items to be judged; those of level `support` and `query` are numbered as `Weights` does.
-    checkpoints: of meta-training, the last one last. strict: a solve that fails raises; else its status travels with
-    the result.
+    checkpoints: of meta-training, the last one last. run: the recorded run that ended in λ*. strict: a solve that
+    fails raises; else its status travels with the result.
     """
 
     point: Point
@@ -39,6 +39,7 @@ class Context:
     bank: RetrainBank | None = None
     checkpoints: tuple[Checkpoint, ...] = ()
     strict: bool = True
+    run: TrainingRun | None = None
 
     @property
     def problem(self) -> BilevelProblem:
@@ -159,6 +160,11 @@ class AttributionMethod(ABC):
         """It works on checkpoints of meta-training."""
         return False
 
+    @property
+    def needs_run(self) -> bool:
+        """It works on a recorded run of meta-training."""
+        return False
+
     @abstractmethod
     def prepare(self, context: Context) -> Any:
         """All work that depends on neither targets nor removals."""
@@ -182,6 +188,11 @@ def check_context(method: AttributionMethod, context: Context) -> None:
         raise InputError(
             f"{name} works on checkpoints of meta-training and there are none. In a study, name a trainer that keeps "
             "them under `checkpoints` (sgd or adam); in Python, pass Context(checkpoints=fit.checkpoints)."
+        )
+    if method.needs_run and context.run is None:
+        raise InputError(
+            f"{name} works on a recorded run of meta-training and there is none. Meta-train with record: true (adam, "
+            "sgd, ...); in Python, pass Context(run=fit.run) with the point at fit.meta."
         )
 
 

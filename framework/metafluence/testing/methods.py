@@ -9,7 +9,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from metafluence import LEVELS, AttributionMethod, Context, InputError, Level, Targets, attribute, check_context
+from metafluence import (
+    LEVELS,
+    AttributionMethod,
+    BilevelProblem,
+    Context,
+    InputError,
+    Level,
+    Targets,
+    attribute,
+    check_context,
+)
 from metafluence.testing.worlds import SILENT, TWIN_INSTANCES, TWINS, World, world
 
 SEEDS = 3
@@ -23,16 +33,20 @@ class Trial:
         self.level: Level = level
         self.world = here
 
+    def context(self, problem: BilevelProblem | None = None, level: Level | None = None) -> Context:
+        """What the method asks for: λ*, or where a recorded run ends."""
+        return self.world.context(level or self.level, problem, self.method.needs_run)
+
     @cached_property
     def usual(self) -> Tensor:
         """Scores [items, T] in the world as it is."""
         return self.scores()
 
     def scores(self, context: Context | None = None, mean: bool = False) -> Tensor:
-        return attribute(self.method, context or self.world.context(self.level), self.world.targets(mean)).values
+        return attribute(self.method, context or self.context(), self.world.targets(mean)).values
 
     def changes(self, removals: list[tuple[int, ...]]) -> Tensor:
-        context = self.world.context(self.level)
+        context = self.context()
         found = self.method.parameter_change(self.method.prepare(context), removals)
         assert found is not None, "says that it edits, and predicts no parameters"
         assert found.removals == tuple(removals)
@@ -46,7 +60,7 @@ class Trial:
 
 def check_contract(trial: Trial) -> None:
     """Scores are [items, T], finite and of the level and unit that the method names; edits are [P, removals]."""
-    context, targets = trial.world.context(trial.level), trial.world.targets()
+    context, targets = trial.context(), trial.world.targets()
     found = attribute(trial.method, context, targets)
     assert tuple(found.values.shape) == (context.items, len(trial.world.validation))
     assert bool(found.values.isfinite().all())
@@ -68,7 +82,7 @@ def check_sign(trial: Trial) -> None:
             scores, loss = scores - scores.mean(), loss - loss.mean()
         scored.append(float(torch.cosine_similarity(scores, loss, dim=0)))
         if trial.method.edits:
-            found = other.changes(other.world.context(trial.level).singles())
+            found = other.changes(other.context().singles())
             edited.append(float(torch.cosine_similarity(found.flatten(), change.flatten(), dim=0)))
     assert sum(scored) > 0, f"scores go opposite to retraining: {scored}"
     assert not edited or sum(edited) > 0, f"predicted parameters go opposite to retraining: {edited}"
@@ -84,7 +98,7 @@ def check_edits(trial: Trial) -> None:
     agree = []
     for seed in range(SEEDS):
         other = Trial(trial.method, trial.level, world(seed, trial.world.learner))
-        moved = other.changes(other.world.context(trial.level).singles()).T @ other.world.targets(mean=True).gradients()
+        moved = other.changes(other.context().singles()).T @ other.world.targets(mean=True).gradients()
         agree.append(float(torch.cosine_similarity(other.scores(mean=True)[:, 0], moved[:, 0], dim=0)))
     assert sum(agree) > 0.5 * SEEDS, f"scores do not follow the predicted parameters: cosines {agree}"
 
@@ -100,7 +114,7 @@ def check_additivity(trial: Trial) -> None:
         singles = trial.changes([(i,) for i in group])
         trial.near(trial.changes([group])[:, 0], singles.sum(dim=1), "a group against its items")
     if trial.level == "query" and "task" in trial.method.levels:
-        whole = trial.scores(trial.world.context("task"))
+        whole = trial.scores(trial.context(level="task"))
         parts = scores.unflatten(0, (len(whole), -1)).sum(dim=1)
         trial.near(parts, whole, "query instances against their task")
 
@@ -110,7 +124,7 @@ def check_order(trial: Trial) -> None:
     count = len(trial.world.problem.tasks)
     order = torch.arange(count).roll(3)
     shuffled = trial.world.over(trial.world.problem.tasks[order])
-    found = trial.scores(trial.world.context(trial.level, shuffled))
+    found = trial.scores(trial.context(shuffled))
     wanted = trial.usual.unflatten(0, (count, -1))[order].flatten(0, 1)
     trial.near(found, wanted, "another order of tasks")
 
@@ -141,7 +155,7 @@ def check_batches(trial: Trial) -> None:
     """A target has the same scores alone as among others."""
     world = trial.world
     alone = Targets(world.problem, world.validation[[1]], world.fit.meta, mean=False)
-    found = attribute(trial.method, world.context(trial.level), alone).values
+    found = attribute(trial.method, trial.context(), alone).values
     trial.near(found, trial.usual[:, [1]], "a target alone")
 
 
@@ -149,13 +163,13 @@ def check_chunks(trial: Trial) -> None:
     """How tasks are cut into chunks changes nothing."""
     problem = trial.world.over(trial.world.problem.tasks)
     problem.memory_gib = 3.5 * problem.bytes_per_task(trial.world.fit.meta) / 2**30
-    trial.near(trial.scores(trial.world.context(trial.level, problem)), trial.usual, "tasks three at a time")
+    trial.near(trial.scores(trial.context(problem)), trial.usual, "tasks three at a time")
 
 
 def check_seed(trial: Trial) -> None:
     """The same seed gives the same bits, and nothing that was given is written to."""
     meta, tasks = trial.world.fit.meta.clone(), trial.world.problem.tasks.fingerprint()
-    again = trial.world.context(trial.level, trial.world.over(trial.world.problem.tasks))
+    again = trial.context(trial.world.over(trial.world.problem.tasks))
     assert torch.equal(trial.scores(again), trial.usual), "the same seed gives other scores"
     assert torch.equal(trial.world.fit.meta, meta), "λ* was changed"
     assert trial.world.problem.tasks.fingerprint() == tasks, "the tasks were changed"

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metafluence import Batch, BilevelProblem, Context, Fit, Level, RetrainBank, Targets, TaskSet, build
+from metafluence import Batch, BilevelProblem, Context, Fit, Level, RetrainBank, Targets, TaskSet, TrainingRun, build
 
 WAYS, PER_CLASS = 2, 2
 TWINS = (0, 1)
@@ -53,11 +53,16 @@ class World:
         learner = build("learner", self.learner, backbone={"use": "mlp", "hidden": [2]}, **LEARNERS[self.learner])
         return BilevelProblem(learner, tasks, 1.0, build("solver", "exact"))
 
-    def context(self, level: Level, problem: BilevelProblem | None = None) -> Context:
+    def context(self, level: Level, problem: BilevelProblem | None = None, run: bool = False) -> Context:
         """A fresh context at λ*, with the world's own bank.
 
-        `problem` is the same one in another order or with other memory; its bank is a new one.
+        `problem` is the same one in another order or with other memory; its bank is a new one. run: at the end of a
+        recorded run towards λ*, with that run.
         """
+        if run:
+            recorded = self.run if problem is None else self._run(problem)
+            point = recorded.problem.at(recorded.final)
+            return Context(point, level, torch.Generator().manual_seed(self.seed), run=recorded)
         bank = self.bank if problem is None else self._bank(problem)
         problem = problem or self.problem
         generator = torch.Generator().manual_seed(self.seed)
@@ -67,6 +72,19 @@ class World:
     def bank(self) -> RetrainBank:
         """Every retraining that was asked for is in it."""
         return self._bank(self.problem)
+
+    @cached_property
+    def run(self) -> TrainingRun:
+        """Full steps of descent from near λ* that end close to it."""
+        return self._run(self.problem)
+
+    def _run(self, problem: BilevelProblem) -> TrainingRun:
+        generator = torch.Generator().manual_seed(self.seed)
+        near = self.fit.meta + 0.01 * torch.randn(self.problem.size, generator=generator, dtype=torch.float64)
+        descent = build("trainer", "sgd", steps=25, batch=7, learning_rate=0.5, checkpoints=0, record=True)
+        run = descent.fit(problem, init=near, generator=generator).run
+        assert run is not None
+        return run
 
     def targets(self, mean: bool = False) -> Targets:
         return self._targets[mean]

@@ -10,6 +10,8 @@ import torch
 from metafluence.runtime import CPU, Shelf
 from metafluence.training.trainer import Checkpoint, Fit, Record, stack_checkpoints
 
+APART = ("meta", "checkpoints", "history", "run")  # kept by themselves; a run in the folder that it was recorded in
+
 
 def stored_fit(shelf: Shelf, name: str, make: Callable[[], Fit], device: torch.device = CPU) -> Fit:
     """The fit of that name, its tensors on `device`; made and kept if it is not on the shelf."""
@@ -22,7 +24,7 @@ def stored_fit(shelf: Shelf, name: str, make: Callable[[], Fit], device: torch.d
         checkpoints = tuple(Checkpoint(*one) for one in kept)
         return Fit(tensors["meta"].to(device), checkpoints=checkpoints, history=history, **facts)
     fit = make()
-    facts = {f.name: getattr(fit, f.name) for f in fields(fit) if f.name not in ("meta", "checkpoints", "history")}
+    facts = {f.name: getattr(fit, f.name) for f in fields(fit) if f.name not in APART}
     facts["history"] = [asdict(record) for record in fit.history]
     facts["steps_kept"] = [c.step for c in fit.checkpoints]
     facts["learning_rates"] = [c.learning_rate for c in fit.checkpoints]

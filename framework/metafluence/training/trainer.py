@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ from torch import Tensor
 from metafluence.bilevel import BilevelProblem, Point
 from metafluence.networks import accuracy
 from metafluence.tasks import TaskSet, Weights
+
+if TYPE_CHECKING:  # a run is made of gradients that this file takes
+    from metafluence.training.run import TrainingRun
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,8 @@ class Fit:
 
     gradient_norm: ‖∇F‖ at `meta`. converged: it is below the trainer's tolerance. products: Hessian products used.
     steps: how many were made. history: a record of each. best_step: the one that `meta` was taken from because
-    validation was best there; None where nothing was validated, and `meta` is the last.
+    validation was best there; None where nothing was validated, and `meta` is the last. run: the steps that led there,
+    if the trainer was told to record them.
     """
 
     meta: Tensor
@@ -92,6 +96,7 @@ class Fit:
     checkpoints: tuple[Checkpoint, ...] = ()
     history: tuple[Record, ...] = ()
     best_step: int | None = None
+    run: TrainingRun | None = None
 
 
 class Trainer(ABC):

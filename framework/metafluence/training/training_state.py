@@ -78,7 +78,7 @@ def load_training(file: Path, identity: Mapping[str, str], like: Tensor) -> Trai
             tensors.pop("generator"),
             facts["step"],
             facts["seconds"],
-            {name.removeprefix(OPTIMISER): tensor for name, tensor in tensors.items()},
+            {name.removeprefix(OPTIMISER): tensor.to(like.device) for name, tensor in tensors.items()},
             [Checkpoint(*kept, *pair) for kept, pair in zip(facts["kept"], stacked.to(like.device), strict=True)],
             [Record(**record) for record in facts["history"]],
         )

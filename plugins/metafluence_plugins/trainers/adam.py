@@ -4,15 +4,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
+from metafluence import AdamStep, StepRule
 from metafluence_plugins.trainers.minibatch import Minibatch
 
 
 @dataclass(frozen=True)
 class Adam(Minibatch):
-    """Adam (Kingma and Ba 2015) on minibatches of tasks."""
+    """Adam (Kingma and Ba 2015) on minibatches of tasks.
 
-    def optimiser(self, meta: Tensor) -> torch.optim.Optimizer:
-        return torch.optim.Adam([meta], lr=self.learning_rate)
+    eps_root: added inside the square root of the second moment; 1e-3 to 1e-2 make a run whose end is smooth in the
+    weights of its items.
+    """
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    eps_root: float = 0.0
+
+    @property
+    def rule(self) -> StepRule:
+        return AdamStep(
+            beta1=self.beta1,
+            beta2=self.beta2,
+            eps=self.eps,
+            eps_root=self.eps_root,
+            weight_decay=self.weight_decay,
+            clip=self.clip,
+        )

@@ -1,4 +1,4 @@
-"""Meta-training on minibatches of tasks: what `adam` and `sgd` share."""
+"""Meta-training on minibatches of tasks: what `adam`, `sgd` and their like share."""
 
 from __future__ import annotations
 
@@ -22,10 +22,14 @@ from metafluence import (
     InputError,
     Progress,
     Record,
+    RunRecorder,
+    StepRule,
+    StepState,
     TaskSet,
     Trainer,
     TrainingState,
     Weights,
+    batch_gradient,
     best_record,
     component_fingerprint,
     load_training,
@@ -39,10 +43,14 @@ from metafluence import (
 class Minibatch(Trainer):
     """Steps on minibatches of `batch` tasks; the objective is scaled to the mean over tasks.
 
-    warmup: steps over which the learning rate rises from zero in a line; schedule: what it does then, to the last step
-    (cosine ends near zero). validate_every: steps between two validations; the fit then is where validation was best.
-    patience: validations without a better one after which it stops. checkpoints: how many are kept, evenly spaced, the
-    last included. save_every: steps between two saved states, where there is a folder for them.
+    order: `random` draws each minibatch anew from all tasks; `epochs` goes through all tasks in a shuffled order, then
+    through another, so that each is seen once in an epoch (its last minibatch may be smaller). weight_decay, clip: of
+    the step, as in torch; clip is the longest norm that a gradient keeps. warmup: steps over which the learning rate
+    rises from zero in a line; schedule: what it does then, to the last step (cosine ends near zero).
+    validate_every: steps between two validations; the fit then is where validation was best. patience: validations
+    without a better one after which it stops. checkpoints: how many are kept, evenly spaced, the last included.
+    save_every: steps between two saved states, where there is a folder for them. record: keep the run in `Fit.run`,
+    for influence through it; with a folder its states are kept there.
 
     The gradient norm of the fit is the full objective's; converged if it is below `tolerance`, which minibatches rarely
     reach: the report says so.
@@ -51,6 +59,9 @@ class Minibatch(Trainer):
     steps: int = 500
     batch: int = 16
     learning_rate: float = 1e-2
+    order: Literal["random", "epochs"] = "random"
+    weight_decay: float = 0.0
+    clip: float | None = None
     warmup: int = 0
     schedule: Literal["constant", "cosine"] = "constant"
     validate_every: int | None = None
@@ -58,6 +69,7 @@ class Minibatch(Trainer):
     checkpoints: int = 5
     save_every: int = 50
     tolerance: float = 1e-3
+    record: bool = False
 
     def __post_init__(self) -> None:
         name = type(self).__name__.lower()
@@ -75,9 +87,13 @@ class Minibatch(Trainer):
             )
         if self.patience is not None and self.validate_every is None:
             raise InputError(f"{name}'s patience counts validations, and there are none. Give validate_every too.")
+        if self.order not in ("random", "epochs"):
+            raise InputError(f"{name}'s order is {self.order!r}; it may be random or epochs.")
+        assert self.rule  # which checks its own settings
 
+    @property
     @abstractmethod
-    def optimiser(self, meta: Tensor) -> torch.optim.Optimizer:
+    def rule(self) -> StepRule:
         """What makes the steps."""
 
     @property
@@ -117,24 +133,20 @@ class Minibatch(Trainer):
         state = None if file is None else load_training(file, identity, start)
         if state is None:
             state = TrainingState(start, start.clone(), draws.get_state())
-        state.meta.requires_grad_()
-        optimiser = self.optimiser(state.meta)
-        if state.optimiser:
-            groups = optimiser.state_dict()["param_groups"]
-            optimiser.load_state_dict({"state": {0: state.optimiser}, "param_groups": groups})
         draws.set_state(state.generator)
+        recorder = self._recorder(problem, weights, folder, state)
         before = state.seconds - started
         while not self._done(state):
-            self._step(problem, weights, judge, draws, optimiser, state)
+            self._step(problem, weights, judge, draws, recorder, state)
             if file is not None and (state.step % self.save_every == 0 or self._done(state)):
-                kept = optimiser.state_dict()["state"].get(0, {})
-                state.optimiser = {name: t for name, t in kept.items() if isinstance(t, Tensor)}
+                if recorder is not None:
+                    recorder.save()
                 state.generator, state.seconds = draws.get_state(), before + time.perf_counter()
                 save_training(file, state, identity)
             if progress is not None:
                 progress(state.step, self.steps, state.history[-1])
         best = best_record(state.history)
-        final = state.meta.detach().clone() if best is None else state.best
+        final = state.meta if best is None else state.best
         norm = float(loss_gradient(problem, final, weights)[1].norm())
         return Fit(
             final,
@@ -146,6 +158,7 @@ class Minibatch(Trainer):
             self._path(problem, state, best),
             tuple(state.history),
             None if best is None else best.step,
+            None if recorder is None else recorder.run(state.step if best is None else best.step),
         )
 
     def _step(
@@ -154,36 +167,62 @@ class Minibatch(Trainer):
         weights: Weights,
         judge: BilevelProblem | None,
         draws: torch.Generator,
-        optimiser: torch.optim.Optimizer,
+        recorder: RunRecorder | None,
         state: TrainingState,
     ) -> None:
         """One step and all that is kept of it."""
+        earlier, before = self._state(state), state.meta
         state.step += 1
-        count, rate, meta = len(problem.tasks), self.rate(state.step), state.meta
-        size = min(self.batch, count)
-        chosen = torch.randperm(count, generator=draws)[:size].sort().values
-        found, gradient = loss_gradient(problem.over(problem.tasks[chosen]), meta, weights[chosen])
-        meta.grad = gradient / size + problem.l2 / count * meta.detach()
-        norm = float(meta.grad.norm())
+        rate, chosen = self.rate(state.step), self._batch(state.step, len(problem.tasks), draws)
+        found, data, gradient = batch_gradient(problem, weights, chosen, before)
+        norm = float(gradient.norm())
         if not math.isfinite(found.loss + norm):
             raise ConvergenceError(
                 f"At step {state.step} of {type(self).__name__.lower()} the loss is {found.loss} and the gradient's "
                 f"norm {norm}. Lower the learning rate ({rate:.1e} there), give it a warmup, or raise l2."
             )
-        optimiser.param_groups[0]["lr"] = rate
-        before = meta.detach().clone()
-        optimiser.step()
+        after = self.rule.step(earlier, gradient, rate)
+        state.meta, state.optimiser = after.meta, dict(zip(self.rule.moments, after.parts[1:], strict=True))
+        if recorder is not None:
+            recorder.record(chosen, rate, data, after)
         record = Record(state.step, found.loss, found.accuracy, norm, rate)
         every = self.validate_every
         if judge is not None and every is not None and (state.step % every == 0 or state.step == self.steps):
-            at = validate(judge, meta)
+            at = validate(judge, state.meta)
             record = Record(state.step, found.loss, found.accuracy, norm, rate, at.loss, at.accuracy)
         state.history.append(record)
         if best_record(state.history) is record:
-            state.best = meta.detach().clone()
+            state.best = state.meta.clone()  # two names of one tensor cannot be kept in a file
         if state.step in {round((i + 1) * self.steps / self.checkpoints) for i in range(self.checkpoints)}:
-            now = meta.detach().clone()
-            state.checkpoints.append(self._checkpoint(problem, state.checkpoints, state.step, now, before))
+            state.checkpoints.append(self._checkpoint(problem, state.checkpoints, state.step, state.meta, before))
+
+    def _batch(self, step: int, count: int, draws: torch.Generator) -> Tensor:
+        """The numbers of the tasks of step 1, 2, ..., in order."""
+        size = min(self.batch, count)
+        if self.order == "random":
+            return torch.randperm(count, generator=draws)[:size].sort().values
+        epoch, place = divmod(step - 1, -(-count // size))
+        # From the seed and the epoch alone, so that a fit that goes on needs no more than its step.
+        shuffled = torch.randperm(count, generator=torch.Generator().manual_seed(draws.initial_seed() + epoch))
+        return shuffled[place * size : (place + 1) * size].sort().values
+
+    def _state(self, state: TrainingState) -> StepState:
+        """The rule's state; before the first step its moments are zero."""
+        if not state.step:
+            return self.rule.start(state.meta)
+        return StepState(state.step, (state.meta, *(state.optimiser[name] for name in self.rule.moments)))
+
+    def _recorder(
+        self, problem: BilevelProblem, weights: Weights, folder: Path | None, state: TrainingState
+    ) -> RunRecorder | None:
+        if not self.record:
+            return None
+        recorder = RunRecorder(problem, weights, self.rule, max(1, math.isqrt(self.steps)), folder)
+        if state.step:
+            recorder.resume(state.step)
+        else:
+            recorder.start(self._state(state))
+        return recorder
 
     def _done(self, state: TrainingState) -> bool:
         best = best_record(state.history)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
+from metafluence import SGDStep, StepRule
 from metafluence_plugins.trainers.minibatch import Minibatch
 
 
@@ -16,5 +14,6 @@ class SGD(Minibatch):
 
     learning_rate: float = 0.1
 
-    def optimiser(self, meta: Tensor) -> torch.optim.Optimizer:
-        return torch.optim.SGD([meta], lr=self.learning_rate)
+    @property
+    def rule(self) -> StepRule:
+        return SGDStep(weight_decay=self.weight_decay, clip=self.clip)

@@ -1,0 +1,294 @@
+"""A recorded meta-training run, and its replay: the same batches and rates under other weights of items."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from metafluence.bilevel import BilevelProblem
+from metafluence.errors import ConvergenceError, InputError, StoreError
+from metafluence.learners import NetworkLearner
+from metafluence.runtime import check_identity, load_tensors, save_tensors
+from metafluence.tasks import Weights
+from metafluence.training.step_rules import RULES, StepRule, StepState
+from metafluence.training.trainer import Quality, loss_gradient
+
+FILE = "run.safetensors"
+# A parameter's largest gradient of all steps, as a share of its layer's, in units of the precision; at or below it the
+# gradient is rounding noise (measured for a bias before a norm: 1 to 100).
+NOISE = 1e3
+
+
+class BatchGradient(NamedTuple):
+    """quality: of the batch's tasks. data [P]: 1/|B| Σ w_i D_λ L_O^i. total [P]: data + (δ/N) λ, which steps follow."""
+
+    quality: Quality
+    data: Tensor
+    total: Tensor
+
+
+def batch_gradient(problem: BilevelProblem, weights: Weights, batch: Tensor, meta: Tensor) -> BatchGradient:
+    """The gradient of a step at `meta` [P] on the tasks numbered `batch` [b], for the mean over all N tasks."""
+    quality, gradient = loss_gradient(problem.over(problem.tasks[batch]), meta, weights[batch])
+    data = gradient / len(batch)
+    return BatchGradient(quality, data, data + problem.l2 / len(problem.tasks) * meta.detach())
+
+
+class RunStep(NamedTuple):
+    """One step of a run: its number from 1 on, the state before it, the gradient [P] and rate, its tasks [b]."""
+
+    number: int
+    state: StepState
+    gradient: Tensor
+    rate: float
+    batch: Tensor
+
+
+class KeptStates:
+    """States of a run by their step, in memory, or in a folder with a file for each."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder
+        self._here: dict[int, StepState] = {}
+
+    def put(self, state: StepState) -> None:
+        if self._folder is None:
+            self._here[state.step] = state
+            return
+        save_tensors(self._file(state.step), {str(i): part for i, part in enumerate(state.parts)}, {"step": state.step})
+
+    def get(self, step: int, device: torch.device) -> StepState:
+        if self._folder is None:
+            return self._here[step]
+        tensors, _ = load_tensors(self._file(step))
+        return StepState(step, tuple(tensors[str(i)].to(device) for i in range(len(tensors))))
+
+    def __contains__(self, step: int) -> bool:
+        return step in self._here if self._folder is None else self._file(step).exists()
+
+    def _file(self, step: int) -> Path:
+        assert self._folder is not None
+        return self._folder / f"state-{step:08d}.safetensors"
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """Steps that led to meta-parameters, so that they can be made again, under other weights too.
+
+    weights: of the items in the run. rule: the optimiser. batches, rates: the task numbers [b] and the learning rate of
+    each step. states: the states after some steps, the first and the last among them; every: steps between two of them.
+    peaks [P]: each parameter's largest gradient of all steps, without the part of the l2 term.
+    """
+
+    problem: BilevelProblem
+    weights: Weights
+    rule: StepRule
+    batches: tuple[Tensor, ...]
+    rates: tuple[float, ...]
+    states: KeptStates
+    every: int
+    peaks: Tensor
+
+    @property
+    def steps(self) -> int:
+        """How many steps the run has."""
+        return len(self.batches)
+
+    @cached_property
+    def final(self) -> Tensor:
+        """λ after the last step, [P]."""
+        return self.state(self.steps).meta
+
+    def state(self, step: int) -> StepState:
+        """The state after `step` steps, from the last one kept before it."""
+        kept = self._kept_before(step)
+        state = self._kept(kept)
+        return state if kept == step else self._advance(state, step, self.weights)
+
+    def segments(self) -> list[tuple[int, int]]:
+        """(start, stop) of the steps between states that are kept, first to last."""
+        starts = list(range(0, self.steps, self.every))
+        return list(zip(starts, [*starts[1:], self.steps], strict=True))
+
+    def replayed(self, start: int, stop: int) -> list[RunStep]:
+        """The steps start + 1 to stop, made again from a kept state.
+
+        Raises StoreError where they do not end in the very bits that the run had, if that state is kept.
+        """
+        made, state = [], self._kept(start)
+        for number in range(start, stop):
+            step = self._step(number, state, self.weights)
+            made.append(step)
+            state = self.rule.step(state, step.gradient, step.rate)
+        if stop in self.states:
+            kept = self._kept(stop)
+            for ours, theirs in zip(state.parts, kept.parts, strict=True):
+                if not torch.equal(ours, theirs):
+                    raise StoreError(
+                        f"The replay of steps {start + 1} to {stop} differs from the run by up to "
+                        f"{float((ours - theirs).abs().max()):.1e}. Replay on the device, with the number of threads "
+                        "and the versions that the run was made with."
+                    )
+        return made
+
+    def replay(self, weights: Weights | None = None) -> Tensor:
+        """The λ [P] that the run ends in where items have these weights, all else the same; the run's own if None.
+
+        Starts from the last state that is kept before the first batch with a task whose weights differ.
+        """
+        if weights is None:
+            weights = self.weights
+        self._check(weights)
+        changed = torch.zeros(len(self.weights.task), dtype=torch.bool)
+        for level in ("task", "support", "query"):
+            differs = getattr(weights, level) != getattr(self.weights, level)
+            changed |= differs.reshape(len(changed), -1).any(dim=1).cpu()
+        first = next((t for t, batch in enumerate(self.batches) if bool(changed[batch].any())), None)
+        if first is None:
+            return self.final
+        return self._advance(self._kept(self._kept_before(first)), self.steps, weights).meta
+
+    def removing(self, level: str, items: tuple[int, ...], share: float = 1.0) -> Weights:
+        """The run's weights with the weights of some items lowered by `share` of themselves."""
+        flat = getattr(self.weights, level).clone().reshape(-1)
+        index = torch.tensor(sorted(set(items)), dtype=torch.long)
+        if any(not isinstance(i, int) for i in items) or (len(index) and not 0 <= index[0] <= index[-1] < len(flat)):
+            raise InputError(f"{list(items)} are not {level} items: those run from 0 to {len(flat) - 1}.")
+        flat[index] *= 1 - share
+        return replace(self.weights, **{level: flat.reshape(getattr(self.weights, level).shape)})
+
+    def dead_parameters(self) -> dict[str, Tensor]:
+        """Named parameters that have no effect on the loss, and where they lie in λ.
+
+        A bias before a normalisation is one: its gradient is rounding noise, which optimisers like Adam blow up to
+        whole steps. Found by gradients at rounding level of their layer's throughout the run.
+        """
+        learner = self.problem.learner
+        if not isinstance(learner, NetworkLearner):
+            return {}
+        layers: dict[str, dict[str, Tensor]] = {}
+        for name, where in learner.network.positions().items():
+            layers.setdefault(name.rpartition(".")[0], {})[name] = where.flatten()
+        dead = {}
+        for layer, parts in layers.items():
+            alone = not layer or len(parts) == 1  # with nothing of its layer to be compared with
+            highest = float(self.peaks.max() if alone else max(self.peaks[where].max() for where in parts.values()))
+            level = NOISE * torch.finfo(self.peaks.dtype).eps * highest
+            dead |= {name: where for name, where in parts.items() if highest > 0 and self.peaks[where].max() <= level}
+        return dead
+
+    def save(self, folder: Path) -> None:
+        """Write all but the kept states and the problem to a folder, for `load_run`."""
+        tensors = {
+            "batches": torch.cat(self.batches) if self.batches else torch.zeros(0, dtype=torch.long),
+            "sizes": torch.tensor([len(batch) for batch in self.batches], dtype=torch.long),
+            "rates": torch.tensor(self.rates, dtype=torch.float64),
+            "peaks": self.peaks,
+            "task": self.weights.task,
+            "support": self.weights.support,
+            "query": self.weights.query,
+        }
+        facts = {"problem": self.problem.fingerprint(), "rule": [type(self.rule).__name__, asdict(self.rule)]}
+        save_tensors(folder / FILE, tensors, {**facts, "every": self.every})
+
+    def _kept(self, step: int) -> StepState:
+        return self.states.get(step, self.problem.tasks.device)
+
+    def _kept_before(self, step: int) -> int:
+        return step if step in self.states else step - step % self.every
+
+    def _check(self, weights: Weights) -> None:
+        for level in ("task", "support", "query"):
+            ours, theirs = (tuple(getattr(w, level).shape) for w in (self.weights, weights))
+            if ours != theirs:
+                raise InputError(f"The run has {level} weights of shape {ours}; these have {theirs}.")
+
+    def _step(self, number: int, state: StepState, weights: Weights) -> RunStep:
+        batch = self.batches[number]
+        gradient = batch_gradient(self.problem, weights, batch, state.meta).total
+        if not bool(gradient.isfinite().all()):
+            raise ConvergenceError(f"At step {number + 1} of a replay the gradient is not finite.")
+        return RunStep(number + 1, state, gradient, self.rates[number], batch)
+
+    def _advance(self, state: StepState, stop: int, weights: Weights) -> StepState:
+        for number in range(state.step, stop):
+            step = self._step(number, state, weights)
+            state = self.rule.step(state, step.gradient, step.rate)
+        return state
+
+
+def load_run(folder: Path, problem: BilevelProblem) -> TrainingRun:
+    """The run that was recorded in `folder`. Raises StoreError where there is none, or one of another problem."""
+    if not (folder / FILE).exists():
+        raise StoreError(f"There is no run in {folder}. Meta-train with record: true and this folder.")
+    tensors, facts = load_tensors(folder / FILE)
+    check_identity(folder, {"problem": facts["problem"]}, {"problem": problem.fingerprint()})
+    name, settings = facts["rule"]
+    device = problem.tasks.device
+    return TrainingRun(
+        problem,
+        Weights(*(tensors[level].to(device) for level in ("task", "support", "query"))),
+        RULES[name](**settings),
+        tensors["batches"].split(tensors["sizes"].tolist()),
+        tuple(tensors["rates"].tolist()),
+        KeptStates(folder),
+        facts["every"],
+        tensors["peaks"].to(device),
+    )
+
+
+class RunRecorder:
+    """Records the steps of a meta-training as they are made.
+
+    every: steps between two states that are kept; the square root of the number of steps balances memory and replay.
+    folder: where states are kept; in memory if it is None.
+    """
+
+    def __init__(
+        self, problem: BilevelProblem, weights: Weights, rule: StepRule, every: int, folder: Path | None = None
+    ) -> None:
+        self._problem, self._weights, self._rule, self._every, self._folder = problem, weights, rule, every, folder
+        self._states = KeptStates(folder)
+        self._batches: list[Tensor] = []
+        self._rates: list[float] = []
+        self._last: StepState | None = None
+        self._peaks = problem.tasks.support.inputs.new_zeros(problem.size)
+
+    def resume(self, step: int) -> None:
+        """Take up a recording in the folder after `step` steps."""
+        if self._folder is None or not step:
+            return
+        run = load_run(self._folder, self._problem)
+        self._batches, self._rates, self._peaks = list(run.batches[:step]), list(run.rates[:step]), run.peaks
+
+    def start(self, state: StepState) -> None:
+        """Keep the state before the first step."""
+        self._states.put(state)
+
+    def record(self, batch: Tensor, rate: float, data: Tensor, after: StepState) -> None:
+        """Add a step: its tasks' numbers [b], its rate, its gradient without l2 [P] and the state after it."""
+        self._batches.append(batch.cpu())
+        self._rates.append(rate)
+        self._peaks = torch.maximum(self._peaks, data.abs())
+        self._last = after
+        if after.step % self._every == 0:
+            self._states.put(after)
+
+    def run(self, steps: int | None = None) -> TrainingRun:
+        """The run so far; its first `steps` steps alone if they are given."""
+        steps = len(self._batches) if steps is None else steps
+        if self._last is not None:
+            self._states.put(self._last)
+        batches, rates = tuple(self._batches[:steps]), tuple(self._rates[:steps])
+        parts = (self._problem, self._weights, self._rule, batches, rates, self._states, self._every, self._peaks)
+        return TrainingRun(*parts)
+
+    def save(self) -> None:
+        """Write what is recorded to the folder, if there is one."""
+        if self._folder is not None:
+            self.run().save(self._folder)

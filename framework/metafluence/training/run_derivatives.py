@@ -1,0 +1,176 @@
+"""Derivatives of the end of a run by the weights of its items: backwards for scores, forwards for parameter changes.
+
+With s_{t+1} = U_t(s_t, g_t) and g_t = 1/|B_t| Σ_{i in B_t} w_i D_λ L_O^i(λ_t) + (δ/N) λ_t, from ā_T = (∇J, 0) backwards
+
+    (p_s, p_g) = vjp of U_t at (s_t, g_t) applied to ā_{t+1}
+    dJ/dω     += p_gᵀ r_ω(λ_t) / |B_t|          for the weights ω of the tasks in B_t
+    ā_t        = p_s + (H_{B_t}(λ_t)/|B_t| + δ/N I) p_g  in its λ part
+
+(Engstrom et al. 2025, MAGIC, arXiv 2503.13751 and 2504.16430). Forwards the same recursion carries a tangent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from metafluence.bilevel import Point
+from metafluence.errors import ConvergenceError, InputError
+from metafluence.learners import NetworkLearner
+from metafluence.tasks import Level, Removal, Weights
+from metafluence.training.run import RunStep, TrainingRun
+
+Progressing = Callable[[int, int], None]
+"""Given after each step: steps done and steps in all."""
+
+
+@dataclass(frozen=True)
+class RunAdjoint:
+    """by_weight: dJ/dω for the weights ω of a level's items, [items, k], by level. start [P, k]: dJ/dλ_0.
+
+    growth [steps + 1, k]: the norms of dJ/dλ_t; where they explode backwards, small changes of early steps decide the
+    end, and a first order predicts little. dead: names of parameters without effect, which are left out.
+    """
+
+    by_weight: dict[Level, Tensor]
+    start: Tensor
+    growth: Tensor
+    dead: tuple[str, ...]
+
+
+def run_adjoint(
+    run: TrainingRun, goals: Tensor, levels: Sequence[Level] = ("task",), progress: Progressing | None = None
+) -> RunAdjoint:
+    """Derivatives of k functions J of the run's final λ by the weights of all items, in one sweep backwards.
+
+    Args:
+        run: the run.
+        goals: ∇J of each at the final λ, [P, k].
+        levels: whose items.
+        progress: told of each step.
+
+    Raises:
+        ConvergenceError: a derivative is not finite; the message names the step and the parameter.
+        StoreError: the replay is not the run.
+    """
+    dead = run.dead_parameters()
+    alive = _alive(run, dead)
+    count, columns = len(run.problem.tasks), goals.shape[1]
+    rows = (goals * alive.unsqueeze(1)).T.contiguous()
+    parts = [rows, *(torch.zeros_like(rows) for _ in run.rule.moments)]
+    found: dict[Level, Tensor] = {
+        level: goals.new_zeros(getattr(run.weights, level).numel(), columns) for level in levels
+    }
+    growth = goals.new_zeros(run.steps + 1, columns)
+    growth[run.steps] = parts[0].norm(dim=1)
+    for start, stop in reversed(run.segments()):
+        for step in reversed(run.replayed(start, stop)):
+            parts, by_gradient = run.rule.vjp(step.state, step.gradient, step.rate, parts)
+            by_gradient = by_gradient * alive
+            point = _point(run, step)
+            size = len(step.batch)
+            for level, total in found.items():
+                own = _items(run.weights, level, step.batch)
+                total.index_add_(0, own.to(total.device), point.slopes(by_gradient.T, level) / size)
+            bent = point.product(by_gradient.T, "total").T / size + run.problem.l2 / count * by_gradient
+            parts[0] = (parts[0] + bent) * alive
+            _check_finite(run, step.number, parts, [total for total in found.values()])
+            growth[step.number - 1] = parts[0].norm(dim=1)
+            if progress is not None:
+                progress(run.steps - step.number + 1, run.steps)
+    return RunAdjoint(found, parts[0].T, growth, tuple(dead))
+
+
+def run_tangent(run: TrainingRun, removals: Sequence[Removal], level: Level = "task") -> Tensor:
+    """The change of the final λ, [P, s], that a first order predicts for each of s removals.
+
+    A removal changes the weight of each of its items by minus that weight. Errors as in `run_adjoint`.
+    """
+    for removal in removals:
+        run.removing(level, removal)  # raises for items that are not there
+    alive = _alive(run, run.dead_parameters())
+    count = len(run.problem.tasks)
+    rows = run.peaks.new_zeros(len(removals), run.problem.size)
+    parts = [rows, *(torch.zeros_like(rows) for _ in run.rule.moments)]
+    moved = False
+    for start, stop in run.segments():
+        for step in run.replayed(start, stop):
+            here = {item: at for at, item in enumerate(_items(run.weights, level, step.batch).tolist())}
+            local = [tuple(here[item] for item in removal if item in here) for removal in removals]
+            if not moved and not any(local):
+                continue
+            moved = True
+            point, size = _point(run, step), len(step.batch)
+            along = point.product(parts[0].T, "total").T / size + run.problem.l2 / count * parts[0]
+            if any(local):
+                along = along - _weighed_sums(point, local, level) / size
+            parts = run.rule.jvp(step.state, step.gradient, step.rate, parts, along * alive)
+            parts[0] = parts[0] * alive
+            _check_finite(run, step.number, parts, [])
+    return parts[0].T
+
+
+def _weighed_sums(point: Point, removals: Sequence[Removal], level: Level) -> Tensor:
+    """Σ weight · response of each removal's items, [s, P]."""
+    weights = getattr(point.weights, level).flatten()
+    total = point.meta.new_zeros(len(removals), point.meta.numel())
+    for value in {float(weights[i]) for removal in removals for i in removal}:
+        if value:
+            some = [tuple(i for i in removal if float(weights[i]) == value) for removal in removals]
+            total += value * point.summed(some, level).T
+    return total
+
+
+def _point(run: TrainingRun, step: RunStep) -> Point:
+    return run.problem.over(run.problem.tasks[step.batch]).at(step.state.meta, run.weights[step.batch])
+
+
+def _items(weights: Weights, level: Level, batch: Tensor) -> Tensor:
+    """The numbers of a level's items in the batch's tasks, in their order."""
+    if level == "task":
+        return batch
+    each = getattr(weights, level).shape[1]
+    return (batch.unsqueeze(1) * each + torch.arange(each)).flatten()
+
+
+def _alive(run: TrainingRun, dead: dict[str, Tensor]) -> Tensor:
+    alive = torch.ones_like(run.peaks)
+    for where in dead.values():
+        alive[where] = 0.0
+    return alive
+
+
+def _check_finite(run: TrainingRun, number: int, parts: Sequence[Tensor], totals: Sequence[Tensor]) -> None:
+    if all(bool(part.isfinite().all()) for part in (*parts, *totals)):
+        return
+    where = next((int(bad[0, 1]) for part in parts if len(bad := (~part.isfinite()).nonzero())), None)
+    name = "the scores" if where is None else _name(run, where)
+    raise ConvergenceError(
+        f"At step {number} of the run the derivative of {name} is not finite: the run magnifies small changes without "
+        "bound. Lower the learning rate, give it a warmup, raise eps_root, or use float64."
+    )
+
+
+def _name(run: TrainingRun, where: int) -> str:
+    learner = run.problem.learner
+    if isinstance(learner, NetworkLearner):
+        for name, positions in learner.network.positions().items():
+            if bool((positions == where).any()):
+                return f"parameter {name}"
+    return f"meta-parameter {where}"
+
+
+def check_run(run: TrainingRun | None, point: Point) -> TrainingRun:
+    """The run, if it is one of the point's problem that ends there. Raises InputError for another."""
+    if run is None:
+        raise InputError(
+            "There is no recorded run. Meta-train with record: true (adam, sgd, ...) and give Context(run=fit.run)."
+        )
+    if run.problem is not point.problem and run.problem.fingerprint() != point.problem.fingerprint():
+        raise InputError("The run is one of another problem (tasks, learner or l2) than the context's point.")
+    if not torch.equal(run.final, point.meta):
+        raise InputError("The run ends in other meta-parameters than the context's point. Take problem.at(run.final).")
+    return run

@@ -1,0 +1,282 @@
+"""Step rules: one optimiser's step as a function of its state and a gradient, and the step's derivatives.
+
+A step is s' = U(s, g): s the meta-parameters and the optimiser's moments, g the gradient. Values are those of
+`torch.optim`. Every rule here acts on each coordinate by itself (only clipping couples them), so that its Jacobian is a
+small table of vectors [P], one for each pair of a new part of the state and an old part or the gradient.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from metafluence.errors import InputError
+
+Entry = Tensor | float
+"""A diagonal of the Jacobian, [P], or one number for all coordinates."""
+
+CLIP_OFFSET = 1e-6  # what torch.nn.utils.clip_grad_norm_ adds to the norm
+
+
+@dataclass(frozen=True)
+class StepState:
+    """The state after `step` steps; parts: the meta-parameters, then the rule's moments, each [P]."""
+
+    step: int
+    parts: tuple[Tensor, ...]
+
+    @property
+    def meta(self) -> Tensor:
+        return self.parts[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepRule(ABC):
+    """One optimiser's step. A frozen dataclass whose fields are its settings; the learning rate is given to each step.
+
+    weight_decay: adds this multiple of λ to the gradient (`AdamStep` can decouple it). clip: longest norm of the
+    gradient, longer ones are scaled down to it as by `torch.nn.utils.clip_grad_norm_`; None leaves all as they are.
+
+    Example:
+        >>> rule = MomentumStep(momentum=0.5)
+        >>> state = rule.start(torch.zeros(1))
+        >>> state = rule.step(rule.step(state, torch.ones(1), 0.1), torch.ones(1), 0.1)
+        >>> round(float(state.meta), 3)
+        -0.25
+    """
+
+    moments: ClassVar[tuple[str, ...]] = ()
+    weight_decay: float = 0.0
+    clip: float | None = None
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        if not 0 <= self.weight_decay < float("inf"):
+            raise InputError(f"{name} needs a weight_decay of 0 or more; it is {self.weight_decay}.")
+        if self.clip is not None and not self.clip > 0:
+            raise InputError(f"{name} scales gradients down to norm `clip`, which cannot be {self.clip}.")
+
+    def start(self, meta: Tensor) -> StepState:
+        """The state before the first step: meta [P], and moments of zero."""
+        return StepState(0, (meta, *(torch.zeros_like(meta) for _ in self.moments)))
+
+    def step(self, state: StepState, gradient: Tensor, rate: float) -> StepState:
+        """The state after a step along `gradient` [P] at learning rate `rate`."""
+        return StepState(state.step + 1, self.advance(state, self._clipped(gradient), rate))
+
+    def vjp(
+        self, state: StepState, gradient: Tensor, rate: float, cotangents: Sequence[Tensor]
+    ) -> tuple[list[Tensor], Tensor]:
+        """The Jacobian's transpose applied to cotangents of the new parts, [k, P] each.
+
+        Returns:
+            Cotangents of the old parts, and that of the gradient, [k, P] each.
+        """
+        rows = self.jacobian(state, self._clipped(gradient), rate)
+        *parts, by_gradient = (_dot(column, cotangents) for column in zip(*rows, strict=True))
+        return parts, self._clip_derivative(gradient, by_gradient)
+
+    def jvp(
+        self, state: StepState, gradient: Tensor, rate: float, tangents: Sequence[Tensor], along: Tensor
+    ) -> list[Tensor]:
+        """Tangents of the new parts for tangents of the old parts and `along` of the gradient, [k, P] each."""
+        given = [*tangents, self._clip_derivative(gradient, along)]
+        return [_dot(row, given) for row in self.jacobian(state, self._clipped(gradient), rate)]
+
+    @abstractmethod
+    def advance(self, state: StepState, gradient: Tensor, rate: float) -> tuple[Tensor, ...]:
+        """The new parts for a clipped gradient."""
+
+    @abstractmethod
+    def jacobian(self, state: StepState, gradient: Tensor, rate: float) -> list[list[Entry]]:
+        """A row for each new part: its derivatives by the old parts and, last, by the clipped gradient."""
+
+    def _decayed(self, meta: Tensor, gradient: Tensor) -> Tensor:
+        return gradient.add(meta, alpha=self.weight_decay) if self.weight_decay else gradient
+
+    def _clipped(self, gradient: Tensor) -> Tensor:
+        if self.clip is None:
+            return gradient
+        return gradient * torch.clamp(self.clip / (torch.linalg.vector_norm(gradient) + CLIP_OFFSET), max=1.0)
+
+    def _clip_derivative(self, gradient: Tensor, rows: Tensor) -> Tensor:
+        """The Jacobian of clipping, which is symmetric, applied to rows [k, P]."""
+        norm = torch.linalg.vector_norm(gradient)
+        if self.clip is None or bool(norm + CLIP_OFFSET <= self.clip):
+            return rows
+        scale = self.clip / (norm + CLIP_OFFSET)
+        unit = gradient / norm
+        return scale * (rows - (norm / (norm + CLIP_OFFSET)) * (rows @ unit).unsqueeze(1) * unit)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SGDStep(StepRule):
+    """λ' = λ − rate g."""
+
+    def advance(self, state: StepState, gradient: Tensor, rate: float) -> tuple[Tensor, ...]:
+        return (state.meta.add(self._decayed(state.meta, gradient), alpha=-rate),)
+
+    def jacobian(self, state: StepState, gradient: Tensor, rate: float) -> list[list[Entry]]:
+        return [[1 - rate * self.weight_decay, -rate]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MomentumStep(StepRule):
+    """b' = momentum b + g, λ' = λ − rate b'; with `nesterov` λ' = λ − rate (g + momentum b'), as in torch's SGD."""
+
+    moments: ClassVar[tuple[str, ...]] = ("momentum_buffer",)
+    momentum: float = 0.9
+    nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_share("MomentumStep", "momentum", self.momentum)
+
+    def advance(self, state: StepState, gradient: Tensor, rate: float) -> tuple[Tensor, ...]:
+        meta, buffer = state.parts
+        gradient = self._decayed(meta, gradient)
+        buffer = (buffer * self.momentum).add(gradient)
+        along = gradient.add(buffer, alpha=self.momentum) if self.nesterov else buffer
+        return meta.add(along, alpha=-rate), buffer
+
+    def jacobian(self, state: StepState, gradient: Tensor, rate: float) -> list[list[Entry]]:
+        decay, mu = self.weight_decay, self.momentum
+        along = [decay * (1 + mu), mu * mu, 1 + mu] if self.nesterov else [decay, mu, 1.0]
+        return [[1 - rate * along[0], -rate * along[1], -rate * along[2]], [decay, mu, 1.0]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamStep(StepRule):
+    """Adam (Kingma and Ba 2015); with `decoupled` weight decay AdamW (Loshchilov and Hutter 2019).
+
+    λ' = λ − rate m̂ / (√(v̂ + eps_root) + eps), m̂ and v̂ the moments corrected for their start at zero. eps_root: added
+    inside the root, where it keeps the step smooth in gradients near zero; torch's Adam has none.
+    """
+
+    moments: ClassVar[tuple[str, ...]] = ("exp_avg", "exp_avg_sq")
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    eps_root: float = 0.0
+    decoupled: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_share("AdamStep", "beta1", self.beta1)
+        _check_share("AdamStep", "beta2", self.beta2)
+        _check_eps("AdamStep", self.eps, self.eps_root)
+
+    def advance(self, state: StepState, gradient: Tensor, rate: float) -> tuple[Tensor, ...]:
+        meta, mean, square = state.parts
+        if self.decoupled and self.weight_decay:
+            meta = meta * (1 - rate * self.weight_decay)
+        gradient = gradient if self.decoupled else self._decayed(meta, gradient)
+        mean, square = self._averages(mean, square, gradient)
+        first, _ = self._corrections(state)
+        return meta.addcdiv(mean, self._root(state, square) + self.eps, value=-rate / first), mean, square
+
+    def jacobian(self, state: StepState, gradient: Tensor, rate: float) -> list[list[Entry]]:
+        decay = 0.0 if self.decoupled else self.weight_decay
+        kept = 1 - rate * self.weight_decay if self.decoupled else 1.0
+        gradient = gradient if self.decoupled else self._decayed(state.meta, gradient)
+        mean, square = self._averages(state.parts[1], state.parts[2], gradient)
+        first, second = self._corrections(state)
+        root = self._root(state, square)
+        bottom = root + self.eps
+        by_mean = -rate / first / bottom
+        by_square = _over(rate / first / 2 / second * mean / bottom / bottom, root)
+        to_mean, to_square = 1 - self.beta1, 2 * (1 - self.beta2) * gradient
+        by_gradient = by_mean * to_mean + by_square * to_square
+        return [
+            [kept + decay * by_gradient, by_mean * self.beta1, by_square * self.beta2, by_gradient],
+            [decay * to_mean, self.beta1, 0.0, to_mean],
+            [decay * to_square, 0.0, self.beta2, to_square],
+        ]
+
+    def _averages(self, mean: Tensor, square: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        squares = (square * self.beta2).addcmul(gradient, gradient, value=1 - self.beta2)
+        return mean.lerp(gradient, 1 - self.beta1), squares
+
+    def _corrections(self, state: StepState) -> tuple[float, float]:
+        step = float(state.step + 1)
+        return 1 - self.beta1**step, 1 - self.beta2**step
+
+    def _root(self, state: StepState, square: Tensor) -> Tensor:
+        second = self._corrections(state)[1]
+        return square.sqrt() / second**0.5 if self.eps_root == 0 else (square / second + self.eps_root).sqrt()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RMSpropStep(StepRule):
+    """v' = alpha v + (1 − alpha) g², λ' = λ − rate g / (√(v' + eps_root) + eps) (Hinton 2012), as torch's RMSprop."""
+
+    moments: ClassVar[tuple[str, ...]] = ("square_avg",)
+    alpha: float = 0.99
+    eps: float = 1e-8
+    eps_root: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_share("RMSpropStep", "alpha", self.alpha)
+        _check_eps("RMSpropStep", self.eps, self.eps_root)
+
+    def advance(self, state: StepState, gradient: Tensor, rate: float) -> tuple[Tensor, ...]:
+        gradient, square, root = self._averages(state, gradient)
+        return state.meta.addcdiv(gradient, root + self.eps, value=-rate), square
+
+    def jacobian(self, state: StepState, gradient: Tensor, rate: float) -> list[list[Entry]]:
+        decay = self.weight_decay
+        gradient, _, root = self._averages(state, gradient)
+        bottom = root + self.eps
+        by_square = _over(rate / 2 * gradient / bottom / bottom, root)
+        to_square = 2 * (1 - self.alpha) * gradient
+        by_gradient = by_square * to_square - rate / bottom
+        return [
+            [1 + decay * by_gradient, by_square * self.alpha, by_gradient],
+            [decay * to_square, self.alpha, to_square],
+        ]
+
+    def _averages(self, state: StepState, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        gradient = self._decayed(state.meta, gradient)
+        square = (state.parts[1] * self.alpha).addcmul(gradient, gradient, value=1 - self.alpha)
+        return gradient, square, square.sqrt() if self.eps_root == 0 else (square + self.eps_root).sqrt()
+
+
+RULES: dict[str, type[StepRule]] = {rule.__name__: rule for rule in (SGDStep, MomentumStep, AdamStep, RMSpropStep)}
+"""By name, for runs that are kept in files."""
+
+
+def _dot(entries: Sequence[Entry], columns: Sequence[Tensor]) -> Tensor:
+    """Σ entry · column, [k, P]; entries that are zero everywhere are passed over."""
+    total = torch.zeros_like(columns[0])
+    for entry, column in zip(entries, columns, strict=True):
+        if isinstance(entry, Tensor) or entry:
+            total = total + entry * column
+    return total
+
+
+def _over(values: Tensor, root: Tensor) -> Tensor:
+    """values / root; zero where the root is zero.
+
+    The square root's derivative is infinite there, and always meets the derivative of a square at zero: their product
+    is zero. It happens where a parameter never had a gradient.
+    """
+    positive = root > 0
+    return torch.where(positive, values / torch.where(positive, root, 1.0), 0.0)
+
+
+def _check_share(name: str, field: str, value: float) -> None:
+    if not 0 <= value < 1:
+        raise InputError(f"{name} needs {field} in [0, 1); it is {value}.")
+
+
+def _check_eps(name: str, eps: float, eps_root: float) -> None:
+    if not (eps >= 0 and eps_root >= 0 and eps + eps_root > 0):
+        raise InputError(
+            f"{name} divides by √(v + eps_root) + eps: both at least 0, one is above it (now {eps_root}, {eps})."
+        )

@@ -1,0 +1,73 @@
+"""run-influence: what an item did to the end of a recorded meta-training run (MAGIC, Engstrom et al. 2025)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from metafluence import (
+    LEVELS,
+    AttributionMethod,
+    Context,
+    Level,
+    ParameterChange,
+    Removal,
+    Scores,
+    SolveReport,
+    Targets,
+    TrainingRun,
+    check_run,
+    run_adjoint,
+    run_tangent,
+)
+
+
+@dataclass(frozen=True)
+class RunTrace:
+    """A run whose end is the context's λ, and the level of its items."""
+
+    run: TrainingRun
+    level: Level
+
+
+@dataclass(frozen=True)
+class RunInfluence(AttributionMethod):
+    """The exact derivative of a run's end by the weights of its items (MAGIC, REPLAY; Engstrom et al. 2025).
+
+    It answers what the very same run, with its batches, rates and start, would have ended in without the item. It needs
+    no minimum, only a recorded run; how far removal, a change of weight by 1, is predicted depends on how smooth the
+    run is (see `run_trust`). All items are scored against all targets in one sweep backwards; parameters are predicted
+    by one pass forwards for all removals.
+    """
+
+    levels: ClassVar[frozenset[Level]] = frozenset(LEVELS)
+    edits: ClassVar[bool] = True
+
+    @property
+    def additive(self) -> bool:
+        return True
+
+    @property
+    def needs_run(self) -> bool:
+        return True
+
+    def prepare(self, context: Context) -> RunTrace:
+        return RunTrace(check_run(context.run, context.point), context.level)
+
+    def scores(self, state: RunTrace, targets: Targets) -> Scores:
+        run, level = state.run, state.level
+        found = run_adjoint(run, targets.at(run.final).gradients(), (level,))
+        weights = getattr(run.weights, level).reshape(-1, 1)
+        return Scores(-found.by_weight[level] * weights, level, self.units, SolveReport(run.steps), _notes(found.dead))
+
+    def parameter_change(self, state: RunTrace, removals: Sequence[Removal]) -> ParameterChange:
+        run = state.run
+        values = run_tangent(run, removals, state.level)
+        return ParameterChange(values, tuple(removals), SolveReport(run.steps), _notes(tuple(run.dead_parameters())))
+
+
+def _notes(dead: tuple[str, ...]) -> tuple[str, ...]:
+    if not dead:
+        return ()
+    return (f"Left out, as they have no effect on the loss: {', '.join(dead)}.",)
