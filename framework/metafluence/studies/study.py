@@ -151,8 +151,12 @@ class Study:
             stored = self.preparation.shelf.find(name)
             if stored is not None:
                 tensors, facts = stored
-                curve = RemovalCurve.from_tensor(tensors.pop("curve"))
-                run = Run(row=Row.from_facts(facts), curve=curve, **tensors)
+                run = Run(
+                    row=Row.from_facts(facts),
+                    scores=tensors["scores"],
+                    change_errors=tensors["change_errors"],
+                    curve=RemovalCurve.from_tensor(tensors["curve"]),
+                )
                 reused += 1
             else:
                 run = execute_plan(evaluation, plan)
