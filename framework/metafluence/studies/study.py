@@ -108,7 +108,9 @@ class Study:
         }
         runs, reused = self._runs(ready.evaluations)
         cells = self._grid(ready.evaluation)
-        predictions = {level: Predictions(evaluation) for level, evaluation in ready.evaluations.items()}
+        predictions: dict[Level, Predictions] = {
+            level: Predictions(evaluation) for level, evaluation in ready.evaluations.items()
+        }
         budgets = self._budgets(ready.evaluations, predictions)
         certificates = self._certificates(ready, predictions)
         return StudyResult(
