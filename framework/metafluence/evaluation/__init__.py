@@ -22,3 +22,12 @@ from metafluence.evaluation.plan import GridPlan, Plan
 from metafluence.evaluation.predictions import Predictions
 from metafluence.evaluation.row import RemovalCurve, Row, Run, run_name
 from metafluence.evaluation.solver_grid import Cell, reference_scores, run_cell
+from metafluence.evaluation.statistics import (
+    Rival,
+    Standing,
+    compare_auroc,
+    compare_means,
+    compare_medians,
+    compare_spearman,
+    mean_interval,
+)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metafluence.attribution import AttributionMethod, Scores, check_context, check_scores
+from metafluence.attribution import AttributionMethod, Scores, check_scores
 from metafluence.errors import MetafluenceError, StoreError, in_words
 from metafluence.evaluation.evaluation import Evaluation, TestQuality
 from metafluence.evaluation.ground_truth import Truth
@@ -62,7 +62,6 @@ def execute(evaluation: Evaluation, method: AttributionMethod, label: str, solve
 def _execute(evaluation: Evaluation, method: AttributionMethod, label: str, solver: str) -> Run:
     started = time.perf_counter()
     context = evaluation.context()
-    check_context(method, context)
     state = method.prepare(context)
     scored = check_scores(method, method.scores(state, evaluation.targets()), context, targets=1)
     scores = scored.values[:, 0].cpu()  # waits for the device, so that the time is that of the work

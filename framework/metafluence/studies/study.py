@@ -257,10 +257,10 @@ class Study:
             else:
                 try:
                     known = predictions[evaluation.level].made(method)
-                    asked = (evaluation.context(), evaluation.targets(), ready.diagnostics, evaluation.truth)
-                    found.append(certify(method, *asked, change=known))
+                    given = (evaluation.context(), evaluation.targets(), ready.diagnostics, evaluation.truth)
+                    found.append(certify(method, *given, change=known, label="influence"))
                 except Exception as error:
-                    found.append(Certificate.refused(evaluation.level, in_words(error)))
+                    found.append(Certificate.refused("influence", evaluation.level, in_words(error)))
                 else:
                     self.preparation.shelf.keep(name, {}, asdict(found[-1]))
             self._observer.step(number, len(evaluations), evaluation.level)
