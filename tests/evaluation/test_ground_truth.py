@@ -265,7 +265,7 @@ def test_work_is_shared_only_where_it_pays_and_the_hessian_is_definite(many):
     assert NEWTON.near(many, fit.meta, 1) is None
     assert NEWTON.near(many, fit.meta, 8).products == many.size
     hollow = many.over(many.tasks)
-    hollow.l2 = -5.0
+    object.__setattr__(hollow, "l2", -5.0)
     assert NEWTON.near(hollow, fit.meta, 8) is None
     assert mf.build("trainer", "adam").near(many, fit.meta, 8) is None
 
