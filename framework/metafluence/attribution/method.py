@@ -19,6 +19,7 @@ from torch import Tensor
 from metafluence.bilevel import STATIONARY, BilevelProblem, Jacobian, Point
 from metafluence.errors import InputError
 from metafluence.linalg import Solution, Solver
+from metafluence.registry import Component
 from metafluence.tasks import LEVELS, Level, Removal, TaskSet
 from metafluence.training import Checkpoint, RetrainBank, TrainingRun
 
@@ -153,7 +154,7 @@ class ParameterChange:
     notes: tuple[str, ...] = ()
 
 
-class AttributionMethod(ABC):
+class AttributionMethod(Component, ABC):
     """A frozen dataclass whose fields are its configuration.
 
     Whatever a subclass's `prepare` does, a context that it cannot serve is refused first, and what its `scores` returns

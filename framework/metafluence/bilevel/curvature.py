@@ -7,9 +7,10 @@ from abc import ABC, abstractmethod
 from metafluence.bilevel.linearisation import Jacobian
 from metafluence.bilevel.problem import Point
 from metafluence.linalg import LinearOperator
+from metafluence.registry import Component
 
 
-class Curvature(ABC):
+class Curvature(Component, ABC):
     """Makes δI + Σ_i w_i C_i at a point. A frozen dataclass: its fields are its configuration.
 
     The point carries the problem, λ, the weights and the adapted tasks, so that adaptation and linearisation are done

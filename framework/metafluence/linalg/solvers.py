@@ -22,6 +22,7 @@ from metafluence.linalg.operators import (
     LinearOperator,
     ShiftedOperator,
 )
+from metafluence.registry import Component
 
 
 class Status(enum.IntEnum):
@@ -90,7 +91,7 @@ class Applied:
     standard_error: Tensor | None = None
 
 
-class Solver(ABC):
+class Solver(Component, ABC):
     """Solves (A + damping I) X = B. A frozen dataclass: its fields are its configuration.
 
     A solver sees an operator, never data. Work that depends on the operator alone is done once, in `prepare`; `apply`
@@ -141,7 +142,7 @@ class Solver(ABC):
         return found
 
 
-class Preconditioner(ABC):
+class Preconditioner(Component, ABC):
     """A cheap approximate inverse M⁻¹ of A + damping I, symmetric and positive definite. A frozen dataclass.
 
     Class variables:
