@@ -18,5 +18,7 @@ from metafluence.evaluation.metrics import (
     score_agreement,
 )
 from metafluence.evaluation.plan import GridPlan, Plan
+from metafluence.evaluation.run_trust import RunTrust, run_trust
+from metafluence.evaluation.run_truth import Replayed, replayed
 from metafluence.evaluation.runs import Bench, Row, Run, TestQuality, run_name
 from metafluence.evaluation.solver_grid import Cell, reference_scores, run_cell
