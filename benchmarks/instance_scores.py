@@ -37,7 +37,7 @@ def main() -> None:
         update={"truth": None, "checkpoints": None, "budget": None, "methods": ["loss"]}
     )
     with tempfile.TemporaryDirectory() as folder:
-        bench = mf.Study(config, mf.default_registry(), Path(folder)).prepare().bench
+        bench = mf.Study(config, mf.default_registry(), Path(folder)).prepare().evaluation
     goal = bench.targets().gradients()
     prepared = mf.PreparedSolve(mf.build("solver", "cg"), bench.context().point.hessian())
     rows = []

@@ -19,7 +19,7 @@ def main() -> None:
     torch.set_num_threads(1)
     config = mf.load_study(STUDY)
     bench = mf.Study(config.model_copy(update={"truth": None}), mf.default_registry(), Path("results/preconditioners"))
-    ready = bench.prepare().bench
+    ready = bench.prepare().evaluation
     point = ready.problem.at(ready.meta, init=ready.adapted)
     goal = mf.Targets(ready.problem, ready.validation, ready.meta).gradients()
     print(f"{'preconditioner':<16}{'columns':>8}{'steps':>7}{'products':>10}{'residual':>10}")

@@ -179,13 +179,13 @@ def study_work(device: torch.device, learner: str) -> Found:
         assert result.reused == len(result.runs)
         assert not result.failed, [row.reason for row in result.failed]
         assert mf.write_report(result, folder).exists()
-        assert result.fit.meta.device == result.benches["task"].problem.tasks.device
+        assert result.fit.meta.device == result.evaluations["task"].problem.tasks.device
         assert result.fit.meta.device.type == device.type
         found = {"identity": (folder / "out" / "manifest.json").read_text()}
         for run in result.runs:
             name, row = f"{run.row.level} {run.row.name}", run.row
             found |= {
-                name: [run.scores, run.change_errors, run.curve],
+                name: [run.scores, run.change_errors, run.curve.tensor()],
                 f"{name} row": [row.auroc, row.spearman, row.lds],
             }
         for budget in result.budgets:

@@ -38,7 +38,6 @@ from .errors import (
     UnknownNameError as UnknownNameError,
 )
 from .evaluation import (
-    Bench as Bench,
     Budget as Budget,
     Ceiling as Ceiling,
     Cell as Cell,
@@ -47,8 +46,10 @@ from .evaluation import (
     Damped as Damped,
     DampingSweep as DampingSweep,
     Detection as Detection,
-    Exactly as Exactly,
+    Evaluation as Evaluation,
+    ExactReference as ExactReference,
     Interval as Interval,
+    RemovalCurve as RemovalCurve,
     Replayed as Replayed,
     Row as Row,
     Run as Run,

@@ -50,8 +50,12 @@ def test_the_largest_step_is_measured_by_halving_its_weight():
         float((bank.leave_out([(item,)], "query", weight=w).meta[:, 0] - here.fit.meta - (1 - w) * predicted).norm())
         for w in (0.0, 0.5)
     ]
-    assert f"item {item}:" in found.found
-    assert f"lengths is {errors[0] / errors[1]:.1f}" in found.found
+    assert f"item {item}:" in found.measured
+    assert f"lengths is {errors[0] / errors[1]:.1f}" in found.measured
+
+
+def known(removals, change, loss, **more) -> mf.Truth:
+    return mf.Truth(removals=removals, change=change, loss_change=loss, seconds=0.0, **more)
 
 
 class Bent(mf.RetrainBank):
@@ -74,7 +78,7 @@ def largest_step(here: World, method: mf.AttributionMethod, bend: float = 0.0, b
     predicted = method.parameter_change(method.prepare(context), [(item,)]).values[:, 0]
     context = replace(context, bank=bank or Bent(here.fit.meta, predicted, bend, converged))
     change, loss = here.truth["query"]
-    truth = mf.Truth(tuple((i,) for i in range(len(loss))), change, loss, 0.0)
+    truth = known(tuple((i,) for i in range(len(loss))), change, loss)
     diagnostics = mf.diagnose(context.point, torch.Generator().manual_seed(0))
     found = mf.certify(method, context, here.targets(mean=True), diagnostics, truth)
     return next(check for check in found.checks if check.name == "largest step")
@@ -84,8 +88,8 @@ def largest_step(here: World, method: mf.AttributionMethod, bend: float = 0.0, b
 def test_a_large_error_of_the_largest_step_is_no_success_whatever_its_ratio(bend, error, ok):
     """An error that is wholly of second order has the ratio 4, however large it is."""
     found = largest_step(world(0), METHOD, bend)
-    assert f"error {error} %" in found.found
-    assert "ratio of the errors' lengths is 4.0" in found.found or bend == 0
+    assert f"error {error} %" in found.measured
+    assert "ratio of the errors' lengths is 4.0" in found.measured or bend == 0
     assert found.ok == ok
 
 
@@ -95,7 +99,7 @@ def test_methods_that_are_not_additive_are_asked_for_their_error_only():
     assert not largest_step(world(0), method, -0.53).ok
     found = largest_step(world(0), method, 0.1)
     assert found.ok
-    assert "ratio" not in found.asked + found.found
+    assert "ratio" not in found.required + found.measured
 
 
 def test_retrainings_that_do_not_converge_certify_no_step():
@@ -104,18 +108,18 @@ def test_retrainings_that_do_not_converge_certify_no_step():
     for bank in (None, mf.RetrainBank(here.problem, here.fit, stuck, Serial())):
         found = largest_step(here, METHOD, 0.1, bank, converged=False)
         assert not found.ok
-        assert "did not converge" in found.found
+        assert "did not converge" in found.measured
 
 
 def test_an_order_stands_beside_what_other_seeds_agree_to():
     here = world(0)
     change, loss = here.truth["query"]
     removals = tuple((i,) for i in range(len(loss)))
-    ceiling = mf.Ceiling(1, 0.9, 0.8, 0.5, 0.95)
+    ceiling = mf.Ceiling(seeds=1, pearson=0.9, spearman=0.8, spearman_low=0.5, spearman_high=0.95)
     found = mf.certify(
-        METHOD, here.context("query"), here.targets(True), truth=mf.Truth(removals, change, loss, 0.0, ceiling=ceiling)
+        METHOD, here.context("query"), here.targets(True), truth=known(removals, change, loss, ceiling=ceiling)
     )
-    assert found.checks[-1].found.endswith("retraining from other seeds agrees to 0.800 (0.50 to 0.95)")
+    assert found.checks[-1].measured.endswith("retraining from other seeds agrees to 0.800 (0.50 to 0.95)")
 
 
 def test_a_point_that_is_no_minimum_is_not_certified():
@@ -132,22 +136,22 @@ def test_ranks_that_are_wrong_are_not_certified():
     here = world(0)
     change, loss = here.truth["query"]
     removals = tuple((i,) for i in range(len(loss)))
-    shuffled = mf.Truth(removals, change, loss.flip(0), 0.0)
+    shuffled = known(removals, change, loss.flip(0))
     context = here.context("query")
     diagnostics = mf.diagnose(context.point, torch.Generator().manual_seed(0))
     found = mf.certify(METHOD, context, here.targets(mean=True), diagnostics, shuffled)
     assert found.grade == "neither"
     assert "retrain what matters" in found.verdict
-    good = mf.certify(METHOD, context, here.targets(mean=True), diagnostics, mf.Truth(removals, change, loss, 0.0))
+    good = mf.certify(METHOD, context, here.targets(mean=True), diagnostics, known(removals, change, loss))
     assert checks(good)["order"]
-    wrong = mf.Truth(removals, 3 * change, loss, 0.0)
+    wrong = known(removals, 3 * change, loss)
     sizes = mf.certify(METHOD, context, here.targets(mean=True), diagnostics, wrong)
     assert not checks(sizes)["sizes"]
     assert sizes.grade == "order"
 
 
 def test_thresholds_stand_in_the_checks():
-    asked = {check.name: check.asked for check in certificate(world(0), "query").checks}
+    asked = {check.name: check.required for check in certificate(world(0), "query").checks}
     assert f"{100 * SIZES:.0f} %" in asked["sizes"]
     assert str(RANKS) in asked["order"]
 

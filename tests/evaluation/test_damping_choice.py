@@ -13,7 +13,7 @@ from metafluence import default_registry
 from metafluence.evaluation import damping_choice
 from metafluence.evaluation.damping_choice import execute_plan, try_dampings
 from metafluence.evaluation.plan import Plan
-from metafluence.evaluation.runs import NAN
+from metafluence.evaluation.row import NAN
 from metafluence.reports.study.report import frame
 from metafluence.reports.study.result_table import table
 from metafluence.studies.plans import make_plans
@@ -57,18 +57,18 @@ def done(tmp_path_factory) -> tuple[mf.Study, mf.StudyResult]:
 
 def by_brute_force(made: mf.Study, result: mf.StudyResult, plan: Plan) -> float:
     """Score, remove, fit and look again for every damping, by other means than the policy's."""
-    bench = result.benches[plan.level]
+    evaluation = result.evaluations[plan.level]
     tasks, best = result.split.validation[3:], (np.inf, NAN)
     for damping in sorted(VALUES):
-        point = bench.problem.at(bench.meta)
+        point = evaluation.problem.at(evaluation.meta)
         generator = torch.Generator().manual_seed(made.config.seed)
-        context = mf.Context(point, plan.level, generator, checkpoints=bench.checkpoints)
-        targets = mf.Targets(bench.problem, result.split.validation[:3], bench.meta)
+        context = mf.Context(point, plan.level, generator, checkpoints=evaluation.checkpoints)
+        targets = mf.Targets(evaluation.problem, result.split.validation[:3], evaluation.meta)
         scores = mf.attribute(replace(plan.method, damping=damping), context, targets).values[:, 0]
-        removed = scores.argsort()[: bench.remove[0]].tolist()
-        weights = mf.Weights.ones(bench.problem.tasks).without(plan.level, removed)
-        meta = Newton().fit(bench.problem, weights, bench.meta).meta
-        best = min(best, (float(bench.problem.over(tasks).at(meta).task_losses.mean()), damping))
+        removed = scores.argsort()[: evaluation.remove[0]].tolist()
+        weights = mf.Weights.ones(evaluation.problem.tasks).without(plan.level, removed)
+        meta = Newton().fit(evaluation.problem, weights, evaluation.meta).meta
+        best = min(best, (float(evaluation.problem.over(tasks).at(meta).task_losses.mean()), damping))
     return best[1]
 
 
@@ -86,18 +86,18 @@ def test_a_run_is_what_it_would_be_if_its_damping_had_been_set(done):
     made, result = done
     for plan, run in zip(made.plans, result.runs, strict=True):
         if plan.dampings:
-            bench = result.benches[plan.level]
+            evaluation = result.evaluations[plan.level]
             alone = execute_plan(
-                bench, replace(plan, method=replace(plan.method, damping=run.row.damping), dampings=())
+                evaluation, replace(plan, method=replace(plan.method, damping=run.row.damping), dampings=())
             )
             assert torch.equal(alone.scores, run.scores)
-            assert torch.equal(alone.curve, run.curve)
+            assert torch.equal(alone.curve.tensor(), run.curve.tensor())
 
 
 def test_selection_tasks_are_neither_targets_nor_test_tasks(done):
     _, result = done
-    for bench in result.benches.values():
-        kept = [set(tasks.ids) for tasks in (bench.validation, bench.selection, bench.test_tasks)]
+    for evaluation in result.evaluations.values():
+        kept = [set(tasks.ids) for tasks in (evaluation.validation, evaluation.selection, evaluation.test_tasks)]
         assert [len(ids) for ids in kept] == [3, 2, 3]
         assert kept[0] | kept[1] == set(result.split.validation.ids)
         assert not kept[0] & kept[1]
@@ -107,10 +107,10 @@ def test_nothing_is_chosen_on_targets_or_test_tasks(done):
     """Other test tasks, and the targets' own losses, change nothing: the rule sees selection tasks alone."""
     made, result = done
     plan = next(plan for plan in made.plans if plan.dampings and plan.level == "query")
-    bench = result.benches["query"]
-    before = try_dampings(bench, plan.method, plan.dampings)
-    assert try_dampings(replace(bench, test_tasks=bench.selection), plan.method, plan.dampings) == before
-    other = try_dampings(replace(bench, selection=bench.test_tasks), plan.method, plan.dampings)
+    evaluation = result.evaluations["query"]
+    before = try_dampings(evaluation, plan.method, plan.dampings)
+    assert try_dampings(replace(evaluation, test_tasks=evaluation.selection), plan.method, plan.dampings) == before
+    other = try_dampings(replace(evaluation, selection=evaluation.test_tasks), plan.method, plan.dampings)
     assert [t.removal for t in other] == [t.removal for t in before]
     assert [t.loss for t in other] != [t.loss for t in before]
 
@@ -137,16 +137,16 @@ def test_a_preset_that_sets_a_damping_keeps_it(tmp_path):
 def test_equal_removals_are_retrained_once_and_go_to_the_smallest_damping(done, monkeypatch):
     made, result = done
     plan = next(plan for plan in made.plans if plan.dampings and plan.level == "task")
-    bench = result.benches["task"]
+    evaluation = result.evaluations["task"]
     monkeypatch.setattr(Newton, "fit", lambda *a, **k: pytest.fail("fitted again"))
-    run = execute_plan(bench, replace(plan, dampings=(1e-12, 1e-11, 1e-10)))
+    run = execute_plan(evaluation, replace(plan, dampings=(1e-12, 1e-11, 1e-10)))
     assert run.row.damping == 1e-12
 
 
 def test_a_damping_with_which_the_solve_fails_is_left_out_and_said(done, monkeypatch):
     made, result = done
     plan = next(plan for plan in made.plans if plan.dampings and plan.level == "query")
-    bench, prepare = result.benches["query"], Exact.prepare
+    evaluation, prepare = result.evaluations["query"], Exact.prepare
 
     def refuses(self, operator, damping, generator):
         if not operator.batch_shape and damping < limit:  # the total Hessian, not the tasks' own
@@ -155,14 +155,14 @@ def test_a_damping_with_which_the_solve_fails_is_left_out_and_said(done, monkeyp
 
     monkeypatch.setattr(Exact, "prepare", refuses)
     limit = 1.0
-    row = execute_plan(bench, plan).row
+    row = execute_plan(evaluation, plan).row
     assert row.status == "ok"
     assert row.damping in (3.0, 10.0)
     assert [note for note in row.notes if "left out" in note] == [
         f"Damping {value:g} was left out: no solve with {value}" for value in (0.0, 0.3)
     ]
     limit = 100.0
-    row = execute_plan(bench, plan).row
+    row = execute_plan(evaluation, plan).row
     assert row.status == "failed"
     assert np.isnan(row.damping)
     for value in sorted(VALUES):
@@ -173,8 +173,8 @@ def test_an_indefinite_curvature_takes_a_damping_that_makes_it_definite(done):
     """What the policy is for: cg refuses without damping, and the method takes part all the same."""
     made, result = done
     plan = next(plan for plan in made.plans if plan.dampings and plan.level == "task")
-    bench = result.benches["task"]
-    shifted = replace(bench, problem=_with_l2(bench.problem, -4.0))
+    evaluation = result.evaluations["task"]
+    shifted = replace(evaluation, problem=_with_l2(evaluation.problem, -4.0))
     method = replace(plan.method, solver=mf.build("solver", "cg"))
     tried = try_dampings(shifted, method, (0.0, 50.0))
     assert "negative curvature" in tried[0].reason
@@ -190,8 +190,8 @@ def _with_l2(problem: mf.BilevelProblem, l2: float) -> mf.BilevelProblem:
 def test_a_removal_whose_retraining_does_not_converge_is_left_out(done, monkeypatch):
     made, result = done
     plan = next(plan for plan in made.plans if plan.dampings and plan.level == "query")
-    bench = result.benches["query"]
-    leave_out = type(bench.bank).leave_out
+    evaluation = result.evaluations["query"]
+    leave_out = type(evaluation.bank).leave_out
 
     def one_fails(self, removals, *args, **kwargs):
         found = leave_out(self, removals, *args, **kwargs)
@@ -199,14 +199,14 @@ def test_a_removal_whose_retraining_does_not_converge_is_left_out(done, monkeypa
             found.converged[removals.index(worst)] = False
         return found
 
-    tried = try_dampings(bench, plan.method, plan.dampings)
+    tried = try_dampings(evaluation, plan.method, plan.dampings)
     assert len({t.removal for t in tried}) > 2
     best = min(tried, key=lambda t: t.loss)
     worst = best.removal
-    monkeypatch.setattr(type(bench.bank), "leave_out", one_fails)
-    again = try_dampings(bench, plan.method, plan.dampings)
+    monkeypatch.setattr(type(evaluation.bank), "leave_out", one_fails)
+    again = try_dampings(evaluation, plan.method, plan.dampings)
     assert all(("did not converge" in t.reason) == (t.removal == worst) for t in again)
-    assert execute_plan(bench, plan).row.damping == min(again, key=lambda t: (bool(t.reason), t.loss)).damping
+    assert execute_plan(evaluation, plan).row.damping == min(again, key=lambda t: (bool(t.reason), t.loss)).damping
 
 
 def test_the_report_says_the_rule_and_every_choice(done, tmp_path):
@@ -216,7 +216,7 @@ def test_the_report_says_the_rule_and_every_choice(done, tmp_path):
     assert "11 query instances and 2 tasks of lowest score" in page
     assert "2 validation tasks kept for this choice" in page
     assert "Loss of the selection tasks" in page
-    for level in result.benches:
+    for level in result.evaluations:
         at = [column.field for column in mf.columns(result)].index("damping")
         shown = [line[at] for line in table(result, level)]
         assert shown == ["–" if np.isnan(r.row.damping) else f"{r.row.damping:.3g}" for r in result.at(level)]
@@ -230,8 +230,8 @@ def test_without_a_policy_nothing_is_tried_or_shown(tmp_path):
     assert result.rows[0].damping == 0
     assert "damping" not in [column.field for column in mf.columns(result)]
     assert "damping" in frame(result)
-    assert result.benches["task"].selection is None
-    assert len(result.benches["task"].validation) == 5
+    assert result.evaluations["task"].selection is None
+    assert len(result.evaluations["task"].validation) == 5
 
 
 def test_an_interrupted_search_goes_on_and_another_policy_is_another_run(tmp_path, monkeypatch):
@@ -284,9 +284,9 @@ def test_a_policy_that_cannot_be_followed_is_refused_before_anything_is_computed
 def test_a_damping_without_a_finite_selection_loss_cannot_be_used(done, monkeypatch):
     study, result = done
     plan = next(p for p in study.plans if p.level == "query" and p.dampings)
-    bench = result.benches["query"]
+    evaluation = result.evaluations["query"]
     usual = damping_choice._loss
-    tried = try_dampings(bench, plan.method, plan.dampings)
+    tried = try_dampings(evaluation, plan.method, plan.dampings)
     best = min(tried, key=lambda t: t.loss)
 
     def broken(over, meta):
@@ -300,6 +300,6 @@ def test_a_damping_without_a_finite_selection_loss_cannot_be_used(done, monkeypa
             return self
 
     monkeypatch.setattr(damping_choice, "_loss", broken)
-    again = try_dampings(bench, plan.method, plan.dampings)
+    again = try_dampings(evaluation, plan.method, plan.dampings)
     assert all(("no finite loss" in t.reason) == (t.removal == best.removal) for t in again)
-    assert execute_plan(bench, plan).row.damping == min(again, key=lambda t: (bool(t.reason), t.loss)).damping
+    assert execute_plan(evaluation, plan).row.damping == min(again, key=lambda t: (bool(t.reason), t.loss)).damping

@@ -8,8 +8,8 @@ import torch
 
 import metafluence as mf
 from metafluence.evaluation.error_budget import SOURCES, stages
+from metafluence.evaluation.evaluation import Evaluation
 from metafluence.evaluation.ground_truth import Truth
-from metafluence.evaluation.runs import Bench
 from metafluence.reports.study.figures import error_budget as draw
 from metafluence.testing.worlds import world
 from metafluence_plugins.curvatures.exact import ExactCurvature
@@ -21,23 +21,36 @@ from metafluence_plugins.solvers.cg import CG
 from metafluence_plugins.solvers.exact import Exact
 from metafluence_plugins.solvers.neumann import Neumann
 
-EXACTLY = mf.Exactly(
-    InfluenceFunction(solver=Exact(), inner_solver=Exact()), ExactCurvature(), inner=Exact(), outer=Exact()
+REFERENCE = mf.ExactReference(
+    method=InfluenceFunction(solver=Exact(), inner_solver=Exact()),
+    curvature=ExactCurvature(),
+    inner=Exact(),
+    outer=Exact(),
 )
 ROUGH = Neumann(truncation=3)
 
 
-def bench(level: mf.Level = "query", seed: int = 0) -> Bench:
+def evaluation(level: mf.Level = "query", seed: int = 0) -> Evaluation:
     here = world(seed)
     change, loss = here.truth[level]
     removals = tuple((i,) for i in range(change.shape[1]))
     context = here.context(level)
-    parts = (here.problem, here.fit.meta, context.point.adapted, here.validation, here.validation)
-    return Bench(*parts, context.bank, here.checkpoints, 0, level, Truth(removals, change, loss, 0.0))
+    return Evaluation(
+        problem=here.problem,
+        meta=here.fit.meta,
+        adapted=context.point.adapted,
+        validation=here.validation,
+        test_tasks=here.validation,
+        bank=context.bank,
+        checkpoints=here.checkpoints,
+        seed=0,
+        level=level,
+        truth=Truth(removals=removals, change=change, loss_change=loss, seconds=0.0),
+    )
 
 
 def budget(method: mf.AttributionMethod, level: mf.Level = "query") -> mf.Budget:
-    return mf.error_budget(bench(level), method, "it", "", EXACTLY)
+    return mf.error_budget(evaluation(level), method, "it", "", REFERENCE)
 
 
 @pytest.mark.parametrize("level", mf.LEVELS)
@@ -74,18 +87,18 @@ def test_each_choice_errs_where_it_is_made(method, source):
 
 def test_the_parts_are_the_steps_of_the_chain():
     """Against the four predictions made by hand."""
-    here, method = bench("task"), InfluenceFunction(GaussNewtonCurvature(), ROUGH, 0.1, inner_solver=ROUGH)
+    here, method = evaluation("task"), InfluenceFunction(GaussNewtonCurvature(), ROUGH, 0.1, inner_solver=ROUGH)
     chain = [
         InfluenceFunction(ExactCurvature(), Exact(), inner_solver=Exact()),
         InfluenceFunction(GaussNewtonCurvature(), Exact(), 0.1, inner_solver=Exact()),
         InfluenceFunction(GaussNewtonCurvature(), Exact(), 0.1, inner_solver=ROUGH),
         method,
     ]
-    assert dict(zip(SOURCES, chain, strict=True)) == stages(method, EXACTLY)
+    assert dict(zip(SOURCES, chain, strict=True)) == stages(method, REFERENCE)
     changes = [here.truth.change]
     for one in chain:
         changes.append(one.parameter_change(one.prepare(here.context()), here.truth.removals).values)
-    found = mf.error_budget(here, method, "it", "", EXACTLY)
+    found = mf.error_budget(here, method, "it", "", REFERENCE)
     moved = changes[0].norm(dim=0) > 1e-6  # one task has no effect at all
     changes = [change[:, moved] for change in changes]
     size = changes[0].norm(dim=0)
@@ -96,7 +109,7 @@ def test_the_parts_are_the_steps_of_the_chain():
 
 def test_without_inner_solves_there_is_no_such_stage():
     method = InfluenceFunction(GaussNewtonCurvature(), ROUGH, inner_solver=ROUGH)
-    found = stages(method, EXACTLY, unrolls=True)
+    found = stages(method, REFERENCE, unrolls=True)
     assert list(found) == ["first_order", "curvature", "outer_solve"]
     assert found["curvature"].solver == Exact()
     assert found["outer_solve"] == method
@@ -117,7 +130,7 @@ def test_what_has_no_budget_is_refused():
     with pytest.raises(mf.InputError, match="it predicts no parameters"):
         budget(LossScore())
     with pytest.raises(mf.InputError, match="no ground truth"):
-        mf.error_budget(replace(bench(), truth=None), InfluenceFunction(), "it", "", EXACTLY)
+        mf.error_budget(replace(evaluation(), truth=None), InfluenceFunction(), "it", "", REFERENCE)
 
 
 def test_the_figure_stacks_the_parts():

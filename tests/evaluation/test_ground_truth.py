@@ -127,8 +127,8 @@ def test_the_same_retraining_agrees_with_itself_wholly():
     for what in ("pearson", "spearman", "lds"):  # the mean over both
         assert getattr(two.ceiling, what) == pytest.approx((1 + getattr(alone.ceiling, what)) / 2)
     assert two.ceiling.spearman_low <= two.ceiling.spearman <= two.ceiling.spearman_high
-    assert f"agrees to {two.ceiling.spearman:.3f} ({two.ceiling.spearman_low:.2f} to" in two.ceiling.said
-    assert mf.Ceiling().said == ""
+    assert f"agrees to {two.ceiling.spearman:.3f} ({two.ceiling.spearman_low:.2f} to" in two.ceiling.sentence
+    assert mf.Ceiling().sentence == ""
 
 
 def test_items_may_keep_a_part_of_their_weight():

@@ -71,7 +71,7 @@ def test_cells_are_kept_and_failed_ones_are_tried_again(done, monkeypatch):
     result, folder = done
     tried = []
 
-    def never(bench, plan, reference):
+    def never(evaluation, plan, reference):
         tried.append((plan.inner, plan.outer))
         return mf.Cell(plan.inner, plan.outer, status="failed", reason="asked again"), reference.new_empty(0)
 
@@ -146,58 +146,58 @@ def test_rows_of_approximate_solvers_say_so(tmp_path):
     assert not sampled.converged
 
 
-def sweep(bench, curvature, solver, dampings=(0.0, 0.01, 1.0, 1e4), truth=True) -> mf.DampingSweep:
-    point = bench.problem.at(bench.meta, init=bench.adapted)
-    targets = mf.Targets(bench.problem, bench.validation, bench.meta)
-    return mf.sweep_damping(point, targets, curvature, solver, dampings, bench.truth if truth else None)
+def sweep(evaluation, curvature, solver, dampings=(0.0, 0.01, 1.0, 1e4), truth=True) -> mf.DampingSweep:
+    point = evaluation.problem.at(evaluation.meta, init=evaluation.adapted)
+    targets = mf.Targets(evaluation.problem, evaluation.validation, evaluation.meta)
+    return mf.sweep_damping(point, targets, curvature, solver, dampings, evaluation.truth if truth else None)
 
 
 @pytest.fixture(scope="module")
-def bench(done):
-    return study(done[1]).prepare().bench
+def evaluation(done):
+    return study(done[1]).prepare().evaluation
 
 
 @pytest.mark.parametrize("solver", [Exact(), CG()], ids=["exact", "cg"])
-def test_a_sweep_scores_as_task_if_does_with_each_damping(bench, solver):
-    found = sweep(bench, ExactCurvature(), solver)
-    targets = mf.Targets(bench.problem, bench.validation, bench.meta)
+def test_a_sweep_scores_as_task_if_does_with_each_damping(evaluation, solver):
+    found = sweep(evaluation, ExactCurvature(), solver)
+    targets = mf.Targets(evaluation.problem, evaluation.validation, evaluation.meta)
     for i, row in enumerate(found.rows):
         method = mf.build("method", "task-if", solver="exact", damping=row.damping)
-        context = mf.Context(bench.problem.at(bench.meta, init=bench.adapted))
+        context = mf.Context(evaluation.problem.at(evaluation.meta, init=evaluation.adapted))
         state = method.prepare(context)
         wanted = method.scores(state, targets).values[:, 0]
         assert float((found.scores[:, i] - wanted).norm() / wanted.norm()) < 1e-6
-        change = method.parameter_change(state, bench.truth.removals).values
-        true = bench.truth.change
+        change = method.parameter_change(state, evaluation.truth.removals).values
+        true = evaluation.truth.change
         error = ((change - true).norm(dim=0) / true.norm(dim=0)).median()
         assert row.change_error == pytest.approx(float(torch.as_tensor(error)), rel=0.2)  # medians of even counts
         assert row.status == ""
         assert row.residual < 1e-7
 
 
-def test_a_sweep_shows_eigenvalues_stability_and_fidelity(bench):
-    rows = sweep(bench, ExactCurvature(), Exact()).rows
-    operator = bench.problem.at(bench.meta, init=bench.adapted).hessian()
+def test_a_sweep_shows_eigenvalues_stability_and_fidelity(evaluation):
+    rows = sweep(evaluation, ExactCurvature(), Exact()).rows
+    operator = evaluation.problem.at(evaluation.meta, init=evaluation.adapted).hessian()
     lowest = float(torch.linalg.eigvalsh(operator.dense())[0])
     assert [r.smallest_eigenvalue for r in rows] == pytest.approx([lowest + r.damping for r in rows], rel=1e-3)
     assert math.isnan(rows[0].stability)
     assert rows[1].stability > 0.99
     assert all(-1 <= r.spearman <= 1 for r in rows)
     assert rows[-1].change_error > 0.99  # nothing moves under a damping of 1e4
-    assert all(math.isnan(r.spearman) for r in sweep(bench, ExactCurvature(), Exact(), truth=False).rows)
+    assert all(math.isnan(r.spearman) for r in sweep(evaluation, ExactCurvature(), Exact(), truth=False).rows)
 
 
-def test_sweeps_use_other_curvatures_and_say_where_a_solve_failed(bench):
-    assert sweep(bench, FisherCurvature(), Woodbury()).products == 0
-    failing = sweep(bench, ExactCurvature(), CG(max_iterations=1), (0.0, 1e12))
+def test_sweeps_use_other_curvatures_and_say_where_a_solve_failed(evaluation):
+    assert sweep(evaluation, FisherCurvature(), Woodbury()).products == 0
+    failing = sweep(evaluation, ExactCurvature(), CG(max_iterations=1), (0.0, 1e12))
     assert failing.rows[0].status == "max iterations"
     assert failing.rows[1].status == ""
 
 
 @pytest.mark.parametrize("dampings", [[1.0], [-1.0, 1.0]])
-def test_a_sweep_needs_two_dampings_that_are_not_negative(bench, dampings):
+def test_a_sweep_needs_two_dampings_that_are_not_negative(evaluation, dampings):
     with pytest.raises(InputError, match="two dampings of 0 or more"):
-        sweep(bench, ExactCurvature(), Exact(), dampings)
+        sweep(evaluation, ExactCurvature(), Exact(), dampings)
 
 
 def test_sweep_on_the_command_line(tmp_path):

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 
 import metafluence as mf
 from metafluence import default_registry
+from metafluence.evaluation import Row, Run
 from metafluence.evaluation.metrics import pareto_front
-from metafluence.evaluation.runs import Row, Run
 from metafluence.reports.point_labels import label_points
 from metafluence.reports.study.exhibits import ends, exhibit, judge, sampled
 from metafluence.reports.study.figures import fidelity_against_runtime, on_front
@@ -72,12 +72,12 @@ def test_the_method_that_ranks_best_is_the_judge_and_never_a_baseline(done):
 
 
 def test_the_lowest_scores_are_the_harmful_ones():
-    run = Run(Row("x", "", units="loss_change"), torch.tensor([0.3, -0.2, 0.1, -0.5, 0.2, -0.1]))
+    run = Run(row=Row(method="x", units="loss_change"), scores=torch.tensor([0.3, -0.2, 0.1, -0.5, 0.2, -0.1]))
     assert ends(run, 3) == {"harmful": [3, 1, 5], "helpful": [0, 4, 2]}
     assert ends(run, 2) == {"harmful": [3, 1], "helpful": [0, 4]}
     positive = replace(run, scores=run.scores + 0.4)
     assert ends(positive, 3)["harmful"] == [3]  # what helps a little is not harmful
-    ranked = replace(run, row=Row("x", "", units="rank_only"), scores=run.scores + 0.4)
+    ranked = replace(run, row=Row(method="x", units="rank_only"), scores=run.scores + 0.4)
     assert ends(ranked, 3)["harmful"] == [3, 1, 5]
     assert ends(replace(run, scores=torch.tensor([1.0])), 3) == {"harmful": [], "helpful": []}
 

@@ -47,7 +47,7 @@ def test_a_study_runs_with_every_learner(name, tmp_path):
     (certificate,) = result.certificates
     found = checks(certificate)
     assert found["inner stationarity"].ok
-    assert found["inner stationarity"].found.startswith("does not apply") == unrolled
+    assert found["inner stationarity"].measured.startswith("does not apply") == unrolled
     assert found["exact gradients"].ok
     assert np.isnan(result.diagnostics.inner_stationarity) == unrolled
     (cell,) = result.grid
@@ -65,10 +65,15 @@ def test_first_order_gradients_are_not_certified_as_exact(name, tmp_path):
     assert any("gradients are first-order, not those of the loss" in warning for warning in result.warnings)
     found = mf.certify(
         mf.build("method", "influence"),
-        result.benches["task"].context(),
-        result.benches["task"].targets(),
+        result.evaluations["task"].context(),
+        result.evaluations["task"].targets(),
         result.diagnostics,
-        mf.Truth(((0,), (1,)), *(torch.randn(*shape).double() for shape in ((len(result.fit.meta), 2), (2,))), 0.0),
+        mf.Truth(
+            removals=((0,), (1,)),
+            change=torch.randn(len(result.fit.meta), 2).double(),
+            loss_change=torch.randn(2).double(),
+            seconds=0.0,
+        ),
     )
     assert not checks(found)["exact gradients"].ok
     assert found.grade != "sizes and order"

@@ -11,7 +11,7 @@ import yaml
 
 import metafluence as mf
 from metafluence import default_registry
-from metafluence.evaluation.runs import Row
+from metafluence.evaluation import Row
 from metafluence.hooks import hookimpl
 from metafluence.package_files import resource
 from metafluence.reports.study.result_table import COLUMNS, cell
@@ -54,7 +54,7 @@ def test_a_study_compares_every_method_and_solver_with_retraining(done):
         assert 0 <= row.auroc <= 1
         assert 0 <= row.accuracy_retrained <= 1
         assert row.seconds > 0
-    assert result.benches["task"].remove == (2,)
+    assert result.evaluations["task"].remove == (2,)
     assert result.split.train.corrupted.sum() == 2
 
 
@@ -137,8 +137,8 @@ def test_a_study_goes_on_where_removals_leave_a_class_without_support(tmp_path):
         "methods": ["loss", {"use": "influence", "leave_out": True}, {"use": "influence", "leave_out": "edits"}],
     }
     result = run(tmp_path, **changes)
-    assert result.benches["task"].truth is not None
-    assert result.benches["support"].truth is None
+    assert result.evaluations["task"].truth is not None
+    assert result.evaluations["support"].truth is None
     assert any("could not be made: Class" in warning for warning in result.warnings)
     rows = {(row.method, row.level): row for row in result.rows}
     assert rows["loss", "support"].status == "ok"
@@ -178,7 +178,7 @@ def test_a_study_without_ground_truth_and_without_corruption(tmp_path):
     assert result.truth is None
     assert np.isnan(result.rows[0].spearman)
     assert np.isnan(result.rows[0].auroc)
-    assert result.benches["task"].remove == (1,)
+    assert result.evaluations["task"].remove == (1,)
     assert mf.write_report(result, tmp_path).exists()
 
 
@@ -241,11 +241,11 @@ def test_the_report_holds_its_figures_its_table_and_its_configuration(done):
 
 def test_cells_say_what_there_is_and_no_more():
     by_field = {c.field: c for c in COLUMNS}
-    row = Row("task-if", "cg", change_error=0.0431, residual=1e-9, products=12)
+    row = Row(method="task-if", solver="cg", change_error=0.0431, residual=1e-9, products=12)
     assert cell(row, by_field["change_error"]) == "4.3 %"
     assert cell(row, by_field["residual"]) == "1e-09"
     assert cell(row, by_field["auroc"]) == "–"
-    failed = Row("task-if", "cg", status="failed", reason="x")
+    failed = Row(method="task-if", solver="cg", status="failed", reason="x")
     assert cell(failed, by_field["change_error"]) == "failed"
     assert cell(failed, by_field["products"]) == "–"
     assert Row.from_facts(row.facts()) == Row.from_facts(Row.from_facts(row.facts()).facts())

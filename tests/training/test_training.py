@@ -285,7 +285,7 @@ def test_a_study_hands_its_validation_tasks_to_a_trainer_that_asks(tmp_path):
     notes = Notes()
     ready = Preparation(mf.parse_study(STUDY), mf.default_registry(), tmp_path, notes).run()
     assert ready.fit.best_step is not None
-    bilevel = ready.bench.problem
+    bilevel = ready.evaluation.problem
     best = min(r.validation_loss for r in ready.fit.history if r.validation_loss is not None)
     assert mf.validate(bilevel.over(ready.split.validation), ready.fit.meta).loss == pytest.approx(best)
     assert "validation" not in notes.notes[0]

@@ -145,7 +145,7 @@ def _run(study: Path, out: Path | None, overlay: Path | None, size: str | None, 
 
 
 def _say_one(result: metafluence.StudyResult) -> None:
-    for level in result.benches:
+    for level in result.evaluations:
         console.print()
         console.print(_table(result, level))
     for row in result.failed:
@@ -200,13 +200,13 @@ def _plan(study: Path, out: Path | None, overlay: Path | None, size: str | None,
         for plan in plans:
             console.print(Text(f"  {plan}"))
     console.print()
-    for sentence in found.said():
+    for sentence in found.sentences():
         console.print(Text(f"• {sentence}"))
 
 
 def _table(result: metafluence.StudyResult, level: metafluence.Level) -> Table:
     columns = [column for column in metafluence.columns(result) if column.brief]
-    title = f"{level} level" if len(result.benches) > 1 else None
+    title = f"{level} level" if len(result.evaluations) > 1 else None
     table = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left", title_style="bold")
     for column in columns:
         # Names may take two lines; numbers are never cut.

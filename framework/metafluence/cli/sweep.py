@@ -43,7 +43,7 @@ def sweep_damping(
     known, folder, work = open_study(study, out, registry, size, changes or [])
     parts = known.build("curvature", curvature, "--curvature"), known.build("solver", solver, "--solver")
     with kept(folder), Bars(console) as bars:
-        bench = work(bars).studies[0].prepare().bench
+        bench = work(bars).studies[0].prepare().evaluation
         bars.stage("sweeping the damping")
         ratio = (high / low) ** (1 / (points - 1))
         dampings = [0.0, *(low * ratio**i for i in range(points))]
@@ -57,6 +57,6 @@ def sweep_damping(
         table.add_row(*metafluence.sweep_cells(row))
     console.print()
     console.print(table)
-    if bench.truth is not None and bench.truth.ceiling.said:
-        console.print(f"Spearman for comparison: {bench.truth.ceiling.said}.")
+    if bench.truth is not None and bench.truth.ceiling.sentence:
+        console.print(f"Spearman for comparison: {bench.truth.ceiling.sentence}.")
     console.print(f"\n{page}  (a figure of the same name beside it)", soft_wrap=True)

@@ -3,7 +3,8 @@
 from metafluence.evaluation.certificate import Certificate, certify
 from metafluence.evaluation.damping_choice import execute_plan
 from metafluence.evaluation.damping_sweep import Damped, DampingSweep, sweep_damping
-from metafluence.evaluation.error_budget import SOURCES, Budget, Exactly, error_budget
+from metafluence.evaluation.error_budget import SOURCES, Budget, ExactReference, error_budget
+from metafluence.evaluation.evaluation import Evaluation, TestQuality
 from metafluence.evaluation.ground_truth import Ceiling, Truth, draw_removals, retrain
 from metafluence.evaluation.metrics import (
     ChangeAgreement,
@@ -18,7 +19,8 @@ from metafluence.evaluation.metrics import (
     score_agreement,
 )
 from metafluence.evaluation.plan import GridPlan, Plan
+from metafluence.evaluation.predictions import Predictions
+from metafluence.evaluation.row import RemovalCurve, Row, Run, run_name
 from metafluence.evaluation.run_trust import RunTrust, run_trust
 from metafluence.evaluation.run_truth import Replayed, replayed
-from metafluence.evaluation.runs import Bench, Row, Run, TestQuality, run_name
 from metafluence.evaluation.solver_grid import Cell, reference_scores, run_cell

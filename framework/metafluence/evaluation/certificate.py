@@ -35,12 +35,15 @@ Grade = Literal["sizes and order", "order", "neither"]
 
 @dataclass(frozen=True)
 class Check:
-    """One requirement: what was found, what is asked, and whether that is so."""
+    """One requirement of the certificate."""
 
     name: str
-    found: str
-    asked: str
+    measured: str
+    """What was measured, in words with its numbers."""
+    required: str
+    """What it must be."""
     ok: bool
+    """The requirement is met."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,7 @@ def certify(
         ),
         Check(
             "order",
-            "; ".join(part for part in (f"{_order(ranks)} on {count} retrained items", truth.ceiling.said) if part),
+            "; ".join(part for part in (f"{_order(ranks)} on {count} retrained items", truth.ceiling.sentence) if part),
             f"lower end at least {RANKS}",
             ranks.low >= RANKS,
         ),

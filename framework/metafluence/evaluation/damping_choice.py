@@ -21,8 +21,10 @@ from torch import Tensor
 from metafluence.attribution import AttributionMethod, Context, Targets, check_context
 from metafluence.bilevel import BilevelProblem
 from metafluence.errors import MetafluenceError
+from metafluence.evaluation.evaluation import Evaluation
 from metafluence.evaluation.plan import Plan
-from metafluence.evaluation.runs import Bench, Row, Run, execute, lowest
+from metafluence.evaluation.row import Row, Run
+from metafluence.evaluation.run import execute, lowest
 from metafluence.tasks import Removal
 
 NAN = float("nan")
@@ -39,36 +41,44 @@ class Tried:
     reason: str = ""
 
 
-def execute_plan(bench: Bench, plan: Plan) -> Run:
+def execute_plan(evaluation: Evaluation, plan: Plan) -> Run:
     """Run a plan's method, with the best of its dampings where it has some to be tried.
 
     Where none can be used the run is a row with the reasons.
     """
     if not plan.dampings:
-        return execute(bench, plan.method, plan.label, plan.solver)
-    tried = try_dampings(bench, plan.method, plan.dampings)
+        return execute(evaluation, plan.method, plan.label, plan.solver)
+    tried = try_dampings(evaluation, plan.method, plan.dampings)
     usable = [one for one in tried if not one.reason]
     skipped = tuple(f"Damping {one.damping:g} was left out: {one.reason}" for one in tried if one.reason)
     if not usable:
-        return Run(Row(plan.label, plan.solver, bench.level, status="failed", reason=" ".join(skipped)))
+        row = Row(
+            method=plan.label,
+            solver=plan.solver,
+            level=evaluation.level,
+            retrains=plan.method.retrains,
+            status="failed",
+            reason=" ".join(skipped),
+        )
+        return Run(row=row)
     best = min(usable, key=lambda one: (one.loss, one.damping))
     losses = ", ".join(f"{one.damping:g}: {one.loss:.5g}" for one in usable)
     notes = (f"Loss of the selection tasks, retrained, by damping: {losses}.", *skipped)
-    run = execute(bench, _damped(plan.method, best.damping), plan.label, plan.solver)
+    run = execute(evaluation, _damped(plan.method, best.damping), plan.label, plan.solver)
     return replace(run, row=replace(run.row, notes=(*notes, *run.row.notes)))
 
 
-def try_dampings(bench: Bench, method: AttributionMethod, dampings: Sequence[float]) -> list[Tried]:
+def try_dampings(evaluation: Evaluation, method: AttributionMethod, dampings: Sequence[float]) -> list[Tried]:
     """Remove what the method scores lowest with each damping, retrain, and look at the selection tasks."""
-    assert bench.bank is not None, "dampings are chosen by retraining"
-    assert bench.selection is not None
-    context, targets = bench.context(), bench.targets()
-    tried = [_lowest_with(bench, _damped(method, damping), damping, context, targets) for damping in dampings]
+    assert evaluation.bank is not None, "dampings are chosen by retraining"
+    assert evaluation.selection is not None
+    context, targets = evaluation.context(), evaluation.targets()
+    tried = [_lowest_with(evaluation, _damped(method, damping), damping, context, targets) for damping in dampings]
     removals = sorted({one.removal for one in tried if not one.reason})
     if not removals:
         return tried
-    fits = bench.bank.leave_out(removals, bench.level, strict=False)
-    over = bench.problem.over(bench.selection)
+    fits = evaluation.bank.leave_out(removals, evaluation.level, strict=False)
+    over = evaluation.problem.over(evaluation.selection)
     judged = {
         removal: _loss(over, meta) if converged else (NAN, reason or FAILED)
         for removal, meta, converged, reason in zip(removals, fits.meta.T, fits.converged, fits.reasons, strict=True)
@@ -86,15 +96,17 @@ def _judged(one: Tried, loss: float, reason: str) -> Tried:
     return replace(one, loss=loss, reason=reason)
 
 
-def _lowest_with(bench: Bench, method: AttributionMethod, damping: float, context: Context, targets: Targets) -> Tried:
+def _lowest_with(
+    evaluation: Evaluation, method: AttributionMethod, damping: float, context: Context, targets: Targets
+) -> Tried:
     # The point's graphs serve all dampings; the randomness is a run's own, so that the run removes the same items.
-    context = replace(context, generator=bench.generator())
+    context = replace(context, generator=evaluation.generator())
     try:
         check_context(method, context)
         scored = method.scores(method.prepare(context), targets)
     except MetafluenceError as error:
         return Tried(damping, reason=str(error))
-    return Tried(damping, lowest(scored.values[:, 0], bench.remove[0]))
+    return Tried(damping, lowest(scored.values[:, 0], evaluation.remove[0]))
 
 
 def _damped(method: Any, damping: float) -> AttributionMethod:

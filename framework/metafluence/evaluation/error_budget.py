@@ -16,27 +16,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metafluence.attribution import AttributionMethod, check_context
+from metafluence.attribution import AttributionMethod
 from metafluence.bilevel import Curvature
 from metafluence.errors import InputError, MetafluenceError
+from metafluence.evaluation.evaluation import Evaluation
 from metafluence.evaluation.metrics import median, moved
-from metafluence.evaluation.runs import Bench
+from metafluence.evaluation.predictions import Predictions
 from metafluence.linalg import Solver
-from metafluence.runtime import component_fingerprint
 from metafluence.tasks import Level
 
 NAN = float("nan")
 SOURCES = ("first_order", "curvature", "inner_solve", "outer_solve")
 
 
-@dataclass(frozen=True)
-class Exactly:
-    """What is called exact: the influence method that others are measured from, its curvature, and tight solvers."""
+@dataclass(frozen=True, kw_only=True)
+class ExactReference:
+    """What counts as exact in an error budget."""
 
     method: AttributionMethod
+    """The influence method that methods without a curvature of their own are measured from."""
     curvature: Curvature
     inner: Solver
+    """A tight inner solver."""
     outer: Solver
+    """A tight outer solver."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class Budget:
         return {k: (None if isinstance(v, float) and np.isnan(v) else v) for k, v in asdict(self).items()}
 
 
-def stages(method: AttributionMethod, exactly: Exactly, unrolls: bool = False) -> dict[str, AttributionMethod]:
+def stages(method: AttributionMethod, reference: ExactReference, unrolls: bool = False) -> dict[str, AttributionMethod]:
     """The method with ever less of it exact, by what is then no longer exact: first order alone; its curvature too; its
     inner solver too; its outer solver too, which is the method itself.
 
@@ -81,57 +84,61 @@ def stages(method: AttributionMethod, exactly: Exactly, unrolls: bool = False) -
     def with_(base: AttributionMethod, **parts: Any) -> AttributionMethod:
         return replace(base, **{k: v for k, v in parts.items() if k in names})  # type: ignore[type-var]
 
-    best = exactly.method
+    best = reference.method
     if "curvature" in names:  # of its own kind, so that what else it is stays out of the difference
-        best = with_(method, curvature=exactly.curvature, damping=0.0, solver=exactly.outer, inner_solver=exactly.inner)
-    curved = with_(method, solver=exactly.outer, inner_solver=exactly.inner)
-    inside = {} if unrolls else {"inner_solve": with_(method, solver=exactly.outer)}
+        best = with_(
+            method, curvature=reference.curvature, damping=0.0, solver=reference.outer, inner_solver=reference.inner
+        )
+    curved = with_(method, solver=reference.outer, inner_solver=reference.inner)
+    inside = {} if unrolls else {"inner_solve": with_(method, solver=reference.outer)}
     return {"first_order": best, "curvature": curved, **inside, "outer_solve": method}
 
 
 def error_budget(
-    bench: Bench,
+    evaluation: Evaluation,
     method: AttributionMethod,
     label: str,
     solver: str,
-    exactly: Exactly,
-    known: dict[str, Tensor] | None = None,
+    reference: ExactReference,
+    predictions: Predictions | None = None,
 ) -> Budget:
-    """Predict the changes of the ground truth at every stage. Errors of our own become a budget with the reason.
+    """Split the error of a method's predicted parameter changes by its sources.
 
-    known: predictions at this bench by the method's fingerprint, which budgets of several methods share; added to.
+    Args:
+        evaluation: where to compare, with ground truth.
+        method: the method whose predictions are split.
+        label: the method in tables.
+        solver: its solver in tables.
+        reference: what counts as exact.
+        predictions: at this evaluation, shared by budgets of several methods.
+
+    Returns:
+        The budget; a stage that fails makes it a failed one with the reason.
+
+    Raises:
+        InputError: without ground truth, or for a method that predicts no parameters.
     """
-    if bench.truth is None or not method.edits:
-        lacks = "there is no ground truth" if bench.truth is None else f"{label} predicts no parameters"
+    if evaluation.truth is None or not method.edits:
+        lacks = "there is no ground truth" if evaluation.truth is None else f"{label} predicts no parameters"
         raise InputError(f"An error budget compares predicted parameters with retrained ones, and {lacks}.")
-    some = torch.from_numpy(moved(bench.truth.change.numpy()))
+    some = torch.from_numpy(moved(evaluation.truth.change.numpy()))
     if not bool(some.any()):
-        return Budget(label, solver, bench.level, "failed", "No removal moves λ, so that there is no error to split.")
-    known = {} if known is None else known
-    changes = [bench.truth.change]
-    chain = stages(method, exactly, bench.problem.learner.unrolls)
+        return Budget(
+            label, solver, evaluation.level, "failed", "No removal moves λ, so that there is no error to split."
+        )
+    predictions = predictions or Predictions(evaluation)
+    changes = [evaluation.truth.change]
+    chain = stages(method, reference, evaluation.problem.learner.unrolls)
     for stage in chain.values():
-        key = component_fingerprint(stage)
         try:
-            if key not in known:
-                known[key] = _predict(bench, stage)
+            changes.append(predictions.of(stage))
         except MetafluenceError as error:
-            return Budget(label, solver, bench.level, "failed", str(error))
-        changes.append(known[key])
+            return Budget(label, solver, evaluation.level, "failed", str(error))
     size = torch.linalg.vector_norm(changes[0], dim=0)[some]
     changes = [change[:, some] for change in changes]
     parts = [_median(one - other, size) for other, one in pairwise(changes)]
     named: dict[str, Any] = dict(zip(chain, parts, strict=True))
-    return Budget(label, solver, bench.level, **named, total=_median(changes[-1] - changes[0], size))
-
-
-def _predict(bench: Bench, method: AttributionMethod) -> Tensor:
-    assert bench.truth is not None
-    context = bench.context()
-    check_context(method, context)
-    found = method.parameter_change(method.prepare(context), bench.truth.removals)
-    assert found is not None
-    return found.values.cpu()
+    return Budget(label, solver, evaluation.level, **named, total=_median(changes[-1] - changes[0], size))
 
 
 def _median(error: Tensor, size: Tensor) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -18,48 +18,54 @@ from metafluence.training import RetrainBank
 NAN = float("nan")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Ceiling:
-    """How well the same retrainings from other seeds agree with the study's: what of the truth is the data's, not the
-    seed's. An estimator made at the study's own fit may come closer to it than that.
-
-    pearson, spearman: of the loss changes without single items; lds: Spearman of those without random subsets; each
-    the mean over `seeds` other seeds, *_low and *_high its 95 % bootstrap interval.
+    """Agreement of the study's retrainings with the same ones from other seeds: how much of the truth is due to the
+    data and not to the seed. An estimator at the study's own fit may agree better than that.
     """
 
     seeds: int = 0
+    """How many other seeds; correlations are means over them."""
     pearson: float = NAN
+    """Of the loss changes without single items."""
     spearman: float = NAN
+    """Of the same."""
     spearman_low: float = NAN
+    """Lower end of its 95 % bootstrap interval."""
     spearman_high: float = NAN
+    """Upper end of its 95 % bootstrap interval."""
     lds: float = NAN
+    """Spearman of the loss changes without random subsets."""
     lds_low: float = NAN
+    """Lower end of its 95 % bootstrap interval."""
     lds_high: float = NAN
+    """Upper end of its 95 % bootstrap interval."""
 
     @property
-    def said(self) -> str:
-        """In words; empty where there is none."""
+    def sentence(self) -> str:
+        """In words; empty without other seeds."""
         if np.isnan(self.spearman):
             return ""
         interval = f" ({self.spearman_low:.2f} to {self.spearman_high:.2f})"
         return f"retraining from other seeds agrees to {self.spearman:.3f}{interval}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Truth:
-    """Retraining without single items: the removals, Δλ [P, s], and the change of the target's loss [s]; tensors are on
-    the processor, whatever the study's device.
-
-    subsets: random removals, and subset_loss_change [m] of the target after them. seconds: of all the work but that
-    of other seeds.
-    """
+    """Exact retraining without single items and without random subsets. Tensors are on the processor."""
 
     removals: tuple[Removal, ...]
+    """The single items, s of them."""
     change: Tensor
+    """Δλ after each removal, [P, s]."""
     loss_change: Tensor
+    """Change of the targets' mean loss after each, [s], in nats."""
     seconds: float
+    """All retraining but that from other seeds."""
     subsets: tuple[Removal, ...] = ()
+    """Random subsets, m of them."""
     subset_loss_change: Tensor = torch.empty(0)
+    """Change of the targets' mean loss after each subset's removal, [m]."""
     ceiling: Ceiling = Ceiling()
 
 
@@ -85,17 +91,27 @@ def retrain(
     targets: Targets,
     others: Sequence[tuple[RetrainBank, Targets]] = (),
 ) -> tuple[Truth | None, str]:
-    """Retrain without each, and again from other seeds. Returns also what is to be said of those that failed.
+    """Retrain without each removal, and again from other seeds.
 
-    They are left out; fewer than two single items are no ground truth.
+    Args:
+        singles: items left out one at a time.
+        subsets: items left out together.
+        level: of the items.
+        bank: exact retrainings about the study's λ*.
+        targets: whose mean loss is compared.
+        others: banks about fits from other seeds, and the same targets there.
+
+    Returns:
+        The ground truth of those that converged (None for fewer than two single items), and a sentence about those
+        that did not.
     """
     removals = [*singles, *subsets]
-    found = bank.leave_out(removals, level, strict=False)
+    fits = bank.leave_out(removals, level, strict=False)
     again = [(other.leave_out(removals, level, strict=False), theirs) for other, theirs in others]
-    good = torch.stack([one.converged for one in (found, *(other for other, _ in again))]).all(dim=0)
-    complaint = found.complaint()
-    if bool((~good & found.converged).any()):
-        lost = int((~good & found.converged).sum())
+    good = torch.stack([one.converged for one in (fits, *(other for other, _ in again))]).all(dim=0)
+    complaint = fits.complaint()
+    if bool((~good & fits.converged).any()):
+        lost = int((~good & fits.converged).sum())
         why = next(other.complaint() for other, _ in again if not bool(other.converged.all()))
         complaint = f"{complaint} Of the rest, {lost} failed from another seed: {why}".lstrip()
     kept = good.nonzero().squeeze(1)
@@ -103,17 +119,17 @@ def retrain(
     if int(alone.sum()) < 2:
         return None, complaint
     left_out = [removals[i] for i in kept]
-    changes = loss_changes(targets, found.meta[:, kept])
+    changes = loss_changes(targets, fits.meta[:, kept])
     theirs = [loss_changes(t, other.meta[:, kept]) for other, t in again]
     count = int(alone.sum())
     truth = Truth(
-        tuple(left_out[:count]),
-        (found.meta[:, kept[alone]] - targets.point.meta.unsqueeze(1)).cpu(),
-        changes[alone],
-        found.cost(kept),
-        tuple(left_out[count:]),
-        changes[together],
-        _ceiling(changes, theirs, alone, together),
+        removals=tuple(left_out[:count]),
+        change=(fits.meta[:, kept[alone]] - targets.point.meta.unsqueeze(1)).cpu(),
+        loss_change=changes[alone],
+        seconds=fits.cost(kept),
+        subsets=tuple(left_out[count:]),
+        subset_loss_change=changes[together],
+        ceiling=_ceiling(changes, theirs, alone, together),
     )
     return truth, complaint
 
@@ -130,4 +146,13 @@ def _ceiling(ours: Tensor, theirs: list[Tensor], alone: Tensor, together: Tensor
     others, true = torch.stack(theirs).numpy(), ours.numpy()
     pearson = [score_agreement(other[alone], true[alone]).pearson for other in others]
     single, subsets = (rank_agreement(others[:, some], true[some]) for some in (alone, together))
-    return Ceiling(len(theirs), float(np.mean(pearson)), *astuple(single), *astuple(subsets))
+    return Ceiling(
+        seeds=len(theirs),
+        pearson=float(np.mean(pearson)),
+        spearman=single.value,
+        spearman_low=single.low,
+        spearman_high=single.high,
+        lds=subsets.value,
+        lds_low=subsets.low,
+        lds_high=subsets.high,
+    )

@@ -13,9 +13,9 @@ from torch import Tensor
 from metafluence.attribution import AttributionMethod, attribute
 from metafluence.bilevel import BilevelProblem
 from metafluence.errors import MetafluenceError
+from metafluence.evaluation.evaluation import Evaluation
 from metafluence.evaluation.metrics import score_agreement
 from metafluence.evaluation.plan import GridPlan
-from metafluence.evaluation.runs import Bench
 
 NAN = float("nan")
 
@@ -54,31 +54,31 @@ class Cell:
         return {k: (None if isinstance(v, float) and np.isnan(v) else v) for k, v in asdict(self).items()}
 
 
-def reference_scores(bench: Bench, method: AttributionMethod) -> Tensor:
+def reference_scores(evaluation: Evaluation, method: AttributionMethod) -> Tensor:
     """The scores [N] that the grid's are compared with."""
-    return _score(bench, method, bench.problem)[0]
+    return _score(evaluation, method, evaluation.problem)[0]
 
 
-def run_cell(bench: Bench, plan: GridPlan, reference: Tensor) -> tuple[Cell, Tensor]:
+def run_cell(evaluation: Evaluation, plan: GridPlan, reference: Tensor) -> tuple[Cell, Tensor]:
     """Score all tasks with one pair of solvers: the cell and the scores [N].
 
     Errors of our own become a cell with the reason, and no scores.
     """
     try:
-        scores, facts = _score(bench, plan.method, bench.problem.solving_with(plan.inner_solver))
+        scores, facts = _score(evaluation, plan.method, evaluation.problem.solving_with(plan.inner_solver))
     except MetafluenceError as error:
         return Cell(plan.inner, plan.outer, status="failed", reason=str(error)), reference.new_empty(0)
     facts["error"] = float(torch.linalg.vector_norm(scores - reference) / torch.linalg.vector_norm(reference))
-    if bench.truth is not None:
-        picked = scores[[removal[0] for removal in bench.truth.removals]]
-        facts["spearman"] = score_agreement(picked.numpy(), bench.truth.loss_change.numpy()).spearman
+    if evaluation.truth is not None:
+        picked = scores[[removal[0] for removal in evaluation.truth.removals]]
+        facts["spearman"] = score_agreement(picked.numpy(), evaluation.truth.loss_change.numpy()).spearman
     return Cell(plan.inner, plan.outer, **facts), scores
 
 
-def _score(bench: Bench, method: AttributionMethod, problem: BilevelProblem) -> tuple[Tensor, dict[str, Any]]:
+def _score(evaluation: Evaluation, method: AttributionMethod, problem: BilevelProblem) -> tuple[Tensor, dict[str, Any]]:
     started = time.perf_counter()
-    context = bench.context(problem)
-    scored = attribute(method, context, bench.targets(problem))
+    context = evaluation.context(problem)
+    scored = attribute(method, context, evaluation.targets(problem))
     scores = scored.values[:, 0].cpu()
     facts = {
         "seconds": time.perf_counter() - started,

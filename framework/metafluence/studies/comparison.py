@@ -79,7 +79,9 @@ class Comparing:
                 result = study.run()
             except MetafluenceError as error:
                 errors.append(error)
-                outcomes.append(Outcome(variation.id, variation.varied, variation.config.seed, str(error)))
+                outcomes.append(
+                    Outcome(id=variation.id, varied=variation.varied, seed=variation.config.seed, reason=str(error))
+                )
                 continue
             kept = outcome(variation, result)
             save_outcome(self.store.outcome(variation.id), kept)

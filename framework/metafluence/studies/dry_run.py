@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 
 from metafluence.errors import MetafluenceError
-from metafluence.evaluation import Bench
+from metafluence.evaluation import Evaluation
 from metafluence.runtime import count, settle
 from metafluence.studies.comparison import Comparing
 from metafluence.studies.preparation import Started
@@ -17,19 +17,22 @@ TRIED = 2
 """Retrainings of the pilot."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Pilot:
-    """runs: by variation, the ids of its runs. fit_seconds: one fit; fits: of all variations, those that share theirs
-    counted once. retrain_seconds: one retraining, as fast as the executor does several; retrainings: at most so many.
-    scoring_seconds: all runs of a variation.
-    """
+    """An estimate of what a study takes."""
 
     runs: tuple[tuple[str, ...], ...]
+    """By variation, the ids of its runs."""
     fit_seconds: float
+    """One fit."""
     fits: int
+    """Fits of all variations; those that share one counted once."""
     retrain_seconds: float
+    """One retraining, as fast as the executor does several."""
     retrainings: int
+    """At most this many."""
     scoring_seconds: float
+    """All runs of a variation."""
 
     @property
     def seconds(self) -> float:
@@ -37,7 +40,7 @@ class Pilot:
         fitting, retraining = self.fits * self.fit_seconds, self.retrainings * self.retrain_seconds
         return fitting + retraining + len(self.runs) * self.scoring_seconds
 
-    def said(self) -> list[str]:
+    def sentences(self) -> list[str]:
         """In sentences."""
         runs, variations = sum(len(some) for some in self.runs), len(self.runs)
         work = count(self.fits, "fit")
@@ -70,7 +73,14 @@ def pilot(work: Comparing) -> Pilot:
     fits = len({variation.work for variation in work.comparison.variations})
     runs = tuple(tuple(plan.id for plan in one.plans) for one in work.studies)
     retrainings = sum(_retrainings(one, started) for one in work.studies)
-    return Pilot(runs, started.fit.seconds, fits, each, retrainings, _scoring(study, started))
+    return Pilot(
+        runs=runs,
+        fit_seconds=started.fit.seconds,
+        fits=fits,
+        retrain_seconds=each,
+        retrainings=retrainings,
+        scoring_seconds=_scoring(study, started),
+    )
 
 
 def _retrainings(study: Study, started: Started) -> int:
@@ -96,11 +106,19 @@ def _scoring(study: Study, started: Started) -> float:
     for plan in study.plans:
         if plan.method.retrains:
             continue
-        bench = Bench(
-            problem, fit.meta, point.adapted, split.validation, split.test, None, started.checkpoints, 0, plan.level
+        evaluation = Evaluation(
+            problem=problem,
+            meta=fit.meta,
+            adapted=point.adapted,
+            validation=split.validation,
+            test_tasks=split.test,
+            bank=None,
+            checkpoints=started.checkpoints,
+            seed=0,
+            level=plan.level,
         )
         with contextlib.suppress(MetafluenceError):
-            settle(plan.method.scores(plan.method.prepare(bench.context()), bench.targets()).values)
+            settle(plan.method.scores(plan.method.prepare(evaluation.context()), evaluation.targets()).values)
     return time.perf_counter() - begun
 
 

@@ -10,58 +10,59 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metafluence.evaluation import Budget, Cell, Certificate, Row, Run, TestQuality, detection
+from metafluence.evaluation import Budget, Cell, Certificate, RemovalCurve, Row, Run, TestQuality, detection
 from metafluence.runtime import load_tensors, save_tensors
 from metafluence.studies.study import StudyResult
 from metafluence.studies.variations import Variation
 from metafluence.tasks import LEVELS, Level
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Side:
-    """One level of a variation. items: how many there are; corrupted: of them; removed: the numbers that each method
-    had removed; clean: retrained without exactly the corrupted.
-    """
+    """One level of a variation."""
 
     items: int
+    """How many items the level has."""
     corrupted: int
+    """How many of them are corrupted."""
     removed: tuple[int, ...]
+    """How many items each method had removed."""
     clean: TestQuality
+    """After retraining without exactly the corrupted items."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """A run's row and its curves.
-
-    curve [k, 4]: as `Run.curve`. found [items + 1]: share of the corrupted among the first scored lowest; empty where
-    none or all are.
-    """
+    """A run's row and its curves."""
 
     row: Row
-    curve: Tensor
+    curve: RemovalCurve
     found: Tensor
+    """Share of the corrupted items among the n of lowest score, [items + 1]; empty where none or all are corrupted."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """A finished variation, or one that failed, with its reason.
-
-    full: test quality at λ*. fit_seconds: of the fit from scratch. real: targets are real values. cells: of the grid of
-    inner and outer solvers.
-    """
+    """What is kept of a finished variation, or why it failed."""
 
     id: str
     varied: dict[str, str]
+    """The values that this variation takes, in words, by the name of what is varied."""
     seed: int
     reason: str = ""
+    """Why it failed; empty where it did not."""
     lines: tuple[Line, ...] = ()
     sides: dict[Level, Side] = field(default_factory=dict)
     full: TestQuality = TestQuality()
+    """At λ*."""
     fit_seconds: float = float("nan")
+    """Of the fit from scratch."""
     real: bool = False
+    """Targets are real values, not classes."""
     certificates: tuple[Certificate, ...] = ()
     budgets: tuple[Budget, ...] = ()
     cells: tuple[Cell, ...] = ()
+    """Of the grid of inner and outer solvers."""
     warnings: tuple[str, ...] = ()
 
     @property
@@ -78,23 +79,24 @@ class Outcome:
 def outcome(variation: Variation, result: StudyResult) -> Outcome:
     """What is kept of a result."""
     sides: dict[Level, Side] = {}
-    for level, bench in result.benches.items():
+    for level, evaluation in result.evaluations.items():
         marks = result.split.train.corrupted_items(level)
-        sides[level] = Side(len(marks), int(marks.sum()), bench.remove, result.clean[level])
+        sides[level] = Side(
+            items=len(marks), corrupted=int(marks.sum()), removed=evaluation.remove, clean=result.clean[level]
+        )
     return Outcome(
-        variation.id,
-        variation.varied,
-        variation.config.seed,
-        "",
-        tuple(_line(run, result) for run in result.runs),
-        sides,
-        result.full,
-        result.fit.seconds,
-        result.split.test.real,
-        result.certificates,
-        result.budgets,
-        result.grid,
-        result.warnings,
+        id=variation.id,
+        varied=variation.varied,
+        seed=variation.config.seed,
+        lines=tuple(_line(run, result) for run in result.runs),
+        sides=sides,
+        full=result.full,
+        fit_seconds=result.fit.seconds,
+        real=result.split.test.real,
+        certificates=result.certificates,
+        budgets=result.budgets,
+        cells=result.grid,
+        warnings=result.warnings,
     )
 
 
@@ -107,7 +109,7 @@ def _line(run: Run, result: StudyResult) -> Line:
 
 def save_outcome(file: Path, kept: Outcome) -> None:
     """Store it; a failed one is not kept, as it is to be tried again."""
-    tensors = {f"curve.{i}": line.curve for i, line in enumerate(kept.lines)}
+    tensors = {f"curve.{i}": line.curve.tensor() for i, line in enumerate(kept.lines)}
     tensors |= {f"found.{i}": line.found for i, line in enumerate(kept.lines)}
     facts = {
         "id": kept.id,
@@ -130,22 +132,22 @@ def load_outcome(file: Path) -> Outcome:
     """What `save_outcome` stored. Raises StoreError for a damaged file."""
     tensors, facts = load_tensors(file)
     lines = tuple(
-        Line(Row.from_facts(row), tensors[f"curve.{i}"], tensors[f"found.{i}"]) for i, row in enumerate(facts["rows"])
+        Line(Row.from_facts(row), RemovalCurve.from_tensor(tensors[f"curve.{i}"]), tensors[f"found.{i}"])
+        for i, row in enumerate(facts["rows"])
     )
     return Outcome(
-        facts["id"],
-        facts["varied"],
-        facts["seed"],
-        "",
-        lines,
-        {level: _side(facts["sides"][level]) for level in LEVELS if level in facts["sides"]},
-        TestQuality(**facts["full"]),
-        facts["fit_seconds"],
-        facts["real"],
-        tuple(Certificate.from_facts(c) for c in facts["certificates"]),
-        tuple(Budget.from_facts(b) for b in facts["budgets"]),
-        tuple(Cell.from_facts(c) for c in facts.get("cells", ())),  # stores of older versions have none
-        tuple(facts["warnings"]),
+        id=facts["id"],
+        varied=facts["varied"],
+        seed=facts["seed"],
+        lines=lines,
+        sides={level: _side(facts["sides"][level]) for level in LEVELS if level in facts["sides"]},
+        full=TestQuality(**facts["full"]),
+        fit_seconds=facts["fit_seconds"],
+        real=facts["real"],
+        certificates=tuple(Certificate.from_facts(c) for c in facts["certificates"]),
+        budgets=tuple(Budget.from_facts(b) for b in facts["budgets"]),
+        cells=tuple(Cell.from_facts(c) for c in facts.get("cells", ())),  # stores of older versions have none
+        warnings=tuple(facts["warnings"]),
     )
 
 

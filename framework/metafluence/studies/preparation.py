@@ -11,7 +11,7 @@ import torch
 from metafluence.attribution import Targets
 from metafluence.bilevel import BilevelProblem, Diagnostics, diagnose
 from metafluence.errors import InputError
-from metafluence.evaluation import Bench, Truth, draw_removals, retrain
+from metafluence.evaluation import Evaluation, Truth, draw_removals, retrain
 from metafluence.learners import MetaLearner
 from metafluence.linalg import Solver
 from metafluence.progress import Observer
@@ -25,9 +25,9 @@ DTYPES = {"float64": torch.float64, "float32": torch.float32}
 NAMES: dict[Level, str] = {"task": "tasks", "support": "support instances", "query": "query instances"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """What a study has before its runs; a bench for each of its levels.
+    """What a study has before its runs; an evaluation for each of its levels.
 
     split: the tasks as they were drawn, on the processor; what is computed with is on the study's device.
     """
@@ -35,13 +35,13 @@ class Prepared:
     split: Split
     fit: Fit
     diagnostics: Diagnostics
-    benches: dict[Level, Bench]
+    evaluations: dict[Level, Evaluation]
     warnings: tuple[str, ...]
 
     @property
-    def bench(self) -> Bench:
+    def evaluation(self) -> Evaluation:
         """That of the first level."""
-        return next(iter(self.benches.values()))
+        return next(iter(self.evaluations.values()))
 
 
 @dataclass(frozen=True)
@@ -102,16 +102,29 @@ class Preparation:
             warnings.insert(0, f"Meta-training stopped before its tolerance (‖∇F‖ = {fit.gradient_norm:.1e}).")
         bank = self.bank(started)
         validation, test = (part.to(device=self.device) for part in (split.validation, split.test))
-        goals, selection = self.judges(validation)
-        shared = (problem, fit.meta, point.adapted, goals, test, bank, started.checkpoints, self.config.seed)
-        benches: dict[Level, Bench] = {}
-        others = self._other_seeds(problem, split, goals)
+        targets, selection = self.split_validation(validation)
+        evaluations: dict[Level, Evaluation] = {}
+        others = self._other_seeds(problem, split, targets)
         for level in self.config.levels:
             corrupted = split.train.corrupted_items(level)
             remove = self._removed(len(corrupted), float(corrupted.double().mean()))
-            bench = Bench(*shared, level, None, remove, selection)
-            benches[level] = replace(bench, truth=self._truth(bench, others, warnings))
-        return Prepared(split, fit, diagnostics, benches, tuple(warnings))
+            evaluation = Evaluation(
+                problem=problem,
+                meta=fit.meta,
+                adapted=point.adapted,
+                validation=targets,
+                test_tasks=test,
+                bank=bank,
+                checkpoints=started.checkpoints,
+                seed=self.config.seed,
+                level=level,
+                remove=remove,
+                selection=selection,
+            )
+            evaluations[level] = replace(evaluation, truth=self._truth(evaluation, others, warnings))
+        return Prepared(
+            split=split, fit=fit, diagnostics=diagnostics, evaluations=evaluations, warnings=tuple(warnings)
+        )
 
     def bank(self, started: Started) -> RetrainBank | None:
         """The retrainings about λ*; None where the study asks for no ground truth."""
@@ -199,7 +212,7 @@ class Preparation:
             expected,
         )
 
-    def judges(self, validation: TaskSet) -> tuple[TaskSet, TaskSet | None]:
+    def split_validation(self, validation: TaskSet) -> tuple[TaskSet, TaskSet | None]:
         """The targets of scores, and the selection tasks: the last validation tasks, where dampings are chosen.
 
         The fit, where its trainer judges its steps, has all of them.
@@ -209,7 +222,9 @@ class Preparation:
         kept = min(max(1, round(self.config.damping.share * len(validation))), len(validation) - 1)
         return validation[: len(validation) - kept], validation[len(validation) - kept :]
 
-    def _other_seeds(self, problem: BilevelProblem, split: Split, goals: TaskSet) -> list[tuple[RetrainBank, Targets]]:
+    def _other_seeds(
+        self, problem: BilevelProblem, split: Split, targets: TaskSet
+    ) -> list[tuple[RetrainBank, Targets]]:
         """Banks about fits from other seeds, and the same targets there."""
         found = []
         for seed in range(1, self.config.truth.seeds + 1) if self.config.truth is not None else ():
@@ -217,20 +232,24 @@ class Preparation:
             stage = f"meta-training with other seed {seed}"
             fit = self._fit(stage, f"fit-{seed}", self._trainer, problem, split, purpose)
             bank = self._bank(problem, fit, split, purpose, self.folder / f"bank-{seed}")
-            found.append((bank, Targets(problem, goals, fit.meta)))
+            found.append((bank, Targets(problem, targets, fit.meta)))
         return found
 
-    def _truth(self, bench: Bench, others: list[tuple[RetrainBank, Targets]], warnings: list[str]) -> Truth | None:
-        if bench.bank is None:
+    def _truth(
+        self, evaluation: Evaluation, others: list[tuple[RetrainBank, Targets]], warnings: list[str]
+    ) -> Truth | None:
+        if evaluation.bank is None:
             return None
-        items = len(bench.problem.tasks.corrupted_items(bench.level))
-        singles, subsets = self.removals(bench.level, items)
+        items = len(evaluation.problem.tasks.corrupted_items(evaluation.level))
+        singles, subsets = self.removals(evaluation.level, items)
         count = (len(singles) + len(subsets)) * (1 + len(others))
-        self._observer.stage(f"retraining without {NAMES[bench.level]}", len(singles) + len(subsets))
-        truth, complaint = retrain(singles, subsets, bench.level, bench.bank, bench.targets(), others)
+        self._observer.stage(f"retraining without {NAMES[evaluation.level]}", len(singles) + len(subsets))
+        truth, complaint = retrain(singles, subsets, evaluation.level, evaluation.bank, evaluation.targets(), others)
         self._observer.done(f"{count} exact fits")
         if complaint:
-            warnings.append(f"Ground truth without {NAMES[bench.level]}: {complaint} What failed is left out of it.")
+            warnings.append(
+                f"Ground truth without {NAMES[evaluation.level]}: {complaint} What failed is left out of it."
+            )
         return truth
 
     def _removed(self, items: int, corrupted: float) -> tuple[int, ...]:
@@ -238,10 +257,10 @@ class Preparation:
         shares = self.config.remove or [corrupted or 0.1]
         return tuple(min(max(1, round(share * items)), items - 1) for share in shares)
 
-    def question(self, bench: Bench) -> str:
-        """A hash of what a stored run depends on besides the study's identity and the run's own plan."""
+    def run_key(self, evaluation: Evaluation) -> str:
+        """A hash of all that a stored run depends on besides the study's identity and the run's own plan."""
         descent = component_fingerprint(self._descent) if self._descent is not None else ""
-        asked = f"{bench.level} {bench.remove} {self.config.truth!r} {descent}"
+        facts = f"{evaluation.level} {evaluation.remove} {self.config.truth!r} {descent}"
         if self.config.damping is not None:  # its values are the plan's
-            asked += f" targets {len(bench.validation)}"
-        return hashlib.sha256(asked.encode()).hexdigest()[:8]
+            facts += f" targets {len(evaluation.validation)}"
+        return hashlib.sha256(facts.encode()).hexdigest()[:8]

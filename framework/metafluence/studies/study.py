@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from torch import Tensor
-
 from metafluence.attribution import AttributionMethod
 from metafluence.bilevel import Diagnostics
 from metafluence.errors import ConvergenceError, InputError, MetafluenceError
 from metafluence.evaluation import (
-    Bench,
     Budget,
     Cell,
     Certificate,
-    Exactly,
+    Evaluation,
+    ExactReference,
     Plan,
+    Predictions,
+    RemovalCurve,
     Row,
     Run,
     TestQuality,
@@ -36,33 +36,31 @@ from metafluence.studies.preparation import Preparation, Prepared
 from metafluence.tasks import Level, Split
 from metafluence.training import Fit
 
-Predicted = dict[Level, dict[str, Tensor]]
-"""By level, what methods predict for the removals of the ground truth, [P, s], by the method's fingerprint."""
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StudyResult:
-    """What a study found.
-
-    benches: by level, what its runs shared, with the ground truth. grid: pairs of inner and outer solvers. full: test
-    quality at λ*. clean: by level, retrained without exactly the corrupted items (NaN where none is). budgets: errors
-    by source. certificates: by level, whether influence can be trusted. warnings: sentences. reused: how many runs
-    came from the store.
-    """
+    """The results of a study."""
 
     config: StudyConfig
     runs: tuple[Run, ...]
     grid: tuple[Cell, ...]
+    """Pairs of inner and outer solvers."""
     split: Split
     fit: Fit
     diagnostics: Diagnostics
-    benches: dict[Level, Bench]
+    evaluations: dict[Level, Evaluation]
+    """By level, what its runs shared, with the ground truth."""
     full: TestQuality
+    """At λ*."""
     clean: dict[Level, TestQuality]
+    """By level, after retraining without exactly the corrupted items; NaN where none is corrupted."""
     budgets: tuple[Budget, ...]
+    """Errors by source."""
     certificates: tuple[Certificate, ...]
+    """By level, whether influence can be trusted."""
     warnings: tuple[str, ...]
     reused: int
+    """How many runs came from the store."""
 
     @property
     def rows(self) -> list[Row]:
@@ -79,7 +77,7 @@ class StudyResult:
     @property
     def truth(self) -> Truth | None:
         """That of the first level."""
-        return next(iter(self.benches.values())).truth
+        return next(iter(self.evaluations.values())).truth
 
 
 class Study:
@@ -106,57 +104,62 @@ class Study:
         ready = self.prepare()
         warnings = list(ready.warnings)
         clean: dict[Level, TestQuality] = {
-            level: self._without_corrupted(bench, warnings) for level, bench in ready.benches.items()
+            level: self._without_corrupted(evaluation, warnings) for level, evaluation in ready.evaluations.items()
         }
-        runs, reused = self._runs(ready.benches)
-        cells = self._grid(ready.bench)
-        predicted: Predicted = {level: {} for level in ready.benches}
-        budgets, certificates = self._budgets(ready.benches, predicted), self._certificates(ready, predicted)
+        runs, reused = self._runs(ready.evaluations)
+        cells = self._grid(ready.evaluation)
+        predictions: dict[Level, Predictions] = {
+            level: Predictions(evaluation) for level, evaluation in ready.evaluations.items()
+        }
+        budgets = self._budgets(ready.evaluations, predictions)
+        certificates = self._certificates(ready, predictions)
         return StudyResult(
-            self.config,
-            tuple(runs),
-            tuple(cells),
-            ready.split,
-            ready.fit,
-            ready.diagnostics,
-            ready.benches,
-            ready.bench.test(ready.fit.meta),
-            clean,
-            tuple(budgets),
-            tuple(certificates),
-            (*warnings, *self.preparation.notices),
-            reused,
+            config=self.config,
+            runs=tuple(runs),
+            grid=tuple(cells),
+            split=ready.split,
+            fit=ready.fit,
+            diagnostics=ready.diagnostics,
+            evaluations=ready.evaluations,
+            full=ready.evaluation.test(ready.fit.meta),
+            clean=clean,
+            budgets=tuple(budgets),
+            certificates=tuple(certificates),
+            warnings=(*warnings, *self.preparation.notices),
+            reused=reused,
         )
 
     def prepare(self) -> Prepared:
         """Everything that runs have in common: tasks, fit, diagnostics and ground truth."""
         return self.preparation.run()
 
-    def _without_corrupted(self, bench: Bench, warnings: list[str]) -> TestQuality:
-        marks = bench.problem.tasks.corrupted_items(bench.level)
-        if bench.bank is None or not bool(marks.any()) or bool(marks.all()):
+    def _without_corrupted(self, evaluation: Evaluation, warnings: list[str]) -> TestQuality:
+        marks = evaluation.problem.tasks.corrupted_items(evaluation.level)
+        if evaluation.bank is None or not bool(marks.any()) or bool(marks.all()):
             return TestQuality()
         try:
             removal = tuple(marks.nonzero().squeeze(1).tolist())
-            return bench.test(bench.bank.leave_out([removal], bench.level).meta[:, 0])
+            return evaluation.test(evaluation.bank.leave_out([removal], evaluation.level).meta[:, 0])
         except ConvergenceError as error:
             warnings.append(str(error))
             return TestQuality()
 
-    def _runs(self, benches: dict[Level, Bench]) -> tuple[list[Run], int]:
+    def _runs(self, evaluations: dict[Level, Evaluation]) -> tuple[list[Run], int]:
         self._observer.stage("scoring", len(self.plans))
         runs, reused = [], 0
         for number, plan in enumerate(self.plans, start=1):
-            bench = benches[plan.level]
-            file = self.folder / "runs" / f"{plan.id}-{self.preparation.question(bench)}.safetensors"
+            evaluation = evaluations[plan.level]
+            file = self.folder / "runs" / f"{plan.id}-{self.preparation.run_key(evaluation)}.safetensors"
             if file.exists():
                 tensors, facts = load_tensors(file)
-                run = Run(Row.from_facts(facts), **tensors)
+                curve = RemovalCurve.from_tensor(tensors.pop("curve"))
+                run = Run(row=Row.from_facts(facts), curve=curve, **tensors)
                 reused += 1
             else:
-                run = execute_plan(bench, plan)
+                run = execute_plan(evaluation, plan)
                 if run.row.status == "ok":
-                    tensors = {"scores": run.scores, "change_errors": run.change_errors, "curve": run.curve}
+                    curve = run.curve.tensor()
+                    tensors = {"scores": run.scores, "change_errors": run.change_errors, "curve": curve}
                     save_tensors(file, tensors, run.row.facts())
             runs.append(run)
             self._observer.step(number, len(self.plans), f"{plan.label} {plan.solver}")
@@ -164,12 +167,12 @@ class Study:
         self._observer.done()
         return runs, reused
 
-    def _grid(self, bench: Bench) -> list[Cell]:
+    def _grid(self, evaluation: Evaluation) -> list[Cell]:
         """Cells that are not stored yet are computed; those that failed are tried again."""
         if self.config.grid is None:
             return []
         self._observer.stage("inner and outer solvers", len(self.grid_plans))
-        suffix = self.preparation.question(bench)
+        suffix = self.preparation.run_key(evaluation)
         cells, reference = [], None
         for number, plan in enumerate(self.grid_plans, start=1):
             file = self.folder / "grid" / f"{plan.id}-{suffix}.safetensors"
@@ -177,8 +180,8 @@ class Study:
                 cell = Cell.from_facts(load_tensors(file)[1])
             else:
                 if reference is None:
-                    reference = reference_scores(bench, self._reference_method())
-                cell, scores = run_cell(bench, plan, reference)
+                    reference = reference_scores(evaluation, self._grid_reference())
+                cell, scores = run_cell(evaluation, plan, reference)
                 if cell.status == "ok":
                     save_tensors(file, {"scores": scores}, cell.facts())
             cells.append(cell)
@@ -186,7 +189,7 @@ class Study:
         self._observer.done()
         return cells
 
-    def _reference_method(self) -> AttributionMethod:
+    def _grid_reference(self) -> AttributionMethod:
         """The grid's method with a tight outer solve."""
         assert self.config.grid is not None
         name, params = parts(self.config.grid.method)
@@ -205,23 +208,25 @@ class Study:
         method = self._registry.build(
             "method", {"use": "influence", "solver": asked.outer, "inner_solver": asked.inner}
         )
-        self._exactly = Exactly(method, curvature, inner, outer)
+        self._reference = ExactReference(method=method, curvature=curvature, inner=inner, outer=outer)
         return plans
 
-    def _budgets(self, benches: dict[Level, Bench], predicted: Predicted) -> list[Budget]:
-        plans = [plan for plan in self.budget_plans if benches[plan.level].truth is not None]
+    def _budgets(self, evaluations: dict[Level, Evaluation], predictions: dict[Level, Predictions]) -> list[Budget]:
+        plans = [plan for plan in self.budget_plans if evaluations[plan.level].truth is not None]
         if not plans:
             return []
         self._observer.stage("splitting errors by source", len(plans))
         found: list[Budget] = []
         for number, plan in enumerate(plans, start=1):
-            bench = benches[plan.level]
-            exact = "-".join(component_fingerprint(s) for s in (self._exactly.inner, self._exactly.outer))
-            file = self.folder / "budget" / f"{plan.id}-{self.preparation.question(bench)}-{exact}.json"
+            evaluation = evaluations[plan.level]
+            exact = "-".join(component_fingerprint(s) for s in (self._reference.inner, self._reference.outer))
+            file = self.folder / "budget" / f"{plan.id}-{self.preparation.run_key(evaluation)}-{exact}.json"
             if file.exists():
                 budget = Budget.from_facts(load_facts(file))
             else:
-                budget = error_budget(bench, plan.method, plan.label, plan.solver, self._exactly, predicted[plan.level])
+                budget = error_budget(
+                    evaluation, plan.method, plan.label, plan.solver, self._reference, predictions[plan.level]
+                )
                 if budget.status == "ok":
                     save_facts(file, budget.facts())
             found.append(budget)
@@ -229,25 +234,24 @@ class Study:
         self._observer.done()
         return found
 
-    def _certificates(self, ready: Prepared, predicted: Predicted) -> list[Certificate]:
-        benches = [bench for bench in ready.benches.values() if bench.truth is not None]
-        if not self.config.certificate or not benches:
+    def _certificates(self, ready: Prepared, predictions: dict[Level, Predictions]) -> list[Certificate]:
+        evaluations = [evaluation for evaluation in ready.evaluations.values() if evaluation.truth is not None]
+        if not self.config.certificate or not evaluations:
             return []
-        self._observer.stage("certifying", len(benches))
+        self._observer.stage("certifying", len(evaluations))
         found, method = [], self._registry.build("method", "influence")
-        name = component_fingerprint(method)
-        for number, bench in enumerate(benches, start=1):
-            file = self.folder / "certificates" / f"{bench.level}-{self.preparation.question(bench)}.json"
+        for number, evaluation in enumerate(evaluations, start=1):
+            file = self.folder / "certificates" / f"{evaluation.level}-{self.preparation.run_key(evaluation)}.json"
             if file.exists():
                 found.append(Certificate.from_facts(load_facts(file)))
             else:
                 try:
-                    known = predicted[bench.level].get(name)
-                    asked = (bench.context(), bench.targets(), ready.diagnostics, bench.truth)
+                    known = predictions[evaluation.level].made(method)
+                    asked = (evaluation.context(), evaluation.targets(), ready.diagnostics, evaluation.truth)
                     found.append(certify(method, *asked, change=known))
                     save_facts(file, asdict(found[-1]))
                 except MetafluenceError as error:
-                    found.append(Certificate.refused(bench.level, str(error)))
-            self._observer.step(number, len(benches), bench.level)
+                    found.append(Certificate.refused(evaluation.level, str(error)))
+            self._observer.step(number, len(evaluations), evaluation.level)
         self._observer.done()
         return found

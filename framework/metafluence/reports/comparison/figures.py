@@ -37,7 +37,7 @@ def removal_curves(groups: Sequence[Group], level: Level) -> Figure | None:
     None where no study removes several shares.
     """
     real = any(group.outcomes[0].real for group in groups)
-    column, what = (3, "loss") if real else (2, "accuracy")
+    what = "loss" if real else "accuracy"
 
     def curves(group: Group, method: Method) -> list[Curve]:
         found = []
@@ -46,7 +46,7 @@ def removal_curves(groups: Sequence[Group], level: Level) -> Figure | None:
             if len(line.curve) == len(side.removed) > 1:
                 order = np.argsort(side.removed)
                 across = np.array(side.removed)[order] / side.items
-                found.append((across, line.curve[:, column].numpy()[order], getattr(one.full, what)))
+                found.append((across, getattr(line.curve, f"{what}_retrained").numpy()[order], getattr(one.full, what)))
         return [(np.append(0, across), np.append(start, after)) for across, after, start in found]
 
     def mark(axis: Axes, group: Group) -> None:

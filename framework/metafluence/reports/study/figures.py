@@ -35,8 +35,8 @@ def draw_overall(result: StudyResult) -> dict[str, Figure]:
 
 def predicted_against_true(result: StudyResult, level: Level) -> Figure | None:
     """Scores against exactly retrained changes of the validation loss, one panel per method that predicts changes."""
-    truth = result.benches[level].truth
-    runs = [r for r in _distinct(result, level) if r.row.units == "loss_change" and r.row.method != "retrain"]
+    truth = result.evaluations[level].truth
+    runs = [r for r in _distinct(result, level) if r.row.units == "loss_change" and not r.row.retrains]
     if truth is None or not runs or not bool(truth.loss_change.any()):
         return None
     columns = min(2, len(runs))
@@ -102,15 +102,15 @@ def items_found(result: StudyResult, level: Level) -> Figure | None:
 
 def removal_curves(result: StudyResult, level: Level) -> Figure | None:
     """Test loss after retraining without ever more items of lowest score, for studies that remove several shares."""
-    bench = result.benches[level]
-    runs = [r for r in _distinct(result, level) if np.isfinite(r.curve[:, 3].numpy()).any()]
+    bench = result.evaluations[level]
+    runs = [r for r in _distinct(result, level) if np.isfinite(r.curve.loss_retrained.numpy()).any()]
     if len(bench.remove) < 2 or not runs:
         return None
     figure, axis = single()
     order = np.argsort(bench.remove)
     counts = np.concatenate([[0], np.array(bench.remove)[order]])
     for i, run in enumerate(runs):
-        losses = np.concatenate([[result.full.loss], run.curve[:, 3].numpy()[order]])
+        losses = np.concatenate([[result.full.loss], run.curve.loss_retrained.numpy()[order]])
         axis.plot(counts, losses, marker=MARKERS[i % 8], ms=4, label=run.row.method, **line(i))
     clean, corrupted = result.clean[level].loss, int(result.split.train.corrupted_items(level).sum())
     if np.isfinite(clean):
@@ -123,7 +123,7 @@ def removal_curves(result: StudyResult, level: Level) -> Figure | None:
 def fidelity_against_runtime(result: StudyResult, level: Level) -> Figure | None:
     """Rank agreement with retraining against the time to score all items; the front is a line, its methods named."""
     rows = _timed(result, level)
-    truth = result.benches[level].truth
+    truth = result.evaluations[level].truth
     if not rows or truth is None:
         return None
     figure, axis = single()
@@ -150,7 +150,7 @@ def fidelity_against_runtime(result: StudyResult, level: Level) -> Figure | None
 
 def on_front(result: StudyResult, level: Level) -> list[Row]:
     """The estimators to which no other is both as fast and as close to retraining in its ranks; the fastest first."""
-    rows = [row for row in _timed(result, level) if row.method != "retrain"]
+    rows = [row for row in _timed(result, level) if not row.retrains]
     front = pareto_front(np.array([row.seconds for row in rows]), np.array([row.spearman for row in rows]))
     return [rows[i] for i in front]
 

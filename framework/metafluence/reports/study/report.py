@@ -49,7 +49,7 @@ def write_report(result: StudyResult, folder: Path) -> Path:
         if parts:
             lines = pd.DataFrame([part.facts() for part in parts])
             write_atomically(folder / f"{name}.csv", lines.to_csv(index=False).encode())
-    for level in result.benches:
+    for level in result.evaluations:
         _write_tables(result, level, folder / "tables")
     reasons = {"inner-and-outer-solvers": refusals(result), "error-budget": budget_refusals(result)}
     pictures = [_picture(name, figure, folder) for name, figure in draw_overall(result).items()]
@@ -62,9 +62,9 @@ def write_report(result: StudyResult, folder: Path) -> Path:
         facts=facts(result),
         glossary=[(c.heading, c.meaning) for c in columns(result)],
         nouns=NOUNS,
-        sections=[_section(result, level, folder) for level in result.benches],
+        sections=[_section(result, level, folder) for level in result.evaluations],
         pictures=[{**p, "reasons": reasons.get(p["name"], [])} for p in pictures],
-        exhibits=[shown for level in result.benches if (shown := _exhibit(result, level, folder)) is not None],
+        exhibits=[shown for level in result.evaluations if (shown := _exhibit(result, level, folder)) is not None],
         config=yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
         made_with=[(what, value) for what, value in versions().items() if value],
     )
@@ -108,7 +108,7 @@ def _exhibit(result: StudyResult, level: Level, folder: Path) -> dict[str, Any] 
     shown = exhibit(result, level)
     if shown is None:
         return None
-    truth = result.benches[level].truth
+    truth = result.evaluations[level].truth
     remark = "" if truth is None else ", the estimator that ranks most like exact retraining"
     pictures = [_picture(name, figure, folder, level) for name, figure in shown.figures.items()]
     title = f"{NOUNS[level].capitalize()}s"
@@ -127,7 +127,7 @@ def facts(result: StudyResult) -> list[tuple[str, str]]:
     said = [
         *(
             (f"{NOUNS[level]}s", f"{len(marks)}, {int(marks.sum())} of them corrupted")
-            for level in result.benches
+            for level in result.evaluations
             for marks in [tasks.corrupted_items(level)]
         ),
         ("meta-parameters", f"{result.fit.meta.numel()}"),
@@ -139,7 +139,7 @@ def facts(result: StudyResult) -> list[tuple[str, str]]:
             f"{e.smallest:.3g} (± {e.smallest_error:.0e}) to {e.largest:.4g} (± {e.largest_error:.0e})",
         ),
     ]
-    for level, bench in result.benches.items():
+    for level, bench in result.evaluations.items():
         if bench.truth is not None:
             count = len(bench.truth.removals) + len(bench.truth.subsets)
             said.append((f"retrained without {NOUNS[level]}s", f"{count} times in {bench.truth.seconds:.3g} s of work"))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from metafluence.evaluation import Bench, Ceiling, Row
+from metafluence.evaluation import Ceiling, Evaluation, Row
 from metafluence.reports import NOTHING, Better
 from metafluence.studies import StudyResult
 from metafluence.tasks import Level
@@ -108,14 +108,14 @@ def cell(row: Row, column: Column) -> str:
     return format(value, column.form)
 
 
-def ceiling_row(bench: Bench) -> Row | None:
+def ceiling_row(bench: Evaluation) -> Row | None:
     """How well retraining from other seeds agrees with the study's, as a row of the table."""
     ceiling = bench.truth.ceiling if bench.truth is not None else Ceiling()
     if not ceiling.seeds:
         return None
     name = f"retrain, {ceiling.seeds} other seed{'s' if ceiling.seeds > 1 else ''}"
     facts = {k: v for k, v in asdict(ceiling).items() if k != "seeds"}
-    return Row(name, "", bench.level, **facts)
+    return Row(method=name, level=bench.level, retrains=True, **facts)
 
 
 def table(result: StudyResult, level: Level, shown: Sequence[Column] | None = None) -> list[list[str]]:
@@ -126,10 +126,10 @@ def table(result: StudyResult, level: Level, shown: Sequence[Column] | None = No
 
 def rows(result: StudyResult, level: Level) -> list[Row]:
     """The rows of one level, the ceiling first where there is one."""
-    ceiling = ceiling_row(result.benches[level])
+    ceiling = ceiling_row(result.evaluations[level])
     return [*([ceiling] if ceiling is not None else []), *(run.row for run in result.at(level))]
 
 
 def estimators(result: StudyResult, level: Level) -> list[int]:
     """The numbers of the rows that estimate: all but exact retraining."""
-    return [i for i, row in enumerate(rows(result, level)) if not row.method.startswith("retrain")]
+    return [i for i, row in enumerate(rows(result, level)) if not row.retrains]

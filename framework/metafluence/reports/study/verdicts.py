@@ -13,7 +13,7 @@ from metafluence.tasks import Level
 
 def verdict(result: StudyResult) -> list[str]:
     """What was found, in sentences."""
-    said = [sentence for level in result.benches for sentence in _verdict(result, level)]
+    said = [sentence for level in result.evaluations for sentence in _verdict(result, level)]
     if result.config.damping is not None:
         said.append(_policy(result))
     if result.failed:
@@ -24,9 +24,9 @@ def verdict(result: StudyResult) -> list[str]:
 def _policy(result: StudyResult) -> str:
     """The rule by which dampings were chosen."""
     assert result.config.damping is not None
-    bench = next(iter(result.benches.values()))
+    bench = next(iter(result.evaluations.values()))
     of = ", ".join(f"{value:g}" for value in sorted(set(result.config.damping.values)))
-    removed = " and ".join(f"{b.remove[0]} {NOUNS[level]}s" for level, b in result.benches.items())
+    removed = " and ".join(f"{b.remove[0]} {NOUNS[level]}s" for level, b in result.evaluations.items())
     return (
         f"Every method that takes a damping and sets none was tried with each of {of}, and has the one whose "
         f"{removed} of lowest score, once removed, leave the retrained model the lowest loss on "
@@ -46,8 +46,8 @@ def front_said(front: Sequence[Row]) -> str:
 
 
 def _verdict(result: StudyResult, level: Level) -> list[str]:
-    said, noun, bench = [], NOUNS[level], result.benches[level]
-    scored = [run.row for run in result.at(level) if run.row.status == "ok" and run.row.method != "retrain"]
+    said, noun, bench = [], NOUNS[level], result.evaluations[level]
+    scored = [run.row for run in result.at(level) if run.row.status == "ok" and not run.row.retrains]
     faithful = [r for r in scored if not math.isnan(r.change_error)]
     if faithful:
         best = min(faithful, key=lambda r: (round(r.change_error, 3), r.seconds))
@@ -57,7 +57,7 @@ def _verdict(result: StudyResult, level: Level) -> list[str]:
         )
     best = best_ranking(scored)
     if best is not None and bench.truth is not None:
-        other = f"; {bench.truth.ceiling.said}" if bench.truth.ceiling.said else ""
+        other = f"; {bench.truth.ceiling.sentence}" if bench.truth.ceiling.sentence else ""
         said.append(
             f"{best.name} ranks {noun}s most like exact retraining (Spearman {best.spearman:.3f}{other}), all of "
             f"them in {best.seconds:.2g} s, where retraining without {len(bench.truth.removals)} single ones"

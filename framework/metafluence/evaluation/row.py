@@ -1,0 +1,170 @@
+"""The records of one run: its row of the results table, its scores, and its removal curve."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metafluence.tasks import Level
+
+NAN = float("nan")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A line of the results table. A failed run has a reason, and NaN in place of numbers."""
+
+    method: str
+    """Label of the method."""
+    solver: str = ""
+    """Label of its solver; empty where it takes none."""
+    level: Level = "task"
+    retrains: bool = False
+    """The scores are exact retrainings, not estimates."""
+    status: str = "ok"
+    """`ok` or `failed`."""
+    reason: str = ""
+    """Why it failed."""
+    units: str = ""
+    """`loss_change` (nats) or `rank_only`."""
+    damping: float = NAN
+    """The method's damping, set or chosen by the study's rule; NaN where it takes none."""
+    change_error: float = NAN
+    """Median over left-out items of ‖predicted − true Δλ‖ / ‖true Δλ‖."""
+    change_cosine: float = NAN
+    """Median cosine between predicted and true Δλ."""
+    change_norm_ratio: float = NAN
+    """Median of ‖predicted Δλ‖ / ‖true Δλ‖."""
+    pearson: float = NAN
+    """Pearson correlation of scores with true changes of the validation loss."""
+    spearman: float = NAN
+    """Spearman correlation of the same."""
+    spearman_low: float = NAN
+    """Lower end of its 95 % bootstrap interval."""
+    spearman_high: float = NAN
+    """Upper end of its 95 % bootstrap interval."""
+    slope: float = NAN
+    """Slope of scores on true changes: 1 where sizes are right; NaN for rank-only scores."""
+    lds: float = NAN
+    """Linear datamodeling score: Spearman correlation over random subsets, a subset scored by the sum of its items."""
+    lds_low: float = NAN
+    """Lower end of its 95 % bootstrap interval."""
+    lds_high: float = NAN
+    """Upper end of its 95 % bootstrap interval."""
+    auroc: float = NAN
+    """How well low scores find the corrupted items; .5 is chance."""
+    average_precision: float = NAN
+    """The same by average precision; the share of corrupted items is chance."""
+    found: float = NAN
+    """Share of the corrupted items among the removed ones."""
+    accuracy_edited: float = NAN
+    """Test accuracy at λ* + the predicted Δλ of removing the items of lowest score."""
+    accuracy_retrained: float = NAN
+    """Test accuracy after retraining without them."""
+    loss_edited: float = NAN
+    """Test loss (nats) at λ* + the predicted Δλ."""
+    loss_retrained: float = NAN
+    """Test loss (nats) after retraining."""
+    seconds: float = NAN
+    """Time to score all items, without the search for a damping."""
+    change_seconds: float = NAN
+    """Time to predict all parameter changes."""
+    edit_seconds: float = NAN
+    """Time to predict the one of removing the items of lowest score."""
+    retrain_seconds: float = NAN
+    """Time to retrain without them."""
+    products: int = 0
+    """Products with the total Hessian for the scores."""
+    residual: float = NAN
+    """Largest relative residual of the method's solves."""
+    converged: bool = True
+    """All solves converged."""
+    notes: tuple[str, ...] = ()
+    """What a reader should know of the numbers."""
+
+    @property
+    def name(self) -> str:
+        """The method and its solver."""
+        return run_name(self.method, self.solver)
+
+    @property
+    def spearman_interval(self) -> str:
+        return _interval(self.spearman_low, self.spearman_high)
+
+    @property
+    def lds_interval(self) -> str:
+        return _interval(self.lds_low, self.lds_high)
+
+    @classmethod
+    def from_facts(cls, facts: dict[str, Any]) -> Row:
+        known = {f.name for f in fields(cls)}
+        kept = {k: (NAN if v is None else v) for k, v in facts.items() if k in known}
+        return cls(**{**kept, "notes": tuple(kept.get("notes", ()))})
+
+    def facts(self) -> dict[str, Any]:
+        """As JSON, in which NaN is null."""
+        return {k: (None if isinstance(v, float) and np.isnan(v) else v) for k, v in asdict(self).items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemovalCurve:
+    """The test tasks after removing ever more items of lowest score, one entry for each number removed, each [k].
+
+    NaN where there is no accuracy (real targets), no prediction, or no retraining that converged.
+    """
+
+    accuracy_edited: Tensor
+    """Accuracy at λ* + predicted Δλ."""
+    loss_edited: Tensor
+    """Loss (nats) at λ* + predicted Δλ."""
+    accuracy_retrained: Tensor
+    """Accuracy after exact retraining."""
+    loss_retrained: Tensor
+    """Loss (nats) after exact retraining."""
+
+    def __len__(self) -> int:
+        return len(self.loss_retrained)
+
+    @classmethod
+    def unknown(cls, count: int = 0) -> RemovalCurve:
+        """A curve of NaN."""
+        return cls.from_tensor(torch.full((count, 4), NAN, dtype=torch.float64))
+
+    @classmethod
+    def from_tensor(cls, table: Tensor) -> RemovalCurve:
+        """From the columns of a stored [k, 4], in the order of the fields."""
+        names = (f.name for f in fields(cls))
+        return cls(**dict(zip(names, table.unbind(dim=1), strict=True)))
+
+    def tensor(self) -> Tensor:
+        """[k, 4] for storage, a column for each field in turn."""
+        return torch.stack([getattr(self, f.name) for f in fields(self)], dim=1)
+
+    def first(self) -> dict[str, float]:
+        """The values after the first removal, by name."""
+        return {f.name: float(getattr(self, f.name)[0]) for f in fields(self)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A row and the arrays behind it."""
+
+    row: Row
+    scores: Tensor = field(default_factory=lambda: torch.empty(0))
+    """Of all items, [items]."""
+    change_errors: Tensor = field(default_factory=lambda: torch.empty(0))
+    """Relative error of the predicted parameter change, one for each left-out item of the ground truth."""
+    curve: RemovalCurve = field(default_factory=RemovalCurve.unknown)
+
+
+def run_name(method: str, solver: str) -> str:
+    """A run in words: its method and its solver."""
+    return f"{method} ({solver})" if solver else method
+
+
+def _interval(low: float, high: float) -> str:
+    return "" if np.isnan(low) else f"{low:.2f} to {high:.2f}"

@@ -1,0 +1,203 @@
+"""One run of a study: one method with one solver, compared with everything that is known."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metafluence.attribution import AttributionMethod, Scores, check_context
+from metafluence.errors import MetafluenceError
+from metafluence.evaluation.evaluation import Evaluation, TestQuality
+from metafluence.evaluation.ground_truth import Truth
+from metafluence.evaluation.metrics import (
+    Array,
+    change_agreement,
+    detection,
+    linear_datamodeling_score,
+    median,
+    moved,
+    rank_agreement,
+    score_agreement,
+)
+from metafluence.evaluation.row import NAN, RemovalCurve, Row, Run
+from metafluence.runtime import settle
+from metafluence.tasks import Removal
+
+
+def lowest(scores: Tensor, count: int) -> Removal:
+    """The items of lowest score: what a method has removed."""
+    return tuple(sorted(torch.argsort(scores, stable=True)[:count].tolist()))
+
+
+def execute(evaluation: Evaluation, method: AttributionMethod, label: str, solver: str) -> Run:
+    """Run one method. A MetafluenceError becomes a failed row with its reason; other errors are bugs and are raised."""
+    try:
+        return _execute(evaluation, method, label, solver)
+    except MetafluenceError as error:
+        row = Row(
+            method=label,
+            solver=solver,
+            level=evaluation.level,
+            retrains=method.retrains,
+            status="failed",
+            reason=str(error),
+        )
+        return Run(row=row)
+
+
+def _execute(evaluation: Evaluation, method: AttributionMethod, label: str, solver: str) -> Run:
+    started = time.perf_counter()
+    context = evaluation.context()
+    check_context(method, context)
+    state = method.prepare(context)
+    scored = method.scores(state, evaluation.targets())
+    scores = scored.values[:, 0].cpu()  # waits for the device, so that the time is that of the work
+    seconds = time.perf_counter() - started if scored.seconds is None else scored.seconds
+    facts: dict[str, Any] = {
+        "units": scored.units,
+        "damping": getattr(method, "damping", NAN),
+        "seconds": seconds,
+        "products": scored.solve.products,
+        "converged": scored.solve.converged,
+    }
+    changes = _Changes()
+    if evaluation.truth is not None:
+        facts |= _score_fidelity(scores.numpy(), evaluation.truth, scored)
+        changes = _change_fidelity(method, state, evaluation.truth, scored)
+        facts |= changes.facts
+    facts["residual"] = _larger(scored.solve.residual, changes.residual)
+    facts |= _detection(scores.numpy(), evaluation)
+    worst = [lowest(scores, count) for count in evaluation.remove]
+    edited = _edit(evaluation, method, state, worst)
+    retrained = _retrain(evaluation, worst)
+    curve = _curve(edited, retrained)
+    facts |= curve.first()
+    facts["retrain_seconds"] = retrained.seconds
+    facts["edit_seconds"] = edited.seconds if scored.seconds is None else retrained.seconds
+    notes = [*scored.notes, scored.solve.complaint]
+    if edited.complaint:
+        notes.append(f"Without the items of lowest score no parameters were predicted: {edited.complaint}")
+    if retrained.complaint:
+        notes.append(f"Without the items of lowest score: {retrained.complaint}")
+    row = Row(
+        method=label,
+        solver=solver,
+        level=evaluation.level,
+        retrains=method.retrains,
+        notes=tuple(filter(None, notes)),
+        **facts,
+    )
+    return Run(row=row, scores=scores.clone(), change_errors=changes.errors, curve=curve)
+
+
+def _score_fidelity(scores: Array, truth: Truth, scored: Scores) -> dict[str, float]:
+    """Scores [items] against the retrained changes of the validation loss."""
+    picked = scores[[removal[0] for removal in truth.removals]]
+    true = truth.loss_change.numpy()
+    agreement, ranks = score_agreement(picked, true), rank_agreement(picked, true)
+    lds = linear_datamodeling_score(scores, truth.subsets, truth.subset_loss_change.numpy())
+    return {
+        "pearson": agreement.pearson,
+        "spearman": agreement.spearman,
+        "spearman_low": ranks.low,
+        "spearman_high": ranks.high,
+        "slope": NAN if scored.units == "rank_only" else agreement.slope,
+        "lds": lds.value,
+        "lds_low": lds.low,
+        "lds_high": lds.high,
+    }
+
+
+@dataclass(frozen=True)
+class _Changes:
+    """How predicted parameter changes agree with retraining; empty for methods that only score."""
+
+    facts: dict[str, float] = field(default_factory=dict)
+    errors: Tensor = field(default_factory=lambda: torch.empty(0))
+    residual: float = NAN
+
+
+def _change_fidelity(method: AttributionMethod, state: Any, truth: Truth, scored: Scores) -> _Changes:
+    started = time.perf_counter()
+    change = method.parameter_change(state, truth.removals)
+    if change is None:
+        return _Changes()
+    predicted, true = change.values.cpu().numpy(), truth.change.numpy()
+    seconds = time.perf_counter() - started if scored.seconds is None else scored.seconds
+    agreement, known = change_agreement(predicted, true), moved(true)
+    facts = {
+        "change_seconds": seconds,
+        "change_error": median(agreement.relative_error[known]),
+        "change_cosine": median(agreement.cosine[known]),
+        "change_norm_ratio": median(agreement.norm_ratio[known]),
+    }
+    return _Changes(facts, torch.from_numpy(agreement.relative_error), change.solve.residual)
+
+
+def _detection(scores: Array, evaluation: Evaluation) -> dict[str, float]:
+    """How well low scores find the corrupted items; empty where all or none are corrupted."""
+    spotted = detection(scores, evaluation.problem.tasks.corrupted_items(evaluation.level).numpy())
+    if spotted is None:
+        return {}
+    share = evaluation.remove[0] / len(scores)
+    return {"auroc": spotted.auroc, "average_precision": spotted.average_precision, "found": spotted.found_at(share)}
+
+
+@dataclass(frozen=True)
+class _Removed:
+    """The test tasks after each removal, the seconds of the first one, and what failed, in words."""
+
+    qualities: tuple[TestQuality, ...]
+    seconds: float = NAN
+    complaint: str = ""
+
+
+def _edit(evaluation: Evaluation, method: AttributionMethod, state: Any, removals: Sequence[Removal]) -> _Removed:
+    """Test at λ* + predicted Δλ, for each removal."""
+    qualities, seconds, complaint = [], NAN, ""
+    for number, removal in enumerate(removals):
+        started = time.perf_counter()
+        try:
+            change = method.parameter_change(state, [removal])
+        except MetafluenceError as error:  # the scores are still good
+            complaint = complaint or str(error)
+            qualities.append(TestQuality())
+            continue
+        if change is None:
+            qualities.append(TestQuality())
+            continue
+        settle(change.values)
+        if not number:
+            seconds = time.perf_counter() - started
+        qualities.append(evaluation.test(evaluation.meta + change.values[:, 0]))
+    return _Removed(tuple(qualities), seconds, complaint)
+
+
+def _retrain(evaluation: Evaluation, removals: Sequence[Removal]) -> _Removed:
+    """Test after retraining without each removal."""
+    if evaluation.bank is None:
+        return _Removed((TestQuality(),) * len(removals))
+    fits = evaluation.bank.leave_out(removals, evaluation.level, strict=False)
+    qualities = [
+        evaluation.test(meta) if converged else TestQuality()
+        for meta, converged in zip(fits.meta.T, fits.converged, strict=True)
+    ]
+    return _Removed(tuple(qualities), NAN if fits.reasons[0] else float(fits.seconds[0]), fits.complaint())
+
+
+def _curve(edited: _Removed, retrained: _Removed) -> RemovalCurve:
+    columns = [
+        [getattr(q, name) for q in way.qualities] for way in (edited, retrained) for name in ("accuracy", "loss")
+    ]
+    return RemovalCurve.from_tensor(torch.tensor(columns, dtype=torch.float64).T)
+
+
+def _larger(a: float, b: float) -> float:
+    known = [x for x in (a, b) if not np.isnan(x)]
+    return max(known) if known else NAN
