@@ -1,4 +1,4 @@
-"""The structure: imports between rooms run one way, plugins use the public API, files stay short."""
+"""The structure: imports run one way, plugins use the public API, docs/api.md lists it, files stay short."""
 
 import ast
 import re
@@ -119,3 +119,21 @@ def test_every_public_name_is_there_and_documented():
 def test_nothing_names_a_machine():
     for file in [*FRAMEWORK, *PLUGINS, *ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("studies/*")]:
         assert "/work/" not in file.read_text(encoding="utf-8"), file
+
+
+def test_api_page_lists_every_public_name_once_under_its_room():
+    stub = ast.parse((SOURCE / "__init__.pyi").read_text(encoding="utf-8"))
+    public = {
+        (str(node.module).replace(".", "/"), alias.name)
+        for node in stub.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    listed = []
+    for section in (ROOT / "docs" / "api.md").read_text(encoding="utf-8").split("\n## ")[1:]:
+        title = section.partition("\n")[0].strip("`")
+        listed += [(title, name) for name in re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)]
+    assert len(listed) == len(set(listed)), "docs/api.md lists a name twice"
+    missing, stale = public - set(listed), set(listed) - public
+    assert not missing, f"Add to docs/api.md, each under its room: {sorted(missing)}"
+    assert not stale, f"Delete from docs/api.md: {sorted(stale)}"

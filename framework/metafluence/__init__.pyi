@@ -135,7 +135,21 @@ from .networks import (
     weighted_mean as weighted_mean,
 )
 from .progress import Observer as Observer
-from .registry import Entry as Entry, Registry as Registry, build as build, default_registry as default_registry
+from .registry import (
+    Count as Count,
+    Decay as Decay,
+    Entry as Entry,
+    Finite as Finite,
+    NonNegative as NonNegative,
+    Positive as Positive,
+    Registry as Registry,
+    Seed as Seed,
+    Share as Share,
+    Tolerance as Tolerance,
+    Whole as Whole,
+    build as build,
+    default_registry as default_registry,
+)
 from .reports import (
     Summary as Summary,
     summarise as summarise,

@@ -102,10 +102,10 @@ def test_any_way_of_writing_a_number_is_read(value):
         (
             "solver",
             {"use": "cg", "rtol": "tight"},
-            r"solver \(cg, metafluence .*rtol is 'tight', but float is expected",
+            r"solver \(cg, metafluence .*rtol is 'tight', but a number.* is expected",
         ),
         ("solver", {"use": "cg", "rtol": True}, "a yes or no is not a number"),
-        ("solver", {"use": "cg", "max_iterations": 2.5}, r"max_iterations is 2\.5, but int \| None is expected"),
+        ("solver", {"use": "cg", "max_iterations": 2.5}, r"max_iterations is 2\.5, but a whole number.* is expected"),
         ("solver", {"rtol": 1}, "Give a name, or a mapping with use: NAME"),
         ("solver", 3, "solver is 3"),
         ("learner", "imaml", "needs the parameter 'backbone'"),

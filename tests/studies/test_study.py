@@ -1,6 +1,5 @@
 """Studies, reports and the command line, end to end on real digits."""
 
-import textwrap
 from pathlib import Path
 
 import matplotlib.image
@@ -420,10 +419,3 @@ def test_a_study_on_omniglot(shared_data, tmp_path):
     )
     assert not result.failed, [r.reason for r in result.failed]
     assert result.rows[0].change_error < result.rows[1].change_error
-
-
-def test_dedented_examples_stay_importable():
-    """The README's ten lines run as they are printed."""
-    text = (Path(__file__).parents[2] / "README.md").read_text()
-    code = text.split("```python\n")[1].split("```")[0]
-    exec(compile(textwrap.dedent(code), "README.md", "exec"), {})

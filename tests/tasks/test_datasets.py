@@ -568,7 +568,7 @@ def test_npz_scales_nothing_but_8_bit_images(tmp_path):
     np.savez(tmp_path / "d.npz", images=pixels(2, 4, 4) / 255, labels=[0, 1])
     with pytest.raises(DataError, match=r"inputs of shape \[2, 4, 4\] \(float64\), which size cannot scale"):
         load("npz", tmp_path, path="d.npz", size=2)
-    with pytest.raises(InputError, match="size is 0; images have at least 1 pixel"):
+    with pytest.raises(InputError, match="size is 0, but a whole number at least 1"):
         load("npz", tmp_path, path="d.npz", size=0)
 
 

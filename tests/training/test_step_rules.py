@@ -120,13 +120,13 @@ def test_a_parameter_that_never_had_a_gradient_has_finite_derivatives(rule, dtyp
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: SGDStep(weight_decay=-1.0), "weight_decay of 0 or more; it is -1.0"),
+        (lambda: SGDStep(weight_decay=-1.0), "weight_decay is -1.0, but a number at least 0"),
         (lambda: SGDStep(weight_decay=float("nan")), "weight_decay"),
-        (lambda: AdamStep(clip=0.0), "cannot be 0.0"),
-        (lambda: MomentumStep(momentum=1.0), r"momentum in \[0, 1\); it is 1.0"),
+        (lambda: AdamStep(clip=0.0), "clip is 0.0, but a number above 0"),
+        (lambda: MomentumStep(momentum=1.0), "momentum is 1.0, but a number at least 0 and below 1"),
         (lambda: AdamStep(beta2=1.0), "beta2"),
-        (lambda: AdamStep(eps=0.0), "one is above it"),
-        (lambda: RMSpropStep(eps=-1.0), "both at least 0"),
+        (lambda: AdamStep(eps=0.0), "cannot both be 0. Give eps"),
+        (lambda: RMSpropStep(eps=-1.0), "eps is -1.0, but a number at least 0"),
         (lambda: RMSpropStep(alpha=1.5), "alpha"),
     ],
 )

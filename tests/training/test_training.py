@@ -300,16 +300,16 @@ def test_a_study_hands_its_validation_tasks_to_a_trainer_that_asks(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps": 0}, "steps >= 1; it is 0"),
-        ({"batch": 0}, "batch >= 1"),
-        ({"save_every": 0}, "save_every >= 1"),
-        ({"validate_every": 0}, "validate_every >= 1"),
-        ({"validate_every": 1, "patience": 0}, "patience >= 1"),
+        ({"steps": 0}, "steps is 0, but a whole number at least 1"),
+        ({"batch": 0}, "batch is 0, but a whole number at least 1"),
+        ({"save_every": 0}, "save_every is 0, but a whole number at least 1"),
+        ({"validate_every": 0}, "validate_every is 0, but a whole number at least 1"),
+        ({"validate_every": 1, "patience": 0}, "patience is 0, but a whole number at least 1"),
         ({"patience": 2}, "patience counts validations.*validate_every too"),
-        ({"learning_rate": 0.0}, "learning_rate > 0; it is 0.0"),
-        ({"checkpoints": -1}, "cannot be -1"),
+        ({"learning_rate": 0.0}, "learning_rate is 0.0, but a number above 0"),
+        ({"checkpoints": -1}, "checkpoints is -1, but a whole number at least 0"),
         ({"steps": 5, "warmup": 5}, "warms up for 5 of 5 steps"),
-        ({"warmup": -1}, "warms up for -1"),
+        ({"warmup": -1}, "warmup is -1, but a whole number at least 0"),
     ],
 )
 @TRAINERS

@@ -18,6 +18,7 @@ from torch import Tensor
 from metafluence.bilevel import BilevelProblem, Jacobian, Point
 from metafluence.errors import InputError
 from metafluence.linalg import Solution, Solver
+from metafluence.registry import Component
 from metafluence.tasks import LEVELS, Level, Removal, TaskSet
 from metafluence.training import Checkpoint, RetrainBank, TrainingRun
 
@@ -138,7 +139,7 @@ class ParameterChange:
     notes: tuple[str, ...] = ()
 
 
-class AttributionMethod(ABC):
+class AttributionMethod(Component, ABC):
     """A frozen dataclass whose fields are its configuration.
 
     levels: the kinds of items it can score. units: of its scores. edits: it also predicts parameters.

@@ -7,9 +7,10 @@ from abc import ABC, abstractmethod
 from metafluence.bilevel.linearisation import Jacobian
 from metafluence.bilevel.point import Point
 from metafluence.linalg import LinearOperator
+from metafluence.registry import Component
 
 
-class Curvature(ABC):
+class Curvature(Component, ABC):
     """A frozen dataclass that makes δI + Σ_i w_i C_i of a point.
 
     The point carries the problem, the meta-parameters, the weights and the adapted tasks, so that adaptation and

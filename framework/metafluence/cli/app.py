@@ -20,7 +20,7 @@ from metafluence.cli.study import RegistryOption, demo, report, run
 from metafluence.cli.sweep import sweep_app
 from metafluence.cli.terminal import console, errors
 from metafluence.errors import InputError, MetafluenceError, StoreError
-from metafluence.registry import Entry, default_registry
+from metafluence.registry import Entry, default_registry, shown_type
 
 app = typer.Typer(
     add_completion=False,
@@ -83,7 +83,9 @@ def show(
     table = Table("parameter", "type", "default", box=None, pad_edge=False)
     for parameter in entry.parameters():
         table.add_row(
-            parameter.name, parameter.type, parameter.default if parameter.default is not None else "required"
+            parameter.name,
+            shown_type(parameter.type),
+            parameter.default if parameter.default is not None else "required",
         )
     if table.row_count:
         console.print()

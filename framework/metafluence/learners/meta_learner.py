@@ -20,6 +20,7 @@ from torch.func import vjp, vmap
 
 from metafluence.errors import InputError
 from metafluence.networks import LayerStack, OutputLoss
+from metafluence.registry import Component
 from metafluence.tasks import Batch, TaskSet
 
 
@@ -39,7 +40,7 @@ class Adaptation:
         return cls(adapted, none, none == 0, steps)
 
 
-class MetaLearner(ABC):
+class MetaLearner(Component, ABC):
     """A frozen dataclass whose fields are its configuration.
 
     encodes: the learner has a shared encoder.

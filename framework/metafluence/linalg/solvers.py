@@ -24,6 +24,7 @@ from metafluence.linalg.operators import (
     LinearOperator,
     ShiftedOperator,
 )
+from metafluence.registry import Component
 from metafluence.runtime import settle
 
 
@@ -93,7 +94,7 @@ class Applied:
     standard_error: Tensor | None = None
 
 
-class Solver(ABC):
+class Solver(Component, ABC):
     """Solves (A + damping I) X = B. A frozen dataclass: its fields are its configuration.
 
     requires: tags that the operator must carry. A solver sees an operator, never data. Work that depends on the
@@ -131,7 +132,7 @@ class Solver(ABC):
         return found
 
 
-class Preconditioner(ABC):
+class Preconditioner(Component, ABC):
     """A cheap approximate inverse M⁻¹ of A + damping I, symmetric and positive definite. A frozen dataclass."""
 
     requires: ClassVar[frozenset[str]] = frozenset()

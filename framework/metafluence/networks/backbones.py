@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from metafluence.errors import InputError
+from metafluence.registry import Component
 
 
-class Backbone(ABC):
+class Backbone(Component, ABC):
     """A frozen dataclass whose fields are the architecture."""
 
     @abstractmethod

@@ -3,5 +3,18 @@
 Knows names, files and parameters; imports no torch, so that listing components is quick.
 """
 
+from metafluence.registry.bounds import (
+    Count,
+    Decay,
+    Finite,
+    NonNegative,
+    Positive,
+    Seed,
+    Share,
+    Tolerance,
+    Whole,
+    shown_type,
+)
 from metafluence.registry.catalogue import build, default_registry
+from metafluence.registry.component import Component
 from metafluence.registry.registry import Entry, Registry

@@ -7,9 +7,10 @@ import typing
 from collections.abc import Callable
 from typing import Any
 
-from pydantic import ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from metafluence.errors import ConfigError, nearest
+from metafluence.registry.bounds import expected
 
 PREFIX = "parameter_"
 BuildPart = Callable[[str, Any, Any], Any]
@@ -30,22 +31,51 @@ def validate(cls: type, params: dict[str, Any], where: str, build_part: BuildPar
     for name in required:
         if name not in params:
             raise ConfigError(f"{where} needs the parameter {name!r}. {_all(known)}")
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls, include_extras=True)
     built = {name: build_part(name, hints[name], value) for name, value in params.items()}
-    # The prefix keeps clear of the names that pydantic uses itself (copy, schema, model_config, _anything).
-    fields: dict[str, Any] = {PREFIX + name: (hints[name], ...) for name in built}
-    model = create_model("Parameters", __config__=ConfigDict(arbitrary_types_allowed=True), **fields)
     try:
-        checked = model.model_validate({PREFIX + name: value for name, value in built.items()})
+        return checked(built, model_of({name: hints[name] for name in built}))
+    except Refusal as refusal:
+        name = refusal.name
+        raise ConfigError(
+            f"{where}: {name} is {built[name]!r}, but {expected(hints[name])} is expected ({refusal}). {_all(known)}"
+        ) from refusal
+
+
+class Refusal(Exception):
+    """A value that does not fit its annotation: the parameter's name, and why."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(reason)
+        self.name = name
+
+
+def checked(values: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
+    """Values as their annotations have them: "1e-10" becomes a float, a list a tuple. Raises Refusal for the first
+    that does not fit, is a truth value where a number is due, or is not finite."""
+    try:
+        found = model.model_validate({PREFIX + name: value for name, value in values.items()})
     except ValidationError as error:
         first = error.errors()[0]
-        name = str(first["loc"][0]).removeprefix(PREFIX)
-        raise ConfigError(_wrong(where, name, built[name], hints[name], first["msg"], known)) from error
-    values = {name: getattr(checked, PREFIX + name) for name in built}
-    for name, value in values.items():
-        if _truth_became_number(built[name], value):
-            raise ConfigError(_wrong(where, name, built[name], hints[name], "a yes or no is not a number", known))
-    return values
+        raise Refusal(str(first["loc"][0]).removeprefix(PREFIX), _reason(first["msg"])) from error
+    converted = {name: getattr(found, PREFIX + name) for name in values}
+    for name, value in converted.items():
+        if _truth_became_number(values[name], value):
+            raise Refusal(name, "a yes or no is not a number")
+    return converted
+
+
+def model_of(hints: dict[str, Any]) -> type[BaseModel]:
+    """The pydantic model of these parameters."""
+    # The prefix keeps clear of the names that pydantic uses itself (copy, schema, model_config, _anything).
+    fields: dict[str, Any] = {PREFIX + name: (hint, ...) for name, hint in hints.items()}
+    return create_model(
+        "Parameters", __config__=ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False), **fields
+    )
+
+
+def _reason(message: str) -> str:
+    return message[:1].lower() + message[1:]
 
 
 def interface_kind(annotation: Any, interfaces: dict[str, type]) -> str | None:
@@ -73,11 +103,6 @@ def _members(annotation: Any) -> tuple[Any, ...]:
     if typing.get_origin(annotation) is typing.Literal:
         return tuple(type(a) for a in arguments)
     return arguments if arguments and typing.get_origin(annotation) is not tuple else (annotation,)
-
-
-def _wrong(where: str, name: str, value: Any, hint: Any, message: str, known: dict[str, dataclasses.Field[Any]]) -> str:
-    expected = getattr(hint, "__name__", None) if not typing.get_args(hint) else str(hint).replace("typing.", "")
-    return f"{where}: {name} is {value!r}, but {expected or hint} is expected ({message}). {_all(known)}"
 
 
 def _all(known: dict[str, dataclasses.Field[Any]]) -> str:

@@ -22,6 +22,7 @@ from joblib import cpu_count
 
 from metafluence.allocator import keep_freed_memory
 from metafluence.errors import ExecutorError, InputError, MetafluenceError
+from metafluence.registry import Component, Count
 from metafluence.runtime.devices import full_precision
 
 Item = TypeVar("Item")
@@ -37,7 +38,7 @@ def warn(sentence: str) -> None:
     warnings.warn(sentence, stacklevel=2)
 
 
-class Executor(ABC):
+class Executor(Component, ABC):
     """A frozen dataclass that runs one function over many items."""
 
     @abstractmethod
@@ -57,11 +58,7 @@ class RemoteExecutor(Executor):
     jobs: how many work at once; None is one per core.
     """
 
-    jobs: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.jobs is not None and self.jobs < 1:
-            raise InputError(f"{type(self).__name__.lower()} needs jobs >= 1; it is {self.jobs}.")
+    jobs: Count | None = None
 
     @property
     def elsewhere(self) -> bool:

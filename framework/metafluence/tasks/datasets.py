@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from metafluence.registry import Component
 from metafluence.tasks.episodes import Episodes, Labelled, Split, sample
 
 
@@ -21,7 +22,7 @@ class Source:
     md5: str | None = None
 
 
-class Dataset(ABC):
+class Dataset(Component, ABC):
     """A frozen dataclass whose fields say where the data are and how to read them."""
 
     @abstractmethod

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from metafluence.errors import InputError
+from metafluence.registry import Component, Decay, NonNegative, Positive
 
 Entry = Tensor | float
 """A diagonal of the Jacobian, [P], or one number for all coordinates."""
@@ -36,7 +37,7 @@ class StepState:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StepRule(ABC):
+class StepRule(Component, ABC):
     """One optimiser's step. A frozen dataclass whose fields are its settings; the learning rate is given to each step.
 
     weight_decay: adds this multiple of λ to the gradient (`AdamStep` can decouple it). clip: longest norm of the
@@ -51,15 +52,8 @@ class StepRule(ABC):
     """
 
     moments: ClassVar[tuple[str, ...]] = ()
-    weight_decay: float = 0.0
-    clip: float | None = None
-
-    def __post_init__(self) -> None:
-        name = type(self).__name__
-        if not 0 <= self.weight_decay < float("inf"):
-            raise InputError(f"{name} needs a weight_decay of 0 or more; it is {self.weight_decay}.")
-        if self.clip is not None and not self.clip > 0:
-            raise InputError(f"{name} scales gradients down to norm `clip`, which cannot be {self.clip}.")
+    weight_decay: NonNegative = 0.0
+    clip: Positive | None = None
 
     def start(self, meta: Tensor) -> StepState:
         """The state before the first step: meta [P], and moments of zero."""
@@ -130,12 +124,8 @@ class MomentumStep(StepRule):
     """b' = momentum b + g, λ' = λ − rate b'; with `nesterov` λ' = λ − rate (g + momentum b'), as in torch's SGD."""
 
     moments: ClassVar[tuple[str, ...]] = ("momentum_buffer",)
-    momentum: float = 0.9
+    momentum: Decay = 0.9
     nesterov: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_share("MomentumStep", "momentum", self.momentum)
 
     def advance(self, state: StepState, gradient: Tensor, rate: float) -> tuple[Tensor, ...]:
         meta, buffer = state.parts
@@ -159,16 +149,13 @@ class AdamStep(StepRule):
     """
 
     moments: ClassVar[tuple[str, ...]] = ("exp_avg", "exp_avg_sq")
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
-    eps_root: float = 0.0
+    beta1: Decay = 0.9
+    beta2: Decay = 0.999
+    eps: NonNegative = 1e-8
+    eps_root: NonNegative = 0.0
     decoupled: bool = False
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_share("AdamStep", "beta1", self.beta1)
-        _check_share("AdamStep", "beta2", self.beta2)
         _check_eps("AdamStep", self.eps, self.eps_root)
 
     def advance(self, state: StepState, gradient: Tensor, rate: float) -> tuple[Tensor, ...]:
@@ -216,13 +203,11 @@ class RMSpropStep(StepRule):
     """v' = alpha v + (1 − alpha) g², λ' = λ − rate g / (√(v' + eps_root) + eps) (Hinton 2012), as torch's RMSprop."""
 
     moments: ClassVar[tuple[str, ...]] = ("square_avg",)
-    alpha: float = 0.99
-    eps: float = 1e-8
-    eps_root: float = 0.0
+    alpha: Decay = 0.99
+    eps: NonNegative = 1e-8
+    eps_root: NonNegative = 0.0
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_share("RMSpropStep", "alpha", self.alpha)
         _check_eps("RMSpropStep", self.eps, self.eps_root)
 
     def advance(self, state: StepState, gradient: Tensor, rate: float) -> tuple[Tensor, ...]:
@@ -270,13 +255,6 @@ def _over(values: Tensor, root: Tensor) -> Tensor:
     return torch.where(positive, values / torch.where(positive, root, 1.0), 0.0)
 
 
-def _check_share(name: str, field: str, value: float) -> None:
-    if not 0 <= value < 1:
-        raise InputError(f"{name} needs {field} in [0, 1); it is {value}.")
-
-
 def _check_eps(name: str, eps: float, eps_root: float) -> None:
-    if not (eps >= 0 and eps_root >= 0 and eps + eps_root > 0):
-        raise InputError(
-            f"{name} divides by √(v + eps_root) + eps: both at least 0, one is above it (now {eps_root}, {eps})."
-        )
+    if eps + eps_root == 0:
+        raise InputError(f"{name} divides by √(v + eps_root) + eps: they cannot both be 0. Give eps 1e-8.")

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from metafluence.bilevel import BilevelProblem, Point
 from metafluence.networks import accuracy
+from metafluence.registry import Component
 from metafluence.tasks import TaskSet, Weights
 
 if TYPE_CHECKING:  # a run is made of gradients that this file takes
@@ -99,7 +100,7 @@ class Fit:
     run: TrainingRun | None = None
 
 
-class Trainer(ABC):
+class Trainer(Component, ABC):
     """Minimises F. A frozen dataclass: its fields are its configuration."""
 
     @property

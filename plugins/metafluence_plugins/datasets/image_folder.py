@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from metafluence import DataError, InputError, Labelled, LabelledDataset
-from metafluence_plugins.datasets.images import ImageFiles, class_folders, numbered
+from metafluence import DataError, Labelled, LabelledDataset
+from metafluence_plugins.datasets.images import ImageFiles, Side, class_folders, numbered
 
 SPLITS = ("train", "val", "test")
 
@@ -23,14 +23,10 @@ class ImageFolder(LabelledDataset):
     """
 
     path: str
-    size: int = 84
+    size: Side = 84
     colour: Literal["colour", "grey"] = "colour"
     without: tuple[str, ...] = ()
     root: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.size < 1:
-            raise InputError(f"size is {self.size}; images have at least 1 pixel.")
 
     def load(self) -> Labelled:
         folder = Path(self.root or os.environ.get("METAFLUENCE_DATA") or ".") / self.path

@@ -10,7 +10,7 @@ from pathlib import Path
 from metafluence import DataError, InputError, Labelled, LabelledDataset, Source
 from metafluence_plugins.datasets.files import folders, missing
 from metafluence_plugins.datasets.image_folder import SPLITS, labelled_folder
-from metafluence_plugins.datasets.images import ImageFiles, numbered
+from metafluence_plugins.datasets.images import ImageFiles, Side, numbered
 from metafluence_plugins.datasets.packed import joined, labelled_arrays, with_indices
 from metafluence_plugins.datasets.pickles import load_pickle
 
@@ -40,12 +40,8 @@ class MiniImageNet(LabelledDataset):
     (84) and stay in 8 bits in memory (1.2 GiB for all three parts).
     """
 
-    size: int = 84
+    size: Side = 84
     root: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.size < 1:
-            raise InputError(f"size is {self.size}; images have at least 1 pixel.")
 
     def sources(self) -> tuple[Source, ...]:
         raise InputError(NO_ADDRESS)

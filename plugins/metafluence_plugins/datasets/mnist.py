@@ -7,12 +7,13 @@ import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import torch
+from pydantic import Field
 
-from metafluence import DataError, InputError, Labelled, LabelledDataset, Source
+from metafluence import DataError, Labelled, LabelledDataset, Source
 from metafluence_plugins.datasets.files import fetched, folders, missing
 from metafluence_plugins.datasets.images import Pixels, box_average
 
@@ -75,12 +76,8 @@ class MNIST(LabelledDataset):
 
     variant: Literal["mnist", "fashion-mnist", "kmnist"] = "mnist"
     part: Literal["train", "test", "all"] = "all"
-    size: int = 28
+    size: Annotated[int, Field(ge=1, le=28)] = 28
     root: str | None = None
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.size <= 28:
-            raise InputError(f"size is {self.size}; images of 28 pixels are scaled to 1 to 28.")
 
     def sources(self) -> tuple[Source, ...]:
         of = VARIANTS[self.variant]

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from metafluence import DataError, InputError, Labelled, LabelledDataset
-from metafluence_plugins.datasets.images import box_average
+from metafluence import DataError, Labelled, LabelledDataset
+from metafluence_plugins.datasets.images import Side, box_average
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,7 @@ class Npz(LabelledDataset):
     labels: str = "labels"
     classes: str = "classes"
     without: tuple[str, ...] = ()
-    size: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.size is not None and self.size < 1:
-            raise InputError(f"size is {self.size}; images have at least 1 pixel.")
+    size: Side | None = None
 
     def load(self) -> Labelled:
         file = self._find()

@@ -7,10 +7,11 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 
 from metafluence import DataError, InputError, Labelled, LabelledDataset, Source
 from metafluence_plugins.datasets.files import fetched, folders, missing
@@ -49,14 +50,12 @@ class Omniglot(LabelledDataset):
     """
 
     subset: Literal["all", "background", "evaluation", "small1", "small2"] = "all"
-    size: int = 28
+    size: Annotated[int, Field(ge=1, le=105)] = 28
     rotations: bool = False
     published: Literal["vinyals", "background"] = "vinyals"
     root: str | None = None
 
     def __post_init__(self) -> None:
-        if not 1 <= self.size <= 105:
-            raise InputError(f"size is {self.size}; images of 105 pixels are scaled to 1 to 105.")
         if self.published == "background" and self.subset != "all":
             raise InputError(f"The subset {self.subset} has no other half to test on. Use published: vinyals.")
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import torch
 
-from metafluence import Batch, Dataset, Episodes, InputError, Split, TaskSet, generators
+from metafluence import Batch, Dataset, Episodes, Finite, InputError, Split, TaskSet, generators
 
 
 @dataclass(frozen=True)
@@ -19,17 +19,17 @@ class Sinusoid(Dataset):
     query are numbers of points. Waves are drawn anew for every set, so there are no classes to split.
     """
 
-    amplitude: tuple[float, float] = (0.1, 5.0)
-    phase: tuple[float, float] = (0.0, math.pi)
-    span: tuple[float, float] = (-5.0, 5.0)
+    amplitude: tuple[Finite, Finite] = (0.1, 5.0)
+    phase: tuple[Finite, Finite] = (0.0, math.pi)
+    span: tuple[Finite, Finite] = (-5.0, 5.0)
 
     IDLE: ClassVar = ("way", "split", "shares")
 
     def __post_init__(self) -> None:
         for name in ("amplitude", "phase", "span"):
             low, high = getattr(self, name)
-            if not (math.isfinite(low) and math.isfinite(high) and low <= high):
-                raise InputError(f"{name} is {(low, high)}; two finite numbers, the smaller first, are expected.")
+            if low > high:
+                raise InputError(f"{name} is {(low, high)}; give the smaller number first.")
 
     def tasks(self, episodes: Episodes, generator: torch.Generator, dtype: torch.dtype) -> Split:
         for name in self.IDLE:

@@ -20,7 +20,7 @@ from uuid import uuid4
 
 from joblib import cpu_count
 
-from metafluence import ExecutorError, Parcel, RemoteExecutor, count, fatal, optional_package
+from metafluence import Count, ExecutorError, Parcel, RemoteExecutor, count, fatal, optional_package
 
 try:
     from distributed import WorkerPlugin
@@ -42,11 +42,10 @@ class Dask(RemoteExecutor):
     there are cores.
     """
 
-    jobs: int | None = None
+    jobs: Count | None = None
     address: str | None = None
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         optional_package("distributed", "dask")
 
     @property

@@ -11,7 +11,7 @@ from typing import Any
 from joblib import Parallel, delayed
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from metafluence import InputError, Parcel, RemoteExecutor, count, fatal
+from metafluence import Count, Parcel, RemoteExecutor, Whole, count, fatal
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,8 @@ class Processes(RemoteExecutor):
     time; then an error names what the worker died of.
     """
 
-    jobs: int | None = None
-    retries: int = 2
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.retries < 0:
-            raise InputError(f"processes needs retries >= 0; it is {self.retries}.")
+    jobs: Count | None = None
+    retries: Whole = 2
 
     def carry(
         self, parcel: Parcel[Any, Any], items: Sequence[bytes], notice: Callable[[str], None]

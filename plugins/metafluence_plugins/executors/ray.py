@@ -17,7 +17,7 @@ from typing import Any
 
 from joblib import cpu_count
 
-from metafluence import ExecutorError, Parcel, RemoteExecutor, count, fatal, optional_package
+from metafluence import Count, ExecutorError, Parcel, RemoteExecutor, count, fatal, optional_package
 
 CONNECT = 5.0
 """Seconds within which a cluster answers. Ray itself would try for more than a minute, and then end the program."""
@@ -34,11 +34,10 @@ class Ray(RemoteExecutor):
     that. jobs: how many runs at once; None: as many as there are cores.
     """
 
-    jobs: int | None = None
+    jobs: Count | None = None
     address: str | None = None
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         optional_package("ray", "ray")
 
     @property

@@ -6,7 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from metafluence import AttributionMethod, Context, Level, ParameterChange, Removal, Scores, Solver, Targets
+from metafluence import (
+    AttributionMethod,
+    Context,
+    Level,
+    NonNegative,
+    ParameterChange,
+    Removal,
+    Scores,
+    Solver,
+    Targets,
+)
 from metafluence_plugins.curvatures.direct import DirectCurvature
 from metafluence_plugins.methods.influence import Influence, InfluenceFunction
 from metafluence_plugins.solvers.cg import CG
@@ -20,7 +30,7 @@ class DirectIF(AttributionMethod):
     """
 
     solver: Solver = CG()
-    damping: float = 0.0
+    damping: NonNegative = 0.0
 
     levels: ClassVar[frozenset[Level]] = frozenset({"task", "query"})
     edits: ClassVar[bool] = True

@@ -12,6 +12,7 @@ from metafluence import (
     Context,
     InputError,
     Level,
+    NonNegative,
     ParameterChange,
     Removal,
     Scores,
@@ -32,7 +33,7 @@ class EKFACIF(AttributionMethod):
     """
 
     fisher: Literal["exact", "sampled", "empirical"] = "exact"
-    damping: float = 0.0
+    damping: NonNegative = 0.0
     judge: bool = True
 
     levels: ClassVar[frozenset[Level]] = frozenset({"task", "query"})

@@ -13,9 +13,11 @@ from metafluence import (
     LEVELS,
     AttributionMethod,
     Context,
+    Count,
     Level,
     ParameterChange,
     Point,
+    Positive,
     Removal,
     Scores,
     Targets,
@@ -31,8 +33,8 @@ class GradAscent(AttributionMethod):
     A score is the change of the target's loss to first order along the item's own edit, as for any other edit.
     """
 
-    steps: int = 3
-    learning_rate: float = 0.05
+    steps: Count = 3
+    learning_rate: Positive = 0.05
 
     levels: ClassVar[frozenset[Level]] = frozenset(LEVELS)
     units: ClassVar[Units] = "rank_only"

@@ -20,6 +20,7 @@ from metafluence import (
     Jacobian,
     Level,
     LinearOperator,
+    NonNegative,
     ParameterChange,
     Point,
     PreparedSolve,
@@ -47,7 +48,7 @@ class InfluenceFunction(AttributionMethod):
 
     curvature: Curvature = ExactCurvature()
     solver: Solver = CG()
-    damping: float = 0.0
+    damping: NonNegative = 0.0
     leave_out: bool | Literal["edits"] = False
     inner_solver: Solver | None = None
     judge: bool = True

@@ -12,10 +12,13 @@ from metafluence import (
     LEVELS,
     AttributionMethod,
     Context,
+    Count,
     InputError,
     Level,
+    NonNegative,
     Point,
     Scores,
+    Seed,
     SoftmaxLoss,
     Targets,
     Units,
@@ -49,18 +52,14 @@ class TRAK(AttributionMethod):
     those of meta-training. Raises InputError where the outer loss is not softmax cross-entropy.
     """
 
-    dim: int = 512
+    dim: Count = 512
     projection: Literal["rademacher", "gaussian"] = "rademacher"
-    ridge: float = 1.0
+    ridge: NonNegative = 1.0
     models: Literal["fit", "checkpoints"] = "fit"
-    seed: int = 0
+    seed: Seed = 0
 
     levels: ClassVar[frozenset[Level]] = frozenset(LEVELS)
     units: ClassVar[Units] = "rank_only"
-
-    def __post_init__(self) -> None:
-        if self.dim < 1 or not self.ridge >= 0:
-            raise InputError(f"trak needs dim of 1 or more and ridge of 0 or more; got {self.dim} and {self.ridge}.")
 
     @property
     def additive(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from metafluence import AdamStep, StepRule
+from metafluence import AdamStep, Decay, NonNegative, StepRule
 from metafluence_plugins.trainers.minibatch import Minibatch
 
 
@@ -16,10 +16,10 @@ class Adam(Minibatch):
     weights of its items.
     """
 
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
-    eps_root: float = 0.0
+    beta1: Decay = 0.9
+    beta2: Decay = 0.999
+    eps: NonNegative = 1e-8
+    eps_root: NonNegative = 0.0
 
     @property
     def rule(self) -> StepRule:

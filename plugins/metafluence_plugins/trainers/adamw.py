@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from metafluence import StepRule
+from metafluence import NonNegative, StepRule
 from metafluence_plugins.trainers.adam import Adam
 
 
@@ -12,7 +12,7 @@ from metafluence_plugins.trainers.adam import Adam
 class AdamW(Adam):
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019) on minibatches of tasks."""
 
-    weight_decay: float = 0.01
+    weight_decay: NonNegative = 0.01
 
     @property
     def rule(self) -> StepRule:

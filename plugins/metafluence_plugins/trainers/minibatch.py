@@ -18,8 +18,11 @@ from metafluence import (
     BilevelProblem,
     Checkpoint,
     ConvergenceError,
+    Count,
     Fit,
     InputError,
+    NonNegative,
+    Positive,
     Progress,
     Record,
     RunRecorder,
@@ -29,6 +32,7 @@ from metafluence import (
     Trainer,
     TrainingState,
     Weights,
+    Whole,
     batch_gradient,
     best_record,
     component_fingerprint,
@@ -56,35 +60,25 @@ class Minibatch(Trainer):
     reach: the report says so.
     """
 
-    steps: int = 500
-    batch: int = 16
-    learning_rate: float = 1e-2
+    steps: Count = 500
+    batch: Count = 16
+    learning_rate: Positive = 1e-2
     order: Literal["random", "epochs"] = "random"
-    weight_decay: float = 0.0
-    clip: float | None = None
-    warmup: int = 0
+    weight_decay: NonNegative = 0.0
+    clip: Positive | None = None
+    warmup: Whole = 0
     schedule: Literal["constant", "cosine"] = "constant"
-    validate_every: int | None = None
-    patience: int | None = None
-    checkpoints: int = 5
-    save_every: int = 50
-    tolerance: float = 1e-3
+    validate_every: Count | None = None
+    patience: Count | None = None
+    checkpoints: Whole = 5
+    save_every: Count = 50
+    tolerance: Positive = 1e-3
     record: bool = False
 
     def __post_init__(self) -> None:
         name = type(self).__name__.lower()
-        for field in ("steps", "batch", "save_every", "validate_every", "patience"):
-            value = getattr(self, field)
-            if value is not None and value < 1:
-                raise InputError(f"{name} needs {field} >= 1; it is {value}.")
-        if not self.learning_rate > 0:
-            raise InputError(f"{name} needs learning_rate > 0; it is {self.learning_rate}.")
-        if self.checkpoints < 0:
-            raise InputError(f"{name} keeps `checkpoints` states, which cannot be {self.checkpoints}. Give 0 or more.")
-        if not 0 <= self.warmup < self.steps:
-            raise InputError(
-                f"{name} warms up for {self.warmup} of {self.steps} steps. Give a warmup of 0 or more, below steps."
-            )
+        if self.warmup >= self.steps:
+            raise InputError(f"{name} warms up for {self.warmup} of {self.steps} steps. Give a warmup below steps.")
         if self.patience is not None and self.validate_every is None:
             raise InputError(f"{name}'s patience counts validations, and there are none. Give validate_every too.")
         if self.order not in ("random", "epochs"):

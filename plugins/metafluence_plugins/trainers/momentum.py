@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from metafluence import MomentumStep, StepRule
+from metafluence import Decay, MomentumStep, Positive, StepRule
 from metafluence_plugins.trainers.minibatch import Minibatch
 
 
@@ -12,8 +12,8 @@ from metafluence_plugins.trainers.minibatch import Minibatch
 class Momentum(Minibatch):
     """Stochastic gradient descent with momentum on minibatches of tasks, as torch's SGD; `nesterov` looks ahead."""
 
-    learning_rate: float = 0.1
-    momentum: float = 0.9
+    learning_rate: Positive = 0.1
+    momentum: Decay = 0.9
     nesterov: bool = False
 
     @property

@@ -13,15 +13,18 @@ from torch import Tensor
 
 from metafluence import (
     BilevelProblem,
+    Count,
     Fit,
     InputError,
     Point,
+    Positive,
     Progress,
     Record,
     Shared,
     TaskSet,
     Trainer,
     Weights,
+    Whole,
     minimise_lbfgs,
     quality_at,
 )
@@ -44,10 +47,10 @@ class Newton(Trainer):
     by a step to the trust region's edge or one that the model misjudges, is made anew without, and ends where it would.
     """
 
-    tolerance: float = 1e-9
-    warmup: int = 100
-    max_steps: int = 100
-    max_products: int = 500
+    tolerance: Positive = 1e-9
+    warmup: Whole = 100
+    max_steps: Whole = 100
+    max_products: Count = 500
 
     stays_near: ClassVar[bool] = False
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from metafluence import RMSpropStep, StepRule
+from metafluence import Decay, NonNegative, RMSpropStep, StepRule
 from metafluence_plugins.trainers.minibatch import Minibatch
 
 
@@ -12,9 +12,9 @@ from metafluence_plugins.trainers.minibatch import Minibatch
 class RMSprop(Minibatch):
     """RMSprop (Hinton 2012) on minibatches of tasks. eps_root: added inside the square root, as in `adam`."""
 
-    alpha: float = 0.99
-    eps: float = 1e-8
-    eps_root: float = 0.0
+    alpha: Decay = 0.99
+    eps: NonNegative = 1e-8
+    eps_root: NonNegative = 0.0
 
     @property
     def rule(self) -> StepRule:

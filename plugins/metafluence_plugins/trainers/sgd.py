@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from metafluence import SGDStep, StepRule
+from metafluence import Positive, SGDStep, StepRule
 from metafluence_plugins.trainers.minibatch import Minibatch
 
 
@@ -12,7 +12,7 @@ from metafluence_plugins.trainers.minibatch import Minibatch
 class SGD(Minibatch):
     """Plain stochastic gradient descent on minibatches of tasks: the steps that tracin undoes are these."""
 
-    learning_rate: float = 0.1
+    learning_rate: Positive = 0.1
 
     @property
     def rule(self) -> StepRule:

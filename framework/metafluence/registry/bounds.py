@@ -1,0 +1,119 @@
+"""Bounds of numbers, declared beside their types: `rtol: Tolerance = 1e-8`.
+
+An alias is a type and the interval its values lie in. Other intervals are written out in the same way, with pydantic's
+constraints: `Annotated[int, Field(ge=2, le=64)]`. A test reads every shipped component for numbers without bounds.
+"""
+
+from __future__ import annotations
+
+import re
+import types
+import typing
+from typing import Annotated, Any
+
+from pydantic import Field
+from pydantic.fields import FieldInfo
+
+LARGEST = 1e15
+"""Added to a number this large, one of ordinary size is lost to rounding in double precision."""
+MOST = 10**9
+"""More of anything than a machine can count through or hold."""
+
+Count = Annotated[int, Field(ge=1, le=MOST)]
+"""How many of something that must not be none."""
+Whole = Annotated[int, Field(ge=0, le=MOST)]
+"""How many of something that may be none."""
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+"""What torch.Generator takes as a seed."""
+Positive = Annotated[float, Field(gt=0, le=LARGEST)]
+NonNegative = Annotated[float, Field(ge=0, le=LARGEST)]
+Finite = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
+Share = Annotated[float, Field(ge=0, le=1)]
+"""A part of a whole, which may be none of it or all."""
+Tolerance = Annotated[float, Field(gt=0, lt=1)]
+"""A relative error: at 1 the answer zero would do."""
+Decay = Annotated[float, Field(ge=0, lt=1)]
+"""The weight of the past in a running average."""
+
+ALIASES = {
+    "Count": Count,
+    "Whole": Whole,
+    "Seed": Seed,
+    "Positive": Positive,
+    "NonNegative": NonNegative,
+    "Finite": Finite,
+    "Share": Share,
+    "Tolerance": Tolerance,
+    "Decay": Decay,
+}
+
+
+def shown_type(text: str) -> str:
+    """An annotation as it is written in the source, with the interval of each alias: `Tolerance | None` becomes
+    `float in (0, 1) | None`."""
+    return re.sub(rf"\b({'|'.join(ALIASES)})\b", lambda found: _interval(ALIASES[found[0]]), text)
+
+
+def expected(hint: Any) -> str:
+    """An annotation in words: "a number above 0 and below 1"."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return f"{expected(arguments[0])} {' and '.join(_words(hint))}".rstrip()
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(expected(a) for a in arguments)
+    if origin is typing.Literal:
+        return " or ".join(repr(a) for a in arguments)
+    if origin is tuple and arguments[-1:] != (...,):
+        return f"a list of {len(arguments)}: {', '.join(map(expected, arguments))}"
+    if origin in (tuple, list):
+        return f"a list, each {expected(arguments[0])}"
+    named = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", types.NoneType: "none"}
+    return named.get(hint) or (getattr(hint, "__name__", None) if not arguments else None) or str(hint)
+
+
+def limits(hint: Any) -> dict[str, float]:
+    """The constraints of an Annotated number by their names in pydantic: gt, ge, lt, le."""
+    metadata = [m for extra in typing.get_args(hint)[1:] for m in (extra.metadata if _is_field(extra) else [extra])]
+    return {name: getattr(m, name) for m in metadata for name in ("gt", "ge", "lt", "le") if hasattr(m, name)}
+
+
+def is_number(hint: Any) -> bool:
+    """Whether values of this type are numbers, or plain collections or choices that have some."""
+    return bool(leaves := list(_leaves(hint))) and all(t in _PLAIN for t in leaves) and bool({int, float} & {*leaves})
+
+
+_PLAIN = (int, float, bool, str, types.NoneType)
+
+
+def _leaves(hint: Any) -> typing.Iterator[Any]:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        yield from ()
+    elif origin is Annotated:
+        yield from _leaves(arguments[0])
+    elif origin in (typing.Union, types.UnionType, tuple, list, dict):
+        for argument in arguments:
+            if argument is not ...:
+                yield from _leaves(argument)
+    else:
+        yield hint
+
+
+def _is_field(extra: Any) -> typing.TypeGuard[FieldInfo]:
+    return isinstance(extra, FieldInfo)
+
+
+def _words(hint: Any) -> list[str]:
+    names = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
+    return [f"{names[name]} {_number(value)}" for name, value in limits(hint).items()]
+
+
+def _interval(hint: Any) -> str:
+    found = limits(hint)
+    low = f"({_number(found['gt'])}" if "gt" in found else f"[{_number(found['ge'])}"
+    high = f"{_number(found['lt'])})" if "lt" in found else f"{_number(found['le'])}]"
+    return f"{typing.get_args(hint)[0].__name__} in {low}, {high}"
+
+
+def _number(value: float) -> str:
+    return re.sub(r"e\+0*", "e", f"{value:g}")
