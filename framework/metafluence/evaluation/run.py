@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metafluence.attribution import AttributionMethod, Scores, check_scores
+from metafluence.attribution import AttributionMethod, Scores, check_items
 from metafluence.errors import MetafluenceError, StoreError, in_words
 from metafluence.evaluation.evaluation import Evaluation, TestQuality
 from metafluence.evaluation.ground_truth import Truth
@@ -63,7 +63,8 @@ def _execute(evaluation: Evaluation, method: AttributionMethod, label: str, solv
     started = time.perf_counter()
     context = evaluation.context()
     state = method.prepare(context)
-    scored = check_scores(method, method.scores(state, evaluation.targets()), context, targets=1)
+    scored = method.scores(state, evaluation.targets())
+    check_items(method, scored, context)
     scores = scored.values[:, 0].cpu()  # waits for the device, so that the time is that of the work
     seconds = time.perf_counter() - started if scored.seconds is None else scored.seconds
     facts: dict[str, Any] = {
