@@ -58,7 +58,7 @@ def questions(noun: str, quality: str) -> list[Question]:
         Question(
             f"{quality}_retrained", f"finds the {noun}s whose removal helps most",
             f"finding the {noun}s whose removal helps most", f"test {quality} after retraining",
-            chance="No estimator finds items whose removal improves the model, by {doing}",
+            chance=f"Removing the {noun}s that an estimator scores lowest does not improve the model",
         ),
     ]  # fmt: skip
 

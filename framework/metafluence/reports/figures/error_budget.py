@@ -39,6 +39,7 @@ def error_budget(budgets: Sequence[Budget]) -> Figure | None:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(axis="x", color="#eeeeee")
         axis.set_axisbelow(True)
+        axis.margins(x=0.04)
     axes[-1].set_xlabel("error of Δλ / length of the true Δλ, medians")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     return figure

@@ -90,7 +90,7 @@ def _exhibit(result: StudyResult, level: Level, folder: Path, attempts: Attempts
     if shown is None:
         return None
     truth = result.evaluations[level].truth
-    remark = "" if truth is None else ", the estimator that ranks most like exact retraining"
+    remark = "" if truth is None else ", whose Spearman with exact retraining is the largest"
     pictures = [
         attempts.picture(lambda figure=figure: figure, *caption(name), folder / "figures" / f"{name}-{level}.png")
         for name, figure in shown.figures.items()
