@@ -17,7 +17,7 @@ import torch
 
 import metafluence as mf
 from metafluence.bilevel.encoder import Encoder
-from metafluence.bilevel.implicit_linearisation import ImplicitHead
+from metafluence.bilevel.implicit_linearisation import ImplicitLinearisation
 
 STUDY = Path(__file__).parents[1] / "studies" / "solver-comparison.yaml"
 BACKBONES = {
@@ -39,8 +39,8 @@ def gradient_pass(problem: mf.BilevelProblem, point: mf.Point) -> torch.Tensor:
     support = mf.Batch(encoder.support, tasks.support.targets)
     query = mf.Batch(encoder.query, tasks.query.targets)
     rows = point.meta[problem.learner.own].expand(len(tasks), -1)
-    head = ImplicitHead(problem.learner, rows, support, query, weights, point.adapted, problem.inner_solver)
-    return encoder.pull(head.gradient())
+    at = ImplicitLinearisation(problem.learner, rows, support, query, weights, point.adapted, problem.inner_solver)
+    return encoder.pullback(at.gradient)
 
 
 def measure(problem: mf.BilevelProblem, point: mf.Point, repeats: int) -> list[float]:
