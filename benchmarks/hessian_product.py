@@ -1,8 +1,8 @@
 """One product with the exact total Hessian, as a multiple of one total-gradient pass. Both are timed in this run.
 
-A gradient pass is everything from the meta-parameters to the total gradient at tasks that have adapted already: the
-encoder forward, the losses, the adjoint solve with its factorisation, the encoder backward. Adaptation itself is not
-in it, and would make the ratio smaller. Prints medians of the ratio over repeats.
+A gradient pass computes the total gradient from the meta-parameters, for tasks that have already adapted: encoder
+forward, losses, adjoint solve with its factorisation, encoder backward. It does not include the adaptation, which
+would make the ratio smaller. Prints medians of the ratio over repeats.
 """
 
 from __future__ import annotations

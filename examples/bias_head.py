@@ -1,4 +1,4 @@
-"""A learner of one's own, in one file: every task only shifts the outputs of a shared network."""
+"""Your own learner in one file: every task only shifts the outputs of a shared network."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ class BiasHead(NetworkLearner, ImplicitLearner):
     penalty: float = 0.3
     ways: int | None = None
 
-    encodes = True  # the losses see the shared network's outputs in place of inputs
+    encodes = True  # the losses get the shared network's outputs instead of inputs
 
     @property
     def adapted_size(self):

@@ -9,7 +9,7 @@ from torch.optim import lr_scheduler
 
 import metafluence as mf
 from metafluence import Batch, BilevelProblem, InputError, TaskSet, Weights
-from metafluence.runtime import graph_bytes
+from metafluence.runtime import Shelf, graph_bytes
 from metafluence.studies.preparation import Preparation
 from metafluence.testing.problems import random_meta
 from metafluence.training.stored_fit import stored_fit
@@ -231,9 +231,9 @@ def test_retraining_stops_early_by_the_same_tasks(tmp_path):
 
 
 def test_a_kept_fit_has_its_history(tmp_path):
-    file = tmp_path / "fit.safetensors"
-    fit = stored_fit(file, lambda: overfitting(steps=8)[0])
-    again = stored_fit(file, lambda: pytest.fail("fitted again"))
+    shelf = Shelf(tmp_path, "a study", pytest.fail)
+    fit = stored_fit(shelf, "fit", lambda: overfitting(steps=8)[0])
+    again = stored_fit(shelf, "fit", lambda: pytest.fail("fitted again"))
     assert again.history == fit.history
     assert again.best_step == fit.best_step
     assert len(fit.history) == 8

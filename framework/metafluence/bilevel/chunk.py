@@ -139,7 +139,7 @@ class Chunk:
         yield torch.stack(pulled, dim=1).flatten(0, 1)
 
     def sums(self, picked: Tensor, level: Level, jacobian: Jacobian) -> Tensor:
-        """Coefficients `picked` [k, items] times `gradients` or `instance_gradients`, without forming them: [k, P]."""
+        """Picked [k, items] times `gradients` or `instance_gradients`, without forming them: [k, P]."""
         at = self.linearise(jacobian)
         if level == "task":
             own = at.gradient

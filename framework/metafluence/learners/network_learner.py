@@ -29,7 +29,9 @@ from metafluence.tasks import Batch, TaskSet
 
 @dataclass(frozen=True, eq=False)
 class Binding:
-    """What a learner knows of its tasks: its network, the loss of its outputs, and their shape for one instance."""
+    """What a learner knows of its tasks: the network at flat parameters, the loss of its outputs, and the shape of
+    what the network gives for one instance.
+    """
 
     network: FlatModule
     loss: OutputLoss

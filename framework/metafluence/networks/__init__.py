@@ -16,4 +16,5 @@ from metafluence.networks.losses import (
 )
 from metafluence.networks.normalisation import GroupNorm, TaskBatchNorm, norm
 from metafluence.networks.probe import probe_module
+from metafluence.networks.smooth_twin import kinks, smooth_twin
 from metafluence.networks.trace import Layer

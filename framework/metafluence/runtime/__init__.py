@@ -30,8 +30,11 @@ from metafluence.runtime.memory import (
 )
 from metafluence.runtime.provenance import versions
 from metafluence.runtime.storage import (
+    Shelf,
     check_identity,
     claim,
+    digest_of,
+    folder_of,
     load_facts,
     load_tensors,
     save_facts,

@@ -13,16 +13,7 @@ from torch import Tensor
 
 from metafluence.bilevel import BilevelProblem
 from metafluence.errors import ConvergenceError, RemovalError, SolverError
-from metafluence.runtime import (
-    NAMED,
-    Executor,
-    claim,
-    component_fingerprint,
-    hash_tensor,
-    load_tensors,
-    save_tensors,
-    warn,
-)
+from metafluence.runtime import NAMED, Executor, Shelf, claim, component_fingerprint, digest_of, hash_tensor, warn
 from metafluence.tasks import Level, Removal, TaskSet, Weights
 from metafluence.training.trainer import Fit, Shared, Trainer
 
@@ -92,7 +83,8 @@ class RetrainBank:
         self._problem, self._trainer, self._executor = problem, trainer, executor
         self.weights = weights or Weights.ones(problem.tasks)
         self._init = fit.meta if start == "warm" else None
-        self._seed, self._store, self._progress, self._validation = seed, store, progress, validation
+        self._seed, self._progress, self._validation = seed, progress, validation
+        self._shelf: Shelf | None = None
         self._notice, self._expected = notice, expected
         self._kept: dict[str, tuple[Tensor, dict[str, Any]]] = {}
         self._shared: Shared | None = None
@@ -110,6 +102,7 @@ class RetrainBank:
             if weights is not None:
                 identity["weights"] = weights.fingerprint()
             claim(store, identity)
+            self._shelf = Shelf(store, digest_of(identity), notice)
 
     def leave_out(
         self, removals: Sequence[Removal], level: Level = "task", strict: bool = True, weight: float = 0.0
@@ -163,12 +156,12 @@ class RetrainBank:
         return self._trainer if self._shared is None else self._shared.trainer
 
     def _load(self, keys: list[str]) -> None:
-        if self._store is None:
+        if self._shelf is None:
             return
         for key in keys:
-            file = self._store / f"{key}.safetensors"
-            if key not in self._kept and file.exists():
-                tensors, facts = load_tensors(file)
+            found = self._shelf.find(key) if key not in self._kept else None
+            if found is not None:
+                tensors, facts = found
                 self._kept[key] = (tensors["meta"], facts)
 
     def _keep(self, key: str, removal: Removal, level: Level, found: Fit | str) -> None:
@@ -190,8 +183,8 @@ class RetrainBank:
         if self._shared is not None:
             facts |= {"shared_seconds": self._shared.seconds, "shared_products": self._shared.products}
         self._kept[key] = (fit.meta.cpu(), facts)
-        if self._store is not None:
-            save_tensors(self._store / f"{key}.safetensors", {"meta": fit.meta}, facts)
+        if self._shelf is not None:
+            self._shelf.keep(key, {"meta": fit.meta}, facts)
 
 
 @dataclass(frozen=True)
