@@ -9,6 +9,7 @@ from hypothesis import given, settings, strategies as st
 import metafluence as mf
 from metafluence import Context, Weights
 from metafluence.bilevel.linearisation import Jacobian
+from metafluence.testing import central_difference
 from metafluence.testing.problems import problems
 from metafluence.testing.worlds import World, world
 from metafluence_plugins.backbones.mlp import MLP
@@ -59,10 +60,14 @@ def removed_part(here: World, context: Context, removal: mf.Removal, meta: torch
     if context.level != "support":  # F is linear in their weights
         gone = here.problem.at(meta, ones.without(context.level, removal)).gradient
         return here.problem.at(meta, ones).gradient - gone
-    more, less = (
-        here.problem.at(meta, ones.set("support", removal, weight)).gradient for weight in (1 + 1e-5, 1 - 1e-5)
-    )
-    return (more - less) / 2e-5
+
+    def gradient(weight):
+        return here.problem.at(meta, ones.set("support", removal, float(weight))).gradient
+
+    one = torch.ones((), dtype=torch.float64)
+    value, error = central_difference(gradient, one, one)
+    assert error < 1e-8
+    return value
 
 
 @pytest.mark.parametrize("learner", ["logistic-head", "maml"])

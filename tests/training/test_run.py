@@ -1,13 +1,13 @@
 """Recorded runs: replay bit by bit, resumption from files, and derivatives against replays under other weights."""
 
 from dataclasses import replace
-from itertools import pairwise
 
 import pytest
 import torch
 
 import metafluence as mf
 from metafluence import Batch, BilevelProblem, InputError, RunRecorder, StoreError, TaskSet, TrainingRun, Weights
+from metafluence.testing import central_difference
 from metafluence_plugins.trainers.adam import Adam
 from metafluence_plugins.trainers.adamw import AdamW
 from metafluence_plugins.trainers.momentum import Momentum
@@ -48,17 +48,10 @@ def small(name: str) -> BilevelProblem:
 
 
 def derivative(run: TrainingRun, weights_at, goal: torch.Tensor) -> tuple[float, float]:
-    """d goalᵀλ_T/dε by central differences of replays, twice extrapolated (Richardson), and their estimated error."""
-
-    def difference(h: float) -> float:
-        return float(goal @ (run.replay(weights_at(h)) - run.replay(weights_at(-h)))) / (2 * h)
-
-    rows = [difference(h) for h in (4e-4, 2e-4, 1e-4)]
-    while len(rows) > 1:
-        order = 4 ** (4 - len(rows))
-        error = abs(rows[-1] - rows[-2])
-        rows = [(order * fine - coarse) / (order - 1) for coarse, fine in pairwise(rows)]
-    return rows[0], error
+    """d goalᵀλ_T/dε by central differences of replays, and their estimated error."""
+    zero, one = torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64)
+    found = central_difference(lambda h: run.replay(weights_at(float(h))) @ goal, zero, one, step=4e-4)
+    return float(found.value), found.error
 
 
 @pytest.mark.parametrize("optimiser", TRAINERS)

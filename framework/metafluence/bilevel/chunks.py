@@ -122,7 +122,7 @@ class Chunk:
         yield torch.stack(pulled, dim=1).flatten(0, 1)
 
     def sums(self, picked: Tensor, level: Level, jacobian: Jacobian) -> Tensor:
-        """picked [k, items] times `gradients` or `instance_gradients`, without forming them: [k, P]."""
+        """Picked [k, items] times `gradients` or `instance_gradients`, without forming them: [k, P]."""
         head = self.linearise(jacobian)
         if level == "task":
             own = head.gradient()

@@ -155,7 +155,8 @@ class Point:
 
     def _passes(self, level: Level, jacobian: Jacobian) -> int:
         """How many passes it takes to form the responses: one of tasks and of instances that act alone, else one for
-        each item of a task."""
+        each item of a task.
+        """
         if not self.problem.learner.adapted_size or jacobian == "held":
             return 1
         return getattr(self.weights, level).numel() // len(self.problem.tasks)

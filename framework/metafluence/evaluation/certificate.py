@@ -181,7 +181,7 @@ def _largest_step(method: AttributionMethod, state: Any, context: Context, item:
 
 
 def _over(part: float, whole: float) -> float:
-    """part / whole, where nothing of nothing is nothing."""
+    """Part / whole, where nothing of nothing is nothing."""
     return part / whole if whole else math.inf if part else 0.0
 
 

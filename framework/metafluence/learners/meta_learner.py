@@ -66,7 +66,8 @@ class MetaLearner(Component, ABC):
     @property
     def output_loss(self) -> OutputLoss | None:
         """What outer_loss is the weighted mean of at the outputs of `predict`, for curvatures that need it
-        (gauss-newton); None if it is not of that form."""
+        (gauss-newton); None if it is not of that form.
+        """
         return None
 
     @property

@@ -96,6 +96,7 @@ def label(name: str, params: dict[str, Any]) -> str:
 
 
 def spec_label(spec: Spec) -> str:
+    """The label of a component as a study names it."""
     return label(*parts(spec))
 
 

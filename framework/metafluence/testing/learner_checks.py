@@ -57,7 +57,7 @@ def check_inner_hessian(trial: Trial) -> None:
 
     columns = trial.random(*point.adapted.shape)
     found = learner.inner_hessian(*parts).matmat(columns.unsqueeze(-1)).squeeze(-1)
-    derivative(found, gradient, point.adapted, columns, 1e-3, 1e-8, "inner_hessian", scale=1)
+    derivative(found, gradient, point.adapted, columns, "inner_hessian", scale=1)
 
 
 def check_gradient(trial: Trial) -> None:
@@ -69,7 +69,7 @@ def check_gradient(trial: Trial) -> None:
 
     gradient = trial.problem.at(trial.meta, weights).gradient
     scale = 1 + float(direction.norm() * gradient.norm())
-    derivative(gradient @ direction, objective, trial.meta, direction, 2e-4, 1e-8, "gradient", scale)
+    derivative(gradient @ direction, objective, trial.meta, direction, "gradient", scale)
 
 
 def check_hessian(trial: Trial) -> None:
@@ -77,7 +77,7 @@ def check_hessian(trial: Trial) -> None:
     weights, direction = trial.uneven(), trial.random(trial.problem.size)
     point = trial.problem.at(trial.meta, weights)
     product = point.hessian().matmat(direction.unsqueeze(1))[:, 0]
-    derivative(product, lambda m: trial.problem.at(m, weights).gradient, trial.meta, direction, 2e-4, 1e-7, "Hessian")
+    derivative(product, lambda m: trial.problem.at(m, weights).gradient, trial.meta, direction, "Hessian")
 
 
 def check_symmetry(trial: Trial) -> None:
@@ -99,7 +99,7 @@ def check_responses(trial: Trial) -> None:
 
         at = getattr(weights, level).flatten()[item]
         found = point.responses(level)[:, item]
-        derivative(found, gradient, at, one, 1e-3, 1e-8, f"response of a {level}", scale=1)
+        derivative(found, gradient, at, one, f"response of a {level}", scale=1)
 
 
 def check_sums(trial: Trial) -> None:
@@ -161,18 +161,22 @@ def check_retraining(level: Level, trial: Trial) -> None:
     assume(fitted.gradient_norm < 1e-10)
     point = problem.at(fitted.meta)
     hessian = dense(point)
-    assume(float(torch.linalg.eigvalsh(hessian)[0]) > 0.1)  # a minimum that small changes of weights move little
+    smallest = float(torch.linalg.eigvalsh(hessian)[0])
+    assume(smallest > 0.1)  # a minimum that small changes of weights move little
     item = trial.pick(level)
     slope = -torch.linalg.solve(hessian, point.responses(level)[:, item])
     assume(float(slope.norm()) > 1e-3)
     ones = Weights.ones(problem.tasks)
+    errors = []  # of the refitted λ
 
     def refit(weight: Tensor) -> Tensor:
         near_by = point.meta + (float(weight) - 1) * slope
-        return stationary(problem, near_by, ones.set(level, item, float(weight)))
+        found, left = stationary(problem, near_by, ones.set(level, item, float(weight)))
+        errors.append(2 * left / smallest)
+        return found
 
     one = torch.ones((), dtype=torch.float64)
-    derivative(slope, refit, one, one, 2e-3, 1e-6, f"influence of a {level}")
+    derivative(slope, refit, one, one, f"influence of a {level}", step=4e-3, noise=lambda: max(errors))
     far, close = (float((refit(1 - eps) - point.meta + eps * slope).norm()) for eps in (2e-2 * one, 1e-2 * one))
     note(f"errors of first order {far:.2e} {close:.2e}")
     # Where the second-order term all but vanishes, the third decides and the ratio is 8.

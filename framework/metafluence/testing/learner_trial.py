@@ -10,6 +10,7 @@ from hypothesis import assume
 from torch import Tensor
 
 from metafluence import BilevelProblem, Jacobian, Level, Point, TaskSet, Weights
+from metafluence.testing.differences import STEP, UnsettledError, assert_derivative, central_difference
 from metafluence.testing.problems import random_meta
 
 
@@ -54,47 +55,41 @@ def near(found: Tensor, wanted: Tensor, tolerance: float, what: str, scale: floa
     assert gap <= bound, f"{what}: {gap:.1e} apart, allowed {bound:.1e}"
 
 
-def by_differences(function: Callable[[Tensor], Tensor], at: Tensor, direction: Tensor, step: float) -> Tensor:
-    """Fourth-order central difference of `function` along `direction`."""
-
-    def f(t: float) -> Tensor:
-        return function(at + t * step * direction).detach()
-
-    return (8 * (f(1) - f(-1)) - (f(2) - f(-2))) / (12 * step)
-
-
 def derivative(
     found: Tensor,
     function: Callable[[Tensor], Tensor],
     at: Tensor,
     direction: Tensor,
-    step: float,
-    tolerance: float,
     what: str,
     scale: float = 0.0,
+    step: float = STEP,
+    noise: float | Callable[[], float] = 0.0,
 ) -> None:
-    """`found` is the derivative; examples where differences do not settle (a kink, as Adam's at 0) are not counted."""
-    wanted = by_differences(function, at, direction, step)
+    """Assert that `found` is the derivative; examples where differences do not settle (Adam's kink at 0) do not count.
+
+    See `central_difference` for the arguments.
+    """
+    difference = central_difference(function, at, direction, step, noise)
     try:
-        near(found, wanted, tolerance, what, scale)
-    except AssertionError:
-        finer = by_differences(function, at, direction, step / 2)
-        assume(float((finer - wanted).norm()) <= 0.1 * tolerance * (scale + float(wanted.norm())))
-        raise
+        assert_derivative(found, difference, what, scale)
+    except UnsettledError:
+        assume(False)
 
 
 def dense(point: Point) -> Tensor:
+    """The total Hessian [P, P], made symmetric to the last bit."""
     matrix = point.hessian().dense()
     return (matrix + matrix.T) / 2
 
 
-def stationary(problem: BilevelProblem, start: Tensor, weights: Weights) -> Tensor:
-    """λ* near `start`, by Newton; examples in which that fails are not counted."""
+def stationary(problem: BilevelProblem, start: Tensor, weights: Weights) -> tuple[Tensor, float]:
+    """λ* near `start` and ‖∇F‖ there, by Newton; examples in which that fails are not counted."""
     meta = start
     for _ in range(8):
         point = problem.at(meta, weights)
-        if float(point.gradient.norm()) < 1e-11:
-            return meta
+        left = float(point.gradient.norm())
+        if left < 1e-11:
+            return meta, left
         meta = meta - torch.linalg.solve(dense(point), point.gradient)
     assume(False)
-    return meta
+    return meta, left

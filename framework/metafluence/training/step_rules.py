@@ -246,7 +246,7 @@ def _dot(entries: Sequence[Entry], columns: Sequence[Tensor]) -> Tensor:
 
 
 def _over(values: Tensor, root: Tensor) -> Tensor:
-    """values / root; zero where the root is zero.
+    """Values / root; zero where the root is zero.
 
     The square root's derivative is infinite there, and always meets the derivative of a square at zero: their product
     is zero. It happens where a parameter never had a gradient.

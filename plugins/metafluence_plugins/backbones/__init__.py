@@ -1,1 +1,1 @@
-
+"""Networks that learners adapt."""

@@ -1,1 +1,1 @@
-
+"""Curvatures: the Hessian and what stands in for it."""

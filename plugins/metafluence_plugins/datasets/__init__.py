@@ -1,1 +1,1 @@
-
+"""Data sets, real and synthetic."""

@@ -1,1 +1,1 @@
-
+"""Where retraining runs: one process, several, a cluster."""

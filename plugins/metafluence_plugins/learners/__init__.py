@@ -1,1 +1,1 @@
-
+"""Meta-learners."""

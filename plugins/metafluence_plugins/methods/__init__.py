@@ -1,1 +1,1 @@
-
+"""Attribution methods."""

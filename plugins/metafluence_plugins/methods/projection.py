@@ -24,7 +24,7 @@ class Projection:
     seed: int
 
     def apply(self, rows: Tensor) -> Tensor:
-        """rows [m, size] to [m, dim]."""
+        """Rows [m, size] to [m, dim]."""
         found = rows.new_zeros(len(rows), self.dim)
         step = max(1, BLOCK_BYTES // (self.dim * rows.element_size()))
         generator = torch.Generator().manual_seed(self.seed)

@@ -29,7 +29,8 @@ from metafluence_plugins.curvatures.direct import DirectCurvature
 @dataclass(frozen=True)
 class Trace:
     """The items' level, and where every checkpoint's step was taken, with its rate: the learning rate times the steps
-    that the checkpoint stands for."""
+    that the checkpoint stands for.
+    """
 
     level: Level
     points: tuple[Point, ...]

@@ -37,6 +37,8 @@ class Projected:
 
 @dataclass(frozen=True)
 class Ensemble:
+    """All models, projected by one projection."""
+
     level: Level
     projection: Projection
     models: tuple[Projected, ...]

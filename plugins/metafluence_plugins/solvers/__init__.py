@@ -1,1 +1,1 @@
-
+"""Solvers of linear systems with a curvature."""

@@ -186,7 +186,7 @@ def _principal(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _right(x: Tensor, basis: Tensor) -> Tensor:
-    """x @ basis for x [n, k, a, b], basis [n, b, c], without repeating the basis k times."""
+    """X @ basis for x [n, k, a, b], basis [n, b, c], without repeating the basis k times."""
     return (x.flatten(1, 2) @ basis).unflatten(1, x.shape[1:3])
 
 

@@ -58,7 +58,8 @@ class Exact(Solver):
     @staticmethod
     def gib(operator: LinearOperator) -> float:
         """GiB that `prepare` takes at its peak, besides what the operator's products take: twice all matrices (with
-        their eigenvectors), and a workspace of two."""
+        their eigenvectors), and a workspace of two.
+        """
         count = math.prod(operator.batch_shape)
         # The workspace of an eigendecomposition is one member's; the rest is held for all.
         entries = (2 * count + 2) * operator.size**2

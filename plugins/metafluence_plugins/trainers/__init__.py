@@ -1,1 +1,1 @@
-
+"""Trainers that minimise the objective over λ."""

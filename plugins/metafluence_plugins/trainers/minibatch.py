@@ -114,7 +114,8 @@ class Minibatch(Trainer):
         folder: Path | None = None,
     ) -> Fit:
         """As in `Trainer`. Raises ConvergenceError where the loss stops being a number, StoreError where `folder` holds
-        another fit."""
+        another fit.
+        """
         started = time.perf_counter()
         weights = weights or Weights.ones(problem.tasks)
         judge = self._judge(problem, validation)
