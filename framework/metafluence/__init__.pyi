@@ -151,26 +151,26 @@ from .registry import (
     default_registry as default_registry,
 )
 from .reports import (
+    Group as Group,
     Summary as Summary,
+    Table as Table,
+    level_table as level_table,
+    narrow_table as narrow_table,
+    study_group as study_group,
     summarise as summarise,
-    sweep_cells as sweep_cells,
     write_preview as write_preview,
-    write_sweep as write_sweep,
 )
 from .reports.comparison import (
     Merged as Merged,
-    brief_table as brief_table,
     comparison_verdict as comparison_verdict,
     merged as merged,
     write_comparison as write_comparison,
 )
 from .reports.study import (
-    COLUMNS as COLUMNS,
-    cell as cell,
-    columns as columns,
-    table as table,
+    sweep_cells as sweep_cells,
     verdict as verdict,
     write_report as write_report,
+    write_sweep as write_sweep,
 )
 from .runtime import (
     Executor as Executor,

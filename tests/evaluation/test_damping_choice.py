@@ -15,7 +15,6 @@ from metafluence.evaluation.damping_choice import execute_plan, try_dampings
 from metafluence.evaluation.plan import Plan
 from metafluence.evaluation.row import NAN
 from metafluence.reports.study.report import frame
-from metafluence.reports.study.result_table import table
 from metafluence.studies.plans import make_plans
 from metafluence_plugins.solvers.exact import Exact
 from metafluence_plugins.trainers.newton import Newton
@@ -217,9 +216,9 @@ def test_the_report_says_the_rule_and_every_choice(done, tmp_path):
     assert "2 validation tasks kept for this choice" in page
     assert "Loss of the selection tasks" in page
     for level in result.evaluations:
-        at = [column.field for column in mf.columns(result)].index("damping")
-        shown = [line[at] for line in table(result, level)]
-        assert shown == ["–" if np.isnan(r.row.damping) else f"{r.row.damping:.3g}" for r in result.at(level)]
+        table, runs = mf.level_table([mf.study_group(result)], level), result.at(level)
+        shown = [line[table.titles.index("damping")] for line in table.rows]
+        assert shown[-len(runs) :] == ["–" if np.isnan(r.row.damping) else f"{r.row.damping:.3g}" for r in runs]
     with (tmp_path / "results.csv").open() as file:
         stored = [line["damping"] for line in csv.DictReader(file)]
     assert [float(value or "nan") for value in stored] == pytest.approx(frame(result).damping.tolist(), nan_ok=True)
@@ -228,7 +227,7 @@ def test_the_report_says_the_rule_and_every_choice(done, tmp_path):
 def test_without_a_policy_nothing_is_tried_or_shown(tmp_path):
     result = study(tmp_path, damping=None, levels=["task"], methods=["task-if"]).run()
     assert result.rows[0].damping == 0
-    assert "damping" not in [column.field for column in mf.columns(result)]
+    assert "damping" not in mf.level_table([mf.study_group(result)], "task").titles
     assert "damping" in frame(result)
     assert result.evaluations["task"].selection is None
     assert len(result.evaluations["task"].validation) == 5

@@ -10,7 +10,7 @@ import metafluence as mf
 from metafluence.evaluation.error_budget import SOURCES, stages
 from metafluence.evaluation.evaluation import Evaluation
 from metafluence.evaluation.ground_truth import Truth
-from metafluence.reports.study.figures import error_budget as draw
+from metafluence.reports.figures.error_budget import error_budget as draw
 from metafluence.testing.worlds import world
 from metafluence_plugins.curvatures.exact import ExactCurvature
 from metafluence_plugins.curvatures.gauss_newton import GaussNewtonCurvature

@@ -11,7 +11,7 @@ import yaml
 
 import metafluence as mf
 from metafluence import Damped, InputError, default_registry
-from metafluence.reports.solver_figures import against_truncation, heat_maps
+from metafluence.reports.figures.solver_grid import against_truncation, heat_maps
 from metafluence_plugins.curvatures.exact import ExactCurvature
 from metafluence_plugins.curvatures.fisher import FisherCurvature
 from metafluence_plugins.solvers.cg import CG

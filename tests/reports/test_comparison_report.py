@@ -1,7 +1,6 @@
 """A study of several variations from the command line: planned, done, reported, merged; its page against its rows."""
 
 import json
-import math
 import re
 import shutil
 from pathlib import Path
@@ -10,17 +9,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from scipy.stats import t
 
 import metafluence as mf
 from metafluence.reports.comparison.errors import budget_table, mean_cells
-from metafluence.reports.comparison.figures import draw_level
-from metafluence.reports.comparison.seeds import groups, rows_frame
-from metafluence.reports.comparison.tables import brief_table, level_table
-from metafluence.reports.comparison.verdict_sentences import inspected_until_all
+from metafluence.reports.figures.level import level_figures
+from metafluence.reports.groups import groups, rows_frame
 from metafluence.reports.similar_messages import alike
-from metafluence.reports.study import report as study_report
+from metafluence.reports.study import report as study_report, section
+from metafluence.reports.tables import level_table, narrow_table
 from metafluence.reports.text_table import number
+from metafluence.reports.verdict import inspected_until_all
 from metafluence.studies.comparison import Comparing
 from small_studies import SEVERAL, command
 
@@ -51,9 +49,14 @@ METHOD = ("influence", "cg")
 @pytest.fixture(scope="module", autouse=True)
 def _only_the_pictures_of_tasks():
     """Drawing the rest of each variation's own report takes most of the time, and is tested with that report."""
-    drawn = study_report.exhibit
+    drawn, figures = study_report.exhibit, section.level_figures
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(study_report, "draw", lambda result, level: {})
+
+        def several(groups, level):
+            return figures(groups, level) if len(groups) > 1 else {}
+
+        patch.setattr(section, "level_figures", several)
+        patch.setattr(study_report, "predicted_against_true", lambda result, level: None)
         patch.setattr(study_report, "exhibit", lambda result, level: drawn(result, level) if level == "task" else None)
         yield
 
@@ -140,8 +143,8 @@ def assert_cell(cell: str, values: pd.Series, within: float) -> None:
         assert cell == "–"
         return
     assert number(cell) == pytest.approx(known.mean(), abs=within)
-    half = t.ppf(0.975, len(known) - 1) * known.std(ddof=1) / math.sqrt(len(known))
-    assert float(cell.split("±")[1]) == pytest.approx(half, abs=12 * within)
+    unit = cell.split("%", maxsplit=1)[0].replace("%", "").split(", ")
+    assert [float(value) for value in unit] == pytest.approx(known.tolist(), abs=within), "two values, no interval"
 
 
 def test_the_best_of_each_group_is_marked(whole):
@@ -158,23 +161,19 @@ def test_the_best_of_each_group_is_marked(whole):
 
 def test_sentences_say_what_the_rows_say(whole, rows):
     for group in whole.groups:
-        said = dict(whole.findings)[group.label]
+        found = dict(whole.findings)[group.label]
         some = rows[(rows.level == "task") & (rows["learner.penalty"] == float(group.varied["learner.penalty"]))]
         some = some[some.status == "ok"]
-        ranked, spotted, near, gained = said[:4]
-        means = some.groupby("method").spearman.mean()
-        assert ranked.startswith(means.round(3).idxmax()) or means.round(3).duplicated().any()
-        assert f"Spearman {means.max():.3f} ±" in ranked
-        assert "over 2 seeds" in ranked
-        assert f"AUROC {some.groupby('method').auroc.mean().max():.3f} ±" in spotted
-        gap = (some.accuracy_edited - some.accuracy_retrained).abs().groupby(some.method).mean().min()
-        assert f"differs by {gap:.4f} ±" in near
-        after = some.groupby("method").accuracy_retrained.mean()
-        remover = gained.split("those that ")[1].split()[0]
-        assert after[remover] == pytest.approx(after.max(), abs=6e-4)
-        assert f"With all tasks the test accuracy is {some.accuracy_full.mean():.3f} ±" in gained
-        assert f"it is {after[remover]:.3f} ±" in gained
-        assert f"exactly the corrupted {some.accuracy_clean.mean():.3f} ±" in gained
+        once = some.groupby("seed").first()
+        pair = ", ".join
+        full = pair(f"{value:.3f}" for value in once.accuracy_full)
+        clean = pair(f"{value:.3f}" for value in once.accuracy_clean)
+        (gained,) = [s for s in found if s.startswith("With all tasks")]
+        assert f"the test accuracy is {full}, retrained without exactly the corrupted {clean}." in gained
+        first = some.groupby("method").spearman.mean().idxmax()
+        shown = pair(f"{value:.3f}" for value in some[some.method == first].spearman)
+        assert any(f"Spearman {shown}" in sentence for sentence in found)
+        assert not any("±" in sentence for sentence in found), "two seeds have no interval"
     assert mf.comparison_verdict(whole.outcomes, whole.groups)[-1] == "8 of 24 runs failed."
 
 
@@ -208,7 +207,7 @@ def test_run_prints_brief_tables_the_findings_and_why_runs_failed(place, whole):
     for level in ("task", "query"):
         for group in whole.at(level):
             assert f"{level} level, {group.label}" in out
-            for row in brief_table([group], level).rows:
+            for row in narrow_table([group], level, "terminal").rows:
                 assert row[-1] in out
     for _, sentences in whole.findings:
         for sentence in sentences:
@@ -219,7 +218,7 @@ def test_run_prints_brief_tables_the_findings_and_why_runs_failed(place, whole):
 
 def test_brief_tables_leave_out_what_says_nothing(whole):
     group = whole.at("task")[0]
-    assert [h for h, _ in brief_table([group], "task").headings] == [
+    assert [h for h, _ in narrow_table([group], "task", "terminal").headings] == [
         *("method", "solver", "Spearman", "AUROC", "acc. edited", "acc. retrained", "of a fit")
     ]
 
@@ -302,9 +301,10 @@ def test_tables_for_papers_line_up_numbers_with_intervals(store):
     columns = re.search(r"tabular}{(\w+)}", latex)[1]
     assert columns.startswith("lllr")
     assert set(columns[3:]) == {"r"}
-    assert r"$\pm$" in latex
     assert r"\textbf{" in latex
-    assert len(columns) == 9, "variation, method, solver, Spearman, AUROC, edited, retrained, gap, share of a fit"
+    assert len(columns) == 10, (
+        "variation, method, solver, Δλ error, Spearman, AUROC, edited, retrained, gap, share of a fit"
+    )
     markdown = (store / "tables" / "query.md").read_text().splitlines()
     assert len(markdown) == 2 + 2 * (2 + 3)
     assert markdown[1].count("-:") == markdown[0].count("|") - 1 - 3
@@ -463,7 +463,8 @@ def test_regression_is_reported_by_its_loss(varied):
     frame = rows_frame(waves)
     assert not any(column.startswith("accuracy") for column in frame)
     (said,) = [s for s in mf.comparison_verdict(waves, groups(waves)) if s.startswith("With all tasks")]
-    assert f"test loss is {frame.loss_full.mean():.3f} ±" in said
+    full = frame.groupby("seed").first().loss_full
+    assert f"test loss is {', '.join(f'{value:.3f}' for value in full)}" in said
     both = [heading for heading, _ in level_table(groups(outcomes), "task").headings]
     assert {"acc. edited", "acc. retrained", "loss edited", "loss retrained"} < set(both)
 
@@ -477,12 +478,12 @@ def test_what_is_varied_never_hides_a_field(varied):
 
 def test_panels_have_each_group_s_own_shares(varied):
     _, outcomes, _ = varied
-    found = draw_level(groups(outcomes[:4]), "task")["removal-curves"]
+    found = level_figures(groups(outcomes[:4]), "task")["removal-curves"]()
     more = next(axis for axis in found.axes if "more" in axis.get_title())
     np.testing.assert_allclose(more.lines[0].get_xdata(), [0, 0.25, 0.5])
     star = next(line for line in more.lines if line.get_label() == "exactly the corrupted")
     np.testing.assert_allclose(star.get_xdata(), [0.5])
-    spotted = draw_level(groups(outcomes), "task")["items-found"]
+    spotted = level_figures(groups(outcomes), "task")["items-found"]()
     assert sorted(len(axis.lines[0].get_xdata()) for axis in spotted.axes if axis.get_title()) == [7, 7, 9]
 
 

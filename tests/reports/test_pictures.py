@@ -14,9 +14,10 @@ import metafluence as mf
 from metafluence import default_registry
 from metafluence.evaluation import Row, Run
 from metafluence.evaluation.metrics import pareto_front
+from metafluence.reports.figures.fidelity_against_runtime import fidelity_against_runtime, on_front
+from metafluence.reports.figures.harmful_and_helpful import ends, exhibit, judge, sampled
+from metafluence.reports.groups import named, study_group
 from metafluence.reports.point_labels import label_points
-from metafluence.reports.study.exhibits import ends, exhibit, judge, sampled
-from metafluence.reports.study.figures import fidelity_against_runtime, on_front
 from metafluence.reports.task_pictures import drawn_as, said_label
 from metafluence.runtime.provenance import versions
 from small_studies import changed
@@ -39,12 +40,13 @@ def test_the_front_holds_what_nothing_beats():
 
 
 def test_the_front_of_a_study_is_drawn_and_named(done):
-    front = on_front(done, "task")
+    group = study_group(done)
+    front = on_front(group, "task")
     assert front
-    figure = fidelity_against_runtime(done, "task")
+    figure = fidelity_against_runtime([group], "task")
     assert figure is not None
-    named = {text.get_text() for text in figure.axes[0].texts} - {""}
-    assert named == {row.name for row in front}
+    written = {text.get_text() for text in figure.axes[0].texts} - {""}
+    assert written == {named(method) for method in front}
 
 
 def test_names_beside_points_do_not_overlap():

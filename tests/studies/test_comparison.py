@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import t
 
 import metafluence as mf
-from metafluence.reports.comparison.seeds import groups, mean, mean_curve, rows_frame, runtime_ratios, values
+from metafluence.reports.groups import groups, mean, mean_curve, rows_frame, values
 from metafluence.studies.comparison import Comparing, open_stores
 from metafluence.studies.outcomes import load_outcome
 from small_studies import SEVERAL
@@ -97,7 +97,7 @@ def test_groups_hold_the_seeds_of_one_variation(done):
 def test_times_are_shares_of_a_fit_from_scratch(done):
     _, outcomes, _ = done
     group = groups(outcomes)[0]
-    for one, ratio in zip(group.outcomes, runtime_ratios(group, "task", ("task-if", "cg")), strict=True):
+    for one, ratio in zip(group.outcomes, values(group, "task", ("task-if", "cg"), "runtime_ratio"), strict=True):
         row = next(line.row for line in one.lines if line.row.method == "task-if")
         assert row.edit_seconds > 0
         assert ratio == pytest.approx((row.seconds + row.edit_seconds) / one.fit_seconds)
@@ -110,7 +110,7 @@ def test_means_have_students_interval():
     assert (found.value - found.half, found.value + found.half) == (pytest.approx(low), pytest.approx(high))
     assert mean([3.0]).text(".1f") == "3.0"
     assert mean([math.nan]).text(".1f") == "–"
-    middle, half = mean_curve([np.array([0.0, 1.0]), np.array([0.0, 3.0])])
+    middle, half = mean_curve([np.array([0.0, 1.0]), np.array([0.0, 3.0]), np.array([0.0, 2.0])])
     assert middle.tolist() == [0.0, 2.0]
     assert half[0] == 0.0
 

@@ -153,8 +153,8 @@ def test_the_report_has_a_section_for_each_level(done):
     assert len(pd.read_csv(folder / "budget.csv")) == 4
     table = pd.read_csv(folder / "results.csv")
     assert set(table.level) == set(mf.LEVELS)
-    lines = mf.table(result, "query")
-    assert len(lines) == 1 + len(result.at("query"))
+    lines = mf.level_table([mf.study_group(result)], "query").rows
+    assert len(lines) == 3 + len(result.at("query"))
     assert lines[0][0] == "retrain, 1 other seed"
 
 

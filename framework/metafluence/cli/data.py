@@ -43,7 +43,7 @@ def fetch_data(
         known.build("dataset", {**_settings(settings), "use": name}).sources(),
         metafluence.data_root(root),
     )
-    parts = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
+    parts = TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn()
     with Progress(*parts, console=console) as bars:
         shown: dict[str, Any] = {}
 

@@ -18,12 +18,14 @@ class Bars(Observer):
     def __init__(self, console: Console) -> None:
         self._console = console
         self._bars = Progress(
-            TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+            TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
             BarColumn(bar_width=12, table_column=Column(min_width=8)),
             MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=7, justify="right")),
             TimeElapsedColumn(table_column=Column(no_wrap=True, min_width=7)),
             TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True, min_width=5, header="left")),
-            TextColumn("{task.fields[note]}", style="dim", table_column=Column(no_wrap=True, overflow="ellipsis")),
+            TextColumn(
+                "{task.fields[note]}", style="dim", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")
+            ),
             console=console,
             disable=not console.is_terminal,
         )

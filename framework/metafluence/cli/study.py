@@ -65,7 +65,7 @@ def demo(out: OutOption = None) -> None:
     """Run the shipped study on real handwritten digits (no download, about a minute on 2 cores)."""
     study = resource("studies/digits.yaml")
     _run(study, out, None, None, [])
-    console.print(f"\nThis study is {study}\nCopy it, change a line, and [bold]metafluence run[/bold] your copy.")
+    console.print(f"\nThis study is {study}\nCopy it, change a line, and `metafluence run` your copy.")
 
 
 def report(
@@ -89,7 +89,7 @@ def report(
         out = stores[0]
     if out is None:
         out = Path("results") / f"{'-and-'.join(dict.fromkeys(store.name for store in found))}-merged"
-    page = metafluence.write_comparison(metafluence.merged(found), out)
+    page = metafluence.write_comparison(metafluence.merged(found), out, _print_warning)
     console.print(Text(f"{page}"), soft_wrap=True)
 
 
@@ -119,7 +119,7 @@ def _run(study: Path, out: Path | None, overlay: Path | None, size: str | None, 
     registry, folder, make = open_study(study, out, overlay, size, changes)
 
     def finished(study: metafluence.Study, result: metafluence.StudyResult, place: Path) -> None:
-        page = metafluence.write_report(result, place)
+        page = metafluence.write_report(result, place, _print_warning)
         registry.hooks.hook.metafluence_report(study=study, result=result, path=page)
         nonlocal last, reused, runs, lost
         last = result
@@ -135,7 +135,7 @@ def _run(study: Path, out: Path | None, overlay: Path | None, size: str | None, 
         page = folder / "report.html"
     else:
         whole = metafluence.Merged.of(work, outcomes)
-        page = metafluence.write_comparison(whole, folder)
+        page = metafluence.write_comparison(whole, folder, _print_warning)
         _say_several(whole)
     if reused:
         console.print(f"{reused} of {runs} runs were already in {folder} and were not repeated.")
@@ -145,13 +145,11 @@ def _run(study: Path, out: Path | None, overlay: Path | None, size: str | None, 
 
 
 def _say_one(result: metafluence.StudyResult) -> None:
-    for level in result.evaluations:
-        console.print()
-        console.print(_table(result, level))
+    _print_tables([metafluence.study_group(result)], list(result.evaluations))
     for row in result.failed:
         errors.print(Text(f"failed: {row.method} {row.solver}: {row.reason}", style="red"))
     for warning in result.warnings:
-        console.print(Text(f"Warning: {warning}", style="yellow"))
+        _print_warning(warning)
     console.print()
     for sentence in metafluence.verdict(result):
         console.print(Text(f"• {sentence}"))
@@ -164,22 +162,12 @@ def _say_one(result: metafluence.StudyResult) -> None:
 
 
 def _say_several(whole: metafluence.Merged) -> None:
-    for table, group in [(metafluence.brief_table([g], at), g) for at in whole.levels for g in whole.at(at)]:
-        title = ", ".join(part for part in (table.title, group.label) if part)
-        shown = Table(
-            box=None, pad_edge=False, header_style="bold", title=title, title_justify="left", title_style="bold"
-        )
-        for heading, _ in table.headings:
-            words = heading in ("method", "solver")
-            shown.add_column(heading, justify="left" if words else "right", no_wrap=not words, overflow="fold")
-        for row in table.rows:
-            shown.add_row(*row)
-        console.print()
-        console.print(shown)
+    for level in whole.levels:
+        _print_tables(whole.at(level), [level])
     for reason, who in [*whole.failed, *whole.failed_runs]:
         errors.print(Text(f"failed: {', '.join(who)}: {reason}", style="red"))
     for text, where in whole.warnings:
-        console.print(Text(f"Warning: {text}{f' ({where})' if where else ''}", style="yellow"))
+        _print_warning(f"{text}{f' ({where})' if where else ''}")
     console.print()
     for label, sentences in whole.findings:
         if len(whole.groups) > 1:
@@ -188,6 +176,10 @@ def _say_several(whole: metafluence.Merged) -> None:
             console.print(Text(f"• {sentence}"))
     for sentence in filter(None, whole.lost):
         console.print(Text(f"• {sentence}"))
+
+
+def _print_warning(text: str) -> None:
+    console.print(Text(f"Warning: {text}", style="yellow"))
 
 
 def _plan(study: Path, out: Path | None, overlay: Path | None, size: str | None, changes: Sequence[str]) -> None:
@@ -204,14 +196,18 @@ def _plan(study: Path, out: Path | None, overlay: Path | None, size: str | None,
         console.print(Text(f"• {sentence}"))
 
 
-def _table(result: metafluence.StudyResult, level: metafluence.Level) -> Table:
-    columns = [column for column in metafluence.columns(result) if column.brief]
-    title = f"{level} level" if len(result.evaluations) > 1 else None
-    table = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left", title_style="bold")
-    for column in columns:
-        # Names may take two lines; numbers are never cut.
-        words = column.form == "s"
-        table.add_column(column.brief, justify="left" if words else "right", no_wrap=not words, overflow="fold")
-    for line in metafluence.table(result, level, columns):
-        table.add_row(*line)
-    return table
+def _print_tables(groups: Sequence[metafluence.Group], levels: Sequence[metafluence.Level]) -> None:
+    """Print a table for each level and group. Names may take two lines; numbers are never cut."""
+    for level in levels:
+        for group in groups:
+            table = metafluence.narrow_table([group], level, "terminal")
+            shown = Table(box=None, pad_edge=False, header_style="bold", title_justify="left", title_style="bold")
+            shown.title = Text(", ".join(part for part in (table.title, group.label) if part))
+            for i, heading in enumerate(table.titles):
+                words = i in table.words
+                lines = Text(heading if words else heading.replace(" ", "\n"))
+                shown.add_column(lines, justify="left" if words else "right", no_wrap=not words, overflow="fold")
+            for row in table.rows:
+                shown.add_row(*map(Text, row))
+            console.print()
+            console.print(shown)

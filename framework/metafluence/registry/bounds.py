@@ -50,7 +50,8 @@ ALIASES = {
 
 def shown_type(text: str) -> str:
     """An annotation as it is written in the source, with the interval of each alias: `Tolerance | None` becomes
-    `float in (0, 1) | None`."""
+    `float in (0, 1) | None`.
+    """
     return re.sub(rf"\b({'|'.join(ALIASES)})\b", lambda found: _interval(ALIASES[found[0]]), text)
 
 

@@ -52,7 +52,8 @@ class Refusal(Exception):
 
 def checked(values: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
     """Values as their annotations have them: "1e-10" becomes a float, a list a tuple. Raises Refusal for the first
-    that does not fit, is a truth value where a number is due, or is not finite."""
+    that does not fit, is a truth value where a number is due, or is not finite.
+    """
     try:
         found = model.model_validate({PREFIX + name: value for name, value in values.items()})
     except ValidationError as error:

@@ -1,12 +1,29 @@
-"""Pages, tables and figures: what all reports share; one study's report in `study`, of several in `comparison`."""
+"""What all reports share: groups of outcomes, tables and their columns, pages, style; figures lie in `figures`."""
 
-from metafluence.reports.captions import FIGURE_TEXT, OVER_SEEDS
-from metafluence.reports.damping_sweep import sweep_cells, write_sweep
-from metafluence.reports.page import BROAD, picture, write_page
+from metafluence.reports.attempts import Attempts, Notice
+from metafluence.reports.captions import ITEM_NAMES, caption
+from metafluence.reports.groups import (
+    Group,
+    Mean,
+    Method,
+    groups,
+    lines,
+    mean,
+    mean_curve,
+    methods,
+    named,
+    retrains,
+    rows_frame,
+    study_group,
+    values,
+)
+from metafluence.reports.page import BROAD, write_page
+from metafluence.reports.plain_text import in_figure, write_csv
 from metafluence.reports.point_labels import label_points
 from metafluence.reports.similar_messages import alike
-from metafluence.reports.solver_figures import draw_grid
-from metafluence.reports.style import COLOURS, MARKERS, RED, legend, line, single
+from metafluence.reports.style import COLOURS, MARKERS, RED, legend, line, png, single
+from metafluence.reports.tables import BOLD, Table, level_table, narrow_table, published_table
 from metafluence.reports.task_pictures import HALVES, draw_curve, draw_image, drawn_as, points_of, share_legend
 from metafluence.reports.task_preview import Summary, summarise, write_preview
-from metafluence.reports.text_table import NOTHING, Better, best_cells, filled, write_tables
+from metafluence.reports.text_table import NOTHING, write_tables
+from metafluence.reports.verdict import findings

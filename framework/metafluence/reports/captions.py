@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from metafluence.tasks import Level
+
 FIGURE_TEXT = {
     "predicted-against-true": (
         "Predicted against true change",
@@ -14,7 +16,8 @@ FIGURE_TEXT = {
     ),
     "removal-curves": (
         "Removing what scores lowest",
-        "The model is retrained exactly without ever more of the items that a method scores lowest. Lower is better.",
+        "Test accuracy (loss, for real targets) after exact retraining without ever more of the items that a method "
+        "scores lowest; the star is retraining without exactly the corrupted ones.",
     ),
     "error-budget": (
         "Where the error comes from",
@@ -28,7 +31,11 @@ FIGURE_TEXT = {
         "Up and to the left is better: scores that agree with exact retraining, sooner. The dashed line, if there is "
         "one, is how well retraining from other seeds agrees with it, the band its interval: what of the truth is the "
         "data's and not the seed's. A method made at this very fit may lie above. No estimator is both faster "
-        "and better than those on the line, the Pareto front, whose names stand beside their points.",
+        "and better than those on the dotted line, the Pareto front, whose names stand beside their points.",
+    ),
+    "methods-and-variations": (
+        "Methods in every variation",
+        "Spearman of scores and exactly retrained changes, for every method in every variation.",
     ),
     "harmful": (
         "Most harmful",
@@ -51,31 +58,21 @@ FIGURE_TEXT = {
 }
 
 OVER_SEEDS = {
-    "items-found": (
-        "Corrupted items found",
-        "Items are inspected from the lowest score up; a curve that climbs faster finds the corrupted ones sooner.",
-        "Lines are means over seeds, bands Student's 95 % intervals.",
-    ),
-    "removal-curves": (
-        "Removing what scores lowest",
-        "Test quality after exact retraining without ever more of the items that a method scores lowest; the star is "
-        "retraining without exactly the corrupted ones.",
-        "Lines are means over seeds, bands Student's 95 % intervals.",
-    ),
-    "fidelity-against-runtime": (
-        "Fidelity against runtime",
-        "Up and to the left is better. No estimator is both faster and better than those on the dotted line, the "
-        "Pareto front, whose names stand beside their points.",
-        "Points are means over seeds, bars Student's 95 % intervals of the fidelity.",
-    ),
-    "methods-and-variations": (
-        "Methods in every variation",
-        "Spearman of scores and exactly retrained changes, for every method in every variation.",
-        "Figures are means over seeds.",
-    ),
-    **{
-        name: (*FIGURE_TEXT[name], "Figures are means over seeds.")
-        for name in ("inner-and-outer-solvers", "against-truncation")
-    },
+    "items-found": "Lines are means over seeds, bands Student's 95 % intervals (of three seeds or more).",
+    "removal-curves": "Lines are means over seeds, bands Student's 95 % intervals (of three seeds or more).",
+    "fidelity-against-runtime": "Points are means over seeds, bars Student's 95 % intervals of the fidelity "
+    "(of three seeds or more).",
+    "methods-and-variations": "Numbers are means over seeds.",
+    "inner-and-outer-solvers": "Numbers are means over seeds.",
+    "against-truncation": "Numbers are means over seeds.",
 }
-"""The same for figures over several variations: title, caption, and what is added where there are several seeds."""
+"""What a caption says besides where there are several seeds."""
+
+ITEM_NAMES: dict[Level, str] = {"task": "task", "support": "support instance", "query": "query instance"}
+"""What an item of a level is called."""
+
+
+def caption(name: str, several_seeds: bool = False) -> tuple[str, str]:
+    """The title and the caption of a figure."""
+    title, text = FIGURE_TEXT[name]
+    return title, f"{text} {OVER_SEEDS[name]}" if several_seeds and name in OVER_SEEDS else text

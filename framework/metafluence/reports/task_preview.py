@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from metafluence.errors import InputError
+from metafluence.reports.plain_text import in_figure
 from metafluence.reports.style import RED, png
 from metafluence.reports.task_pictures import HALVES, draw_curve, draw_image, drawn_as, share_legend
 from metafluence.runtime import write_atomically
@@ -118,7 +119,7 @@ def _images(tasks: TaskSet, clean: TaskSet) -> Figure:
         )
     for row, name in enumerate(tasks.ids):
         axes[row, 0].annotate(
-            name, (0, 0.5), (-8, 0), xycoords="axes fraction", textcoords="offset points",
+            in_figure(name), (0, 0.5), (-8, 0), xycoords="axes fraction", textcoords="offset points",
             rotation=90, va="center", ha="right", fontsize=9, color=RED if tasks.corrupted[row] else "black",
         )  # fmt: skip
     return figure
@@ -135,6 +136,6 @@ def _curves(tasks: TaskSet, clean: TaskSet) -> Figure:
     axes = figure.subplots(2, -(-len(tasks) // 2), squeeze=False, sharex=True, sharey=True).ravel()
     for row, (axis, name) in enumerate(zip(axes, tasks.ids, strict=False)):
         draw_curve(axis, tasks, clean, row)
-        axis.set_title(name, color=RED if tasks.corrupted[row] else "black", fontsize=10)
+        axis.set_title(in_figure(name), color=RED if tasks.corrupted[row] else "black", fontsize=10)
     share_legend(figure, axes)
     return figure

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Literal
 
+from metafluence.reports.plain_text import one_line
 from metafluence.runtime import write_atomically
 
 Rows = Sequence[Sequence[str]]
@@ -15,32 +16,22 @@ Better = Literal["", "high", "low"]
 NOTHING = "–"
 """What stands in a cell where there is nothing to say."""
 
-_NUMBER = re.compile(r"[-+−]?\d+(\.\d+)?(e[-+]?\d+)?(?=( ± \S+)? ?%?$)")
+_NUMBER = re.compile(r"[-+−]?\d+(\.\d+)?(e[-+]?\d+)?(?=( ± \S+| \(\S+ to \S+\))?( ?%)?( \(\S+ to \S+\))?$)")
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}", "–": "--", "−": "$-$", "±": r"$\pm$", "×": r"$\times$", "≤": r"$\leq$", "≥": r"$\geq$",
+    "[": "{[}", "]": "{]}", "*": "{*}", "\"": "{\"}",
     "∞": r"$\infty$", "‖": r"$\Vert$", "∇": r"$\nabla$", "Δ": r"$\Delta$", "δ": r"$\delta$", "λ": r"$\lambda$",
     "θ": r"$\theta$", "ρ": r"$\rho$", "•": r"\textbullet{}", "…": r"\ldots{}",
 }  # fmt: skip
 
 
 def number(text: str) -> float | None:
-    """The number that a cell says (`0.97`, `12.3 %`, `1e-05`, `0.97 ± 0.01`), or None."""
-    found = _NUMBER.match(text.strip())
-    return float(found[0].replace("−", "-")) if found else None
-
-
-def best_cells(rows: Rows, better: Sequence[Better], among: Collection[int] | None = None) -> set[tuple[int, int]]:
-    """Where the best value of each column stands, as (row, column), ties included; among these rows, or all."""
-    found = set()
-    for column, wanted in enumerate(better):
-        values = {r: v for r, row in enumerate(rows) if (among is None or r in among)
-                  and (v := number(row[column])) is not None}  # fmt: skip
-        if wanted and len(values) > 1:
-            best = (max if wanted == "high" else min)(values.values())
-            found |= {(r, column) for r, v in values.items() if v == best}
-    return found
+    """The number that a cell says: `0.97`, `12.3 %`, `0.97 ± 0.01`, `0.97 (0.9 to 1)`, the mean of two; or None."""
+    found = [_NUMBER.match(part) for part in text.strip().split(", ")]
+    values = [float(one[0].replace("−", "-")) for one in found if one]
+    return sum(values) / len(values) if len(values) == len(found) else None
 
 
 def filled(rows: Rows) -> list[int]:
@@ -95,8 +86,8 @@ def write_tables(
 
 
 def escape(text: str) -> str:
-    """Text as LaTeX sets it."""
-    return "".join(_LATEX.get(letter, letter) for letter in text)
+    """Text as LaTeX sets it, on one line. A bracket or a star after a row's end would be read as its argument."""
+    return "".join(_LATEX.get(letter, letter) for letter in one_line(text))
 
 
 def _cell(text: str) -> str:
@@ -105,8 +96,8 @@ def _cell(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that Markdown takes neither for a cell's end nor for emphasis."""
-    return re.sub(r"([\\|*_`<])", r"\\\1", text).replace("\n", " ")
+    """Text in which Markdown sees no end of a cell, no emphasis, no link, no HTML and no formula."""
+    return re.sub(r"([\\|*_`<>\[\]&$~])", r"\\\1", one_line(text))
 
 
 def _numeric(headings: Sequence[str], rows: Rows) -> list[bool]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metafluence.evaluation import Budget, Cell, Certificate, RemovalCurve, Row, Run, TestQuality, detection
+from metafluence.evaluation import Budget, Ceiling, Cell, Certificate, RemovalCurve, Row, Run, TestQuality, detection
 from metafluence.runtime import load_tensors, save_tensors
 from metafluence.studies.study import StudyResult
 from metafluence.studies.variations import Variation
@@ -29,6 +29,14 @@ class Side:
     """How many items each method had removed."""
     clean: TestQuality
     """After retraining without exactly the corrupted items."""
+    ceiling: Ceiling = Ceiling()
+    """How well retraining from other seeds agrees."""
+    marks: tuple[bool, ...] = ()
+    """Which items are corrupted."""
+    left_out: tuple[int, ...] = ()
+    """The single items that were retrained without."""
+    loss_change: tuple[float, ...] = ()
+    """What leaving each of them out did to the validation loss."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,10 @@ class Line:
     curve: RemovalCurve
     found: Tensor
     """Share of the corrupted items among the n of lowest score, [items + 1]; empty where none or all are corrupted."""
+    scores: Tensor = field(default_factory=lambda: torch.empty(0))
+    """Of all items; empty where the run failed."""
+    change_errors: Tensor = field(default_factory=lambda: torch.empty(0))
+    """Relative error of the predicted parameter change, of each left-out item."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +93,16 @@ def outcome(variation: Variation, result: StudyResult) -> Outcome:
     sides: dict[Level, Side] = {}
     for level, evaluation in result.evaluations.items():
         marks = result.split.train.corrupted_items(level)
+        truth = evaluation.truth
         sides[level] = Side(
-            items=len(marks), corrupted=int(marks.sum()), removed=evaluation.remove, clean=result.clean[level]
+            items=len(marks),
+            corrupted=int(marks.sum()),
+            removed=evaluation.remove,
+            clean=result.clean[level],
+            ceiling=Ceiling() if truth is None else truth.ceiling,
+            marks=tuple(marks.tolist()),
+            left_out=() if truth is None else tuple(removal[0] for removal in truth.removals),
+            loss_change=() if truth is None else tuple(truth.loss_change.tolist()),
         )
     return Outcome(
         id=variation.id,
@@ -104,13 +124,15 @@ def _line(run: Run, result: StudyResult) -> Line:
     found = None
     if run.row.status == "ok":
         found = detection(run.scores.numpy(), result.split.train.corrupted_items(run.row.level).numpy())
-    return Line(run.row, run.curve, torch.empty(0) if found is None else torch.from_numpy(np.asarray(found.found)))
+    shares = torch.empty(0) if found is None else torch.from_numpy(np.asarray(found.found))
+    return Line(run.row, run.curve, shares, run.scores, run.change_errors)
 
 
 def save_outcome(file: Path, kept: Outcome) -> None:
     """Store it; a failed one is not kept, as it is to be tried again."""
     tensors = {f"curve.{i}": line.curve.tensor() for i, line in enumerate(kept.lines)}
-    tensors |= {f"found.{i}": line.found for i, line in enumerate(kept.lines)}
+    for i, line in enumerate(kept.lines):
+        tensors |= {f"found.{i}": line.found, f"scores.{i}": line.scores, f"errors.{i}": line.change_errors}
     facts = {
         "id": kept.id,
         "varied": kept.varied,
@@ -131,8 +153,15 @@ def save_outcome(file: Path, kept: Outcome) -> None:
 def load_outcome(file: Path) -> Outcome:
     """What `save_outcome` stored. Raises StoreError for a damaged file."""
     tensors, facts = load_tensors(file)
+    none = torch.empty(0)  # stores of older versions hold nothing of single items
     lines = tuple(
-        Line(Row.from_facts(row), RemovalCurve.from_tensor(tensors[f"curve.{i}"]), tensors[f"found.{i}"])
+        Line(
+            Row.from_facts(row),
+            RemovalCurve.from_tensor(tensors[f"curve.{i}"]),
+            tensors[f"found.{i}"],
+            tensors.get(f"scores.{i}", none),
+            tensors.get(f"errors.{i}", none),
+        )
         for i, row in enumerate(facts["rows"])
     )
     return Outcome(
@@ -152,4 +181,7 @@ def load_outcome(file: Path) -> Outcome:
 
 
 def _side(stored: dict[str, Any]) -> Side:
-    return Side(**{**stored, "removed": tuple(stored["removed"]), "clean": TestQuality(**stored["clean"])})
+    ceiling = Ceiling(**stored.get("ceiling", {}))  # stores of older versions have none
+    clean = TestQuality(**stored["clean"])
+    lists = {name: tuple(stored.get(name, ())) for name in ("removed", "marks", "left_out", "loss_change")}
+    return Side(**{**stored, **lists, "clean": clean, "ceiling": ceiling})

@@ -1,5 +1,5 @@
-"""The report of several variations or stores: means over seeds, tables, figures, verdict and page."""
+"""The report of several variations or stores: what is merged, verdict and page."""
 
-from metafluence.reports.comparison.report import Merged, merged, write_comparison
-from metafluence.reports.comparison.tables import brief_table
+from metafluence.reports.comparison.merged import Merged, merged
+from metafluence.reports.comparison.report import write_comparison
 from metafluence.reports.comparison.verdict_sentences import comparison_verdict

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from matplotlib.figure import Figure
-
 from metafluence.evaluation import SOURCES, Cell, run_name
-from metafluence.reports import alike, draw_grid
-from metafluence.reports.comparison.seeds import Group, mean
-from metafluence.reports.comparison.tables import Table, only_filled
-from metafluence.reports.study import NOUNS
+from metafluence.reports import ITEM_NAMES, Group, Table, alike, mean
 
 
 def budget_table(groups: Sequence[Group]) -> Table | None:
@@ -21,16 +17,18 @@ def budget_table(groups: Sequence[Group]) -> Table | None:
         budgets = [b for one in group.outcomes for b in one.budgets if b.status == "ok"]
         for key in dict.fromkeys((b.level, b.method, b.solver) for b in budgets):
             same = [b for b in budgets if (b.level, b.method, b.solver) == key]
-            parts = [mean(getattr(b, source) for b in same).text(".1f", 100, " %") for source in (*SOURCES, "total")]
+            parts = [mean(getattr(b, source) for b in same).text("%", (0, math.inf)) for source in (*SOURCES, "total")]
             rows.append((group.label, *key, *parts))
     names = ["variation", "level", "method", "solver", *(s.replace("_", " ") for s in SOURCES), "whole error"]
-    return only_filled(Table("", tuple((name, name) for name in names), tuple(rows))) if rows else None
+    if not rows:
+        return None
+    return Table("", tuple((name, name) for name in names), tuple(rows), words=(0, 1, 2, 3)).only_filled()
 
 
 def budget_refusals(groups: Sequence[Group]) -> list[tuple[str, str]]:
     """Error budgets that failed, and why; reasons that differ in numbers alone stand together."""
     failed = [
-        (b.reason, f"{run_name(b.method, b.solver)}, {NOUNS[b.level]}s, {one.called}")
+        (b.reason, f"{run_name(b.method, b.solver)}, {ITEM_NAMES[b.level]}s, {one.called}")
         for group in groups
         for one in group.outcomes
         for b in one.budgets
@@ -52,11 +50,6 @@ def cell_refusals(group: Group) -> list[tuple[str, str]]:
     """Pairs of solvers that failed, and why; pairs with one reason stand together."""
     failed = [(c.reason, f"{c.inner} × {c.outer}") for one in group.outcomes for c in one.cells if c.status != "ok"]
     return [(", ".join(dict.fromkeys(pairs)), reason) for reason, pairs in alike(failed)]
-
-
-def draw_solvers(group: Group) -> dict[str, Figure]:
-    """The figures of the grid of solvers that there is something for, by name."""
-    return draw_grid(mean_cells(group))
 
 
 def _mean_cell(cells: Sequence[Cell]) -> Cell:

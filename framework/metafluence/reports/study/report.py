@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
-from matplotlib.figure import Figure
 
-from metafluence.reports import FIGURE_TEXT, best_cells, filled, picture, write_page, write_tables
-from metafluence.reports.study.exhibits import exhibit
-from metafluence.reports.study.figures import NOUNS, draw, draw_overall, on_front
-from metafluence.reports.study.result_table import columns, estimators, table
-from metafluence.reports.study.verdicts import front_said, verdict
-from metafluence.runtime import versions, write_atomically
+from metafluence.reports import BOLD, ITEM_NAMES, Attempts, Group, Notice, caption, study_group, write_csv, write_page
+from metafluence.reports.figures import error_budget, exhibit, grid_figures, predicted_against_true
+from metafluence.reports.study.section import level_section
+from metafluence.reports.study.verdicts import verdict
+from metafluence.runtime import versions, warn
 from metafluence.studies import StudyResult
 from metafluence.tasks import Level
 
@@ -39,85 +38,76 @@ def budget_refusals(result: StudyResult) -> list[tuple[str, str]]:
     return [(f"{b.method} {b.solver}, {b.level}", b.reason) for b in result.budgets if b.status != "ok"]
 
 
-def write_report(result: StudyResult, folder: Path) -> Path:
+def write_report(result: StudyResult, folder: Path, notice: Notice = warn) -> Path:
     """Write report.html, results.csv, tables/LEVEL.tex and .md, figures/*.png, and grid.csv and budget.csv if any.
 
-    Returns the page's path.
+    Args:
+        result: Of the study.
+        folder: Where to write.
+        notice: Told in a sentence of each part that could not be made; the page says so too, and holds the rest.
+
+    Returns:
+        The page's path.
     """
-    write_atomically(folder / "results.csv", frame(result).to_csv(index=False).encode())
+    attempts, group = Attempts(notice), study_group(result)
+    attempts.make("results.csv", lambda: write_csv(folder / "results.csv", frame(result)), None)
     for name, parts in {"grid": result.grid, "budget": result.budgets}.items():
         if parts:
             lines = pd.DataFrame([part.facts() for part in parts])
-            write_atomically(folder / f"{name}.csv", lines.to_csv(index=False).encode())
-    for level in result.evaluations:
-        _write_tables(result, level, folder / "tables")
-    reasons = {"inner-and-outer-solvers": refusals(result), "error-budget": budget_refusals(result)}
-    pictures = [_picture(name, figure, folder) for name, figure in draw_overall(result).items()]
+            attempts.make(f"{name}.csv", partial(write_csv, folder / f"{name}.csv", lines), None)
+    sections = [_section(result, group, level, folder, attempts) for level in result.evaluations]
+    exhibits = [_exhibit(result, level, folder, attempts) for level in result.evaluations]
     config = result.config.model_dump(mode="json", exclude_defaults=True)
     return write_page(
         folder / "report.html",
         "report.html.j2",
         result=result,
-        verdict=verdict(result),
+        verdict=attempts.make("The verdict", lambda: verdict(result), []),
         facts=facts(result),
-        glossary=[(c.heading, c.meaning) for c in columns(result)],
-        nouns=NOUNS,
-        sections=[_section(result, level, folder) for level in result.evaluations],
-        pictures=[{**p, "reasons": reasons.get(p["name"], [])} for p in pictures],
-        exhibits=[shown for level in result.evaluations if (shown := _exhibit(result, level, folder)) is not None],
+        glossary=sections[0]["tables"][0].headings if sections[0]["tables"] else (),
+        nouns=ITEM_NAMES,
+        bold=BOLD,
+        sections=sections,
+        pictures=_overall(result, folder, attempts),
+        exhibits=[shown for shown in exhibits if shown is not None],
         config=yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
         made_with=[(what, value) for what, value in versions().items() if value],
+        notices=attempts.notices,
     )
 
 
-def _section(result: StudyResult, level: Level, folder: Path) -> dict[str, Any]:
-    """One level's table and figures, as the page wants them; columns that say nothing are left out."""
-    rows, shown = table(result, level), columns(result)
-    kept = filled(rows)
-    shown, rows = [shown[c] for c in kept], [[row[c] for c in kept] for row in rows]
-    runs = result.at(level)
-    pictures = [_picture(name, figure, folder, level) for name, figure in draw(result, level).items()]
-    for drawn in pictures:
-        if drawn["name"].startswith("fidelity-against-runtime"):
-            drawn["caption"] += " " + front_said(on_front(result, level))
-    return {
-        "title": f"{NOUNS[level].capitalize()}s",
-        "headings": [c.heading for c in shown],
-        "meanings": [c.meaning for c in shown],
-        "text": [i for i, c in enumerate(shown) if c.form == "s" and c.field in ("method", "solver")],
-        "rows": rows,
-        "best": best_cells(rows, [c.better for c in shown], estimators(result, level)),
-        "remarks": [(r.row.name, text) for r in runs for text in (r.row.reason, *r.row.notes) if text],
-        "pictures": pictures,
-    }
+def _section(result: StudyResult, group: Group, level: Level, folder: Path, attempts: Attempts) -> dict[str, Any]:
+    """One level's table and figures, as the page wants them."""
+    first = {"predicted-against-true": partial(predicted_against_true, result, level)}
+    remarks = [(r.row.name, text) for r in result.at(level) for text in (r.row.reason, *r.row.notes) if text]
+    return {**level_section(result.config.name, [group], level, folder, attempts, first), "remarks": remarks}
 
 
-def _write_tables(result: StudyResult, level: Level, folder: Path) -> None:
-    """The main columns of one level for papers, the best estimate of each in bold."""
-    shown = [c for c in columns(result) if c.brief]
-    rows = table(result, level, shown)
-    kept = filled(rows)
-    shown, rows = [shown[c] for c in kept], [[row[c] for c in kept] for row in rows]
-    bold = best_cells(rows, [c.better for c in shown], estimators(result, level))
-    caption = f"{result.config.name}: influence of {NOUNS[level]}s."
-    write_tables(folder, level, [c.heading for c in shown], rows, bold, caption)
-
-
-def _exhibit(result: StudyResult, level: Level, folder: Path) -> dict[str, Any] | None:
+def _exhibit(result: StudyResult, level: Level, folder: Path, attempts: Attempts) -> dict[str, Any] | None:
     """The items at both ends of one level, as the page wants them."""
-    shown = exhibit(result, level)
+    noun = ITEM_NAMES[level]
+    shown = attempts.make(f"The pictures of {noun}s", lambda: exhibit(result, level), None)
     if shown is None:
         return None
     truth = result.evaluations[level].truth
-    remark = "" if truth is None else ", the estimator that ranks most like exact retraining"
-    pictures = [_picture(name, figure, folder, level) for name, figure in shown.figures.items()]
-    title = f"{NOUNS[level].capitalize()}s"
-    return {"title": title, "judge": shown.judge, "remark": remark, "pictures": pictures}
+    remark = "" if truth is None else ", whose Spearman with exact retraining is the largest"
+    pictures = [
+        attempts.picture(lambda figure=figure: figure, *caption(name), folder / "figures" / f"{name}-{level}.png")
+        for name, figure in shown.figures.items()
+    ]
+    drawn = [picture for picture in pictures if picture is not None]
+    return {"title": f"{noun.capitalize()}s", "judge": shown.judge, "remark": remark, "pictures": drawn}
 
 
-def _picture(name: str, figure: Figure, folder: Path, level: Level | None = None) -> dict[str, Any]:
-    suffix = "" if level is None else f"-{level}"
-    return picture(figure, *FIGURE_TEXT[name], folder / "figures" / f"{name}{suffix}.png")
+def _overall(result: StudyResult, folder: Path, attempts: Attempts) -> list[dict[str, Any]]:
+    """The figures of the error budget and of the grid of solvers, as the page wants them."""
+    reasons = {"inner-and-outer-solvers": refusals(result), "error-budget": budget_refusals(result)}
+    figures = {"error-budget": partial(error_budget, result.budgets), **grid_figures(result.grid)}
+    drawn = {
+        name: attempts.picture(draw, *caption(name), folder / "figures" / f"{name}.png")
+        for name, draw in figures.items()
+    }
+    return [{**picture, "reasons": reasons.get(name, [])} for name, picture in drawn.items() if picture is not None]
 
 
 def facts(result: StudyResult) -> list[tuple[str, str]]:
@@ -126,7 +116,7 @@ def facts(result: StudyResult) -> list[tuple[str, str]]:
     tasks = result.split.train
     said = [
         *(
-            (f"{NOUNS[level]}s", f"{len(marks)}, {int(marks.sum())} of them corrupted")
+            (f"{ITEM_NAMES[level]}s", f"{len(marks)}, {int(marks.sum())} of them corrupted")
             for level in result.evaluations
             for marks in [tasks.corrupted_items(level)]
         ),
@@ -142,5 +132,7 @@ def facts(result: StudyResult) -> list[tuple[str, str]]:
     for level, bench in result.evaluations.items():
         if bench.truth is not None:
             count = len(bench.truth.removals) + len(bench.truth.subsets)
-            said.append((f"retrained without {NOUNS[level]}s", f"{count} times in {bench.truth.seconds:.3g} s of work"))
+            said.append(
+                (f"retrained without {ITEM_NAMES[level]}s", f"{count} times in {bench.truth.seconds:.3g} s of work")
+            )
     return said

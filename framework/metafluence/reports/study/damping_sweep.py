@@ -6,8 +6,8 @@ import math
 from pathlib import Path
 
 from metafluence.evaluation import Damped, DampingSweep
-from metafluence.reports.solver_figures import damping_figure
-from metafluence.reports.style import png
+from metafluence.reports import png, write_csv
+from metafluence.reports.figures import damping_figure
 from metafluence.runtime import write_atomically
 
 
@@ -33,5 +33,5 @@ def write_sweep(sweep: DampingSweep, folder: Path, name: str) -> Path:
     """Write the rows as NAME.csv and a figure as NAME.png. Returns the table's path."""
     write_atomically(folder / f"{name}.png", png(damping_figure(sweep)))
     path = folder / f"{name}.csv"
-    write_atomically(path, sweep.frame().to_csv(index=False).encode())
+    write_csv(path, sweep.frame())
     return path

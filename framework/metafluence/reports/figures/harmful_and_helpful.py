@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,9 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from metafluence.evaluation import Run
-from metafluence.reports import HALVES, RED, draw_curve, draw_image, drawn_as, points_of, share_legend
-from metafluence.reports.study.verdicts import best_ranking
+from metafluence.evaluation import Row, Run
+from metafluence.reports import HALVES, RED, draw_curve, draw_image, drawn_as, in_figure, points_of, share_legend
 from metafluence.studies import StudyResult
 from metafluence.tasks import Level, TaskSet
 
@@ -21,8 +22,8 @@ ACROSS = 6
 """Pictures in a row."""
 WIDTH = 4.8
 """Inches: narrow enough that the text can be read on a phone."""
-NO_JUDGES = ("random", "loss", "retrain")
-"""Methods whose scores are not asked: two that know nothing of removal, and the truth itself."""
+NO_JUDGES = ("random", "loss")
+"""Methods that know nothing of removal, whose scores are not shown."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,16 @@ class Exhibit:
 
 def judge(result: StudyResult, level: Level) -> Run | None:
     """The run whose scores are gone by: of the method that ranks best, or the first one where nothing ranks."""
-    runs = [r for r in result.at(level) if r.row.status == "ok" and r.row.method.split()[0] not in NO_JUDGES]
+    done = [run for run in result.at(level) if run.row.status == "ok" and not run.row.retrains]
+    runs = [run for run in done if run.row.method.split()[0] not in NO_JUDGES]
     best = best_ranking([run.row for run in runs])
     return next((run for run in runs if best is None or run.row is best), None)
+
+
+def best_ranking(rows: Sequence[Row]) -> Row | None:
+    """The one that ranks most like exact retraining, of equal ones the fastest; None where nothing is known."""
+    ranked = [r for r in rows if not math.isnan(r.spearman)]
+    return max(ranked, key=lambda r: (round(r.spearman, 3), -r.seconds)) if ranked else None
 
 
 def exhibit(result: StudyResult, level: Level) -> Exhibit | None:
@@ -67,17 +75,17 @@ def ends(run: Run, most: int) -> dict[str, list[int]]:
 
 
 def _tasks(tasks: TaskSet, clean: TaskSet, level: Level, items: list[int], scores: Tensor) -> Figure:
-    said = [f"{tasks.ids[i]}, score {scores[i]:.2g}{_share(tasks, i)}" for i in items]
+    titles = [f"{in_figure(tasks.ids[i])}, score {scores[i]:.2g}{_share(tasks, i)}" for i in items]
     if drawn_as(tasks) == "curves":
         figure = Figure(figsize=(WIDTH, 0.4 + 2.0 * len(items)), layout="constrained")
         axes = figure.subplots(len(items), 1, squeeze=False, sharex=True)[:, 0]
-        for axis, i, title in zip(axes, items, said, strict=True):
+        for axis, i, title in zip(axes, items, titles, strict=True):
             draw_curve(axis, tasks, clean, i)
             axis.set_title(title, loc="left", fontsize=9, color=RED if tasks.corrupted[i] else "black")
         share_legend(figure, axes)
         return figure
     figure = Figure(figsize=(WIDTH, 2.35 * len(items)), layout="constrained")
-    for part, i, title in zip(figure.subfigures(len(items), 1, squeeze=False)[:, 0], items, said, strict=True):
+    for part, i, title in zip(figure.subfigures(len(items), 1, squeeze=False)[:, 0], items, titles, strict=True):
         part.suptitle(title, x=0.02, ha="left", fontsize=9, color=RED if tasks.corrupted[i] else "black")
         for half, axes in zip(HALVES, part.subplots(2, ACROSS, squeeze=False), strict=True):
             marks = getattr(tasks, f"corrupted_{half}")[i]
@@ -125,20 +133,21 @@ def _instances(tasks: TaskSet, clean: TaskSet, level: Level, items: list[int], s
     for axis in axes[len(items) :]:
         axis.set_axis_off()
     for axis, item in zip(axes, items, strict=False):
-        at, said = divmod(item, size), (tasks.ids[item // size], f"{scores[item]:.1e}")
+        at = divmod(item, size)
+        below = (in_figure(tasks.ids[item // size], 20), f"{scores[item]:.1e}")
         if curves:
-            _point(axis, tasks, clean, level, at, said)
+            _point(axis, tasks, clean, level, at, below)
         else:
-            draw_image(axis, shown, truth, bool(marks[at]), at, said)
+            draw_image(axis, shown, truth, bool(marks[at]), at, below)
     return figure
 
 
 def _point(
-    axis: Axes, tasks: TaskSet, clean: TaskSet, level: Level, at: tuple[int, int], said: tuple[str, ...]
+    axis: Axes, tasks: TaskSet, clean: TaskSet, level: Level, at: tuple[int, int], below: tuple[str, ...]
 ) -> None:
     """A task's curve and points, the one that is meant in black."""
     draw_curve(axis, tasks, clean, at[0], scale=0.6)
     axis.plot(*points_of(getattr(tasks, level), at[0])[at[1]].numpy(), "D", color="black", ms=5, zorder=5)
     marked = bool(getattr(tasks, f"corrupted_{level}")[at])
-    axis.set_title("\n".join(said), fontsize=8, color=RED if marked else "black")
+    axis.set_title("\n".join(below), fontsize=8, color=RED if marked else "black")
     axis.tick_params(labelsize=7)

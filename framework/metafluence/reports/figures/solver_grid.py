@@ -1,10 +1,11 @@
-"""Figures about solvers: the grid of inner and outer ones, accuracy against steps, and the damping sweep."""
+"""The figures of the grid of inner and outer solvers: maps of all pairs, and accuracy against steps."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,14 +13,14 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from metafluence.evaluation import Cell, DampingSweep
-from metafluence.reports.style import COLOURS, MARKERS
+from metafluence.evaluation import Cell
+from metafluence.reports import COLOURS, MARKERS, in_figure
 
 
-def draw_grid(cells: tuple[Cell, ...]) -> dict[str, Figure]:
-    """The figures of a grid that there is something for, by name."""
-    made = {"inner-and-outer-solvers": heat_maps(cells), "against-truncation": against_truncation(cells)}
-    return {name: figure for name, figure in made.items() if figure is not None}
+def grid_figures(cells: tuple[Cell, ...]) -> dict[str, Callable[[], Figure | None]]:
+    """What draws each figure of a grid, by name; it gives None where there is nothing to draw."""
+    drawn = {"inner-and-outer-solvers": heat_maps, "against-truncation": against_truncation}
+    return {name: partial(draw, cells) for name, draw in drawn.items()}
 
 
 def heat_maps(cells: tuple[Cell, ...]) -> Figure | None:
@@ -53,8 +54,8 @@ def against_truncation(cells: tuple[Cell, ...]) -> Figure | None:
     for i, (name, points) in enumerate(series.items()):
         steps, found = [n for n, _ in points], [c for _, c in points]
         look = {"marker": MARKERS[i % len(MARKERS)], "color": COLOURS[i % len(COLOURS)], "lw": 1.5}
-        left.plot(steps, [c.error for c in found], label=name, **look)
-        right.plot(steps, [c.seconds for c in found], label=name, **look)
+        left.plot(steps, [c.error for c in found], label=in_figure(name), **look)
+        right.plot(steps, [c.seconds for c in found], label=in_figure(name), **look)
     ticks = sorted({n for points in series.values() for n, _ in points})
     for axis, what in ((left, "error of the scores by the solvers"), (right, "seconds to score all tasks")):
         axis.set(xscale="log", yscale="log", xlabel="steps (J)", ylabel=what)
@@ -63,43 +64,6 @@ def against_truncation(cells: tuple[Cell, ...]) -> Figure | None:
         axis.grid(color="#eeeeee")
         axis.spines[["top", "right"]].set_visible(False)
     right.legend(fontsize=8, frameon=False)
-    return figure
-
-
-def damping_figure(sweep: DampingSweep) -> Figure:
-    """Against the damping: stability and fidelity of the ranking, the error of Δλ, and the solves' residuals."""
-    frame = sweep.frame()
-    known = bool(frame["spearman"].notna().any())
-    figure = Figure(figsize=(13.5 if known else 9.2, 3.6), layout="constrained")
-    axes = figure.subplots(1, 3 if known else 2)
-    ranking, solves = axes[0], axes[-1]
-    # A damping of 0 has no place on a logarithmic axis; it is drawn a step below the smallest other.
-    shown = frame["damping"].to_numpy(copy=True)
-    if shown[0] == 0:
-        shown[0] = shown[1] ** 2 / shown[2] if len(shown) > 2 else shown[1] / 10
-    ranking.plot(shown, frame["stability"], color="#999999", marker="o", ms=4, label="with the next smaller damping")
-    ranking.set_ylabel("Spearman of the scores")
-    if known:
-        ranking.plot(shown, frame["spearman"], color=COLOURS[0], marker="s", ms=4, label="with exact retraining")
-        axes[1].plot(shown, 100 * frame["change_error"], color=COLOURS[1], marker="^", ms=4)
-        axes[1].set_ylabel("median error of Δλ (%)")
-    residual = frame["residual"].clip(lower=1e-16)
-    solves.plot(shown, residual, color=COLOURS[2], marker="v", ms=4, label="residual of the solve")
-    positive = frame["smallest_eigenvalue"].where(frame["smallest_eigenvalue"] > 0)
-    solves.plot(shown, positive, color="#999999", ls="--", label="smallest eigenvalue, where positive")
-    failed = frame["status"].astype(bool).to_numpy()
-    if failed.any():
-        solves.scatter(shown[failed], residual[failed], s=90, facecolor="none", edgecolor="black", label="failed")
-    solves.set(yscale="log")
-    for axis in axes:
-        axis.set(xscale="log", xlabel="damping")
-        axis.grid(color="#eeeeee")
-        axis.spines[["top", "right"]].set_visible(False)
-        if axis is not axes[1] or not known:
-            axis.legend(fontsize=8, frameon=False)
-        if sweep.rows[0].damping == 0:
-            ticks = [shown[0], *(t for t in 10.0 ** np.arange(-12, 13) if shown[1] <= t <= shown[-1])]
-            axis.set_xticks(ticks, ["0", *(f"$10^{{{round(math.log10(t))}}}$" for t in ticks[1:])])
     return figure
 
 
@@ -150,7 +114,8 @@ def _series(cells: tuple[Cell, ...]) -> dict[str, list[tuple[float, Cell]]]:
 
 def _wrapped(name: str) -> str:
     """A label with one part a line, and long parts on two."""
-    return "\n".join(part if len(part) < 15 else part.replace("=", "=\n") for part in name.split(" "))
+    parts = in_figure(name).split(" ")
+    return "\n".join(part if len(part) < 15 else part.replace("=", "=\n") for part in parts)
 
 
 def _fidelity(cell: Cell) -> str:

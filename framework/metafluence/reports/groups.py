@@ -1,4 +1,4 @@
-"""Figures over several seeds: their means, with 95 % intervals."""
+"""Outcomes in groups that differ in their seed alone, and means over those seeds. A single study is a group of one."""
 
 from __future__ import annotations
 
@@ -12,34 +12,63 @@ from numpy.typing import NDArray
 from scipy.stats import t
 
 from metafluence.evaluation import Row, run_name
-from metafluence.reports import NOTHING
-from metafluence.studies import Line, Outcome
+from metafluence.reports.text_table import NOTHING
+from metafluence.studies import Line, Outcome, StudyResult, Variation, outcome
 from metafluence.tasks import Level
 
 Array = NDArray[np.float64]
 Method = tuple[str, str]
 """A method's label and its solver's."""
 NAN = float("nan")
+SEEDS = 3
+"""From how many seeds on there are intervals."""
 
 
 @dataclass(frozen=True)
 class Mean:
-    """The mean of n finite values, and half the width of Student's 95 % interval about it (NaN of fewer than two)."""
+    """The mean of finite values, one a seed.
+
+    Attributes:
+        value: The mean; NaN of no values.
+        half: Half the width of Student's 95 % interval about it; NaN of fewer than three values.
+        values: What it is the mean of.
+    """
 
     value: float = NAN
     half: float = NAN
-    n: int = 0
+    values: tuple[float, ...] = ()
 
-    def text(self, form: str, scale: float = 1.0, unit: str = "") -> str:
-        """In words; a dash where there is nothing."""
+    @property
+    def n(self) -> int:
+        return len(self.values)
+
+    def text(self, form: str, bounds: tuple[float, float] = (-math.inf, math.inf)) -> str:
+        """In words: a mean with its interval, two values as they are, a dash where there is nothing.
+
+        Args:
+            form: Format of a number; "%" for a percentage.
+            bounds: Values that are possible; an interval that would leave them is written by its ends.
+        """
         if not self.n:
             return NOTHING
-        said = format(self.value * scale, form)
-        return (
-            f"{said}{unit}"
-            if math.isnan(self.half)
-            else f"{said} ± {format(self.half * scale, form.lstrip('+'))}{unit}"
-        )
+        if self.n == 2:
+            return ", ".join(number_text(value, form) for value in self.values)
+        if math.isnan(self.half):
+            return number_text(self.value, form)
+        low, high = self.value - self.half, self.value + self.half
+        if low < bounds[0] or high > bounds[1]:
+            ends = " to ".join(
+                number_text(min(max(end, bounds[0]), bounds[1]), form, unit=False) for end in (low, high)
+            )
+            return f"{number_text(self.value, form)} ({ends})"
+        return f"{number_text(self.value, form, unit=False)} ± {number_text(self.half, form.lstrip('+'))}"
+
+
+def number_text(value: float, form: str, unit: bool = True) -> str:
+    """A number in a format; "%" is a percentage with one digit, with its sign unless the unit is left out."""
+    if form == "%":
+        return f"{100 * value:.1f}{' %' if unit else ''}"
+    return format(value, form)
 
 
 def mean(values: Iterable[float]) -> Mean:
@@ -47,10 +76,8 @@ def mean(values: Iterable[float]) -> Mean:
     known = np.array([v for v in values if np.isfinite(v)])
     if not len(known):
         return Mean()
-    if len(known) == 1:
-        return Mean(float(known[0]), NAN, 1)
-    half = t.ppf(0.975, len(known) - 1) * known.std(ddof=1) / math.sqrt(len(known))
-    return Mean(float(known.mean()), float(half), len(known))
+    half = t.ppf(0.975, len(known) - 1) * known.std(ddof=1) / math.sqrt(len(known)) if len(known) >= SEEDS else NAN
+    return Mean(float(known.mean()), float(half), tuple(known.tolist()))
 
 
 def mean_curve(curves: Sequence[Array]) -> tuple[Array, Array]:
@@ -78,6 +105,16 @@ def groups(outcomes: Iterable[Outcome]) -> list[Group]:
         if not one.reason:
             found.setdefault(tuple(one.varied.items()), []).append(one)
     return [Group(dict(key), tuple(members)) for key, members in found.items()]
+
+
+def study_group(result: StudyResult) -> Group:
+    """A single study as a group of one outcome."""
+    return Group({}, (outcome(Variation({}, result.config), result),))
+
+
+def retrains(group: Group, level: Level, method: Method) -> bool:
+    """Whether a method retrains exactly, so that it is what estimators are compared with."""
+    return any(line.row.retrains for _, line in lines(group, level, method))
 
 
 def methods(group: Group, level: Level) -> list[Method]:
@@ -128,17 +165,26 @@ def lines(group: Group, level: Level, method: Method) -> list[tuple[Outcome, Lin
 
 
 def values(group: Group, level: Level, method: Method, field: str) -> list[float]:
-    """A field of a method's rows, one value a seed; NaN where the run failed."""
-    return [float(getattr(line.row, field)) for _, line in lines(group, level, method)]
+    """A field of a method's rows, or one of `DERIVED`: one value for each seed; NaN where the run failed."""
+    value = DERIVED.get(field, lambda one, row: float(getattr(row, field)))
+    return [value(one, line.row) if line.row.status == "ok" else NAN for one, line in lines(group, level, method)]
 
 
-def runtime_ratios(group: Group, level: Level, method: Method) -> list[float]:
-    """Seconds to score all items and to edit λ*, to the seconds of a fit from scratch, one value a seed."""
-    found = []
-    for one, line in lines(group, level, method):
-        edit = 0.0 if math.isnan(line.row.edit_seconds) else line.row.edit_seconds
-        found.append((line.row.seconds + edit) / one.fit_seconds)
-    return found
+def runtime_ratio(one: Outcome, row: Row) -> float:
+    """Seconds to score all items and to edit λ*, divided by the seconds of a fit from scratch."""
+    edit = 0.0 if math.isnan(row.edit_seconds) else row.edit_seconds
+    return (row.seconds + edit) / one.fit_seconds
+
+
+def gap(one: Outcome, row: Row) -> float:
+    """Test accuracy (loss for real targets) at the edited λ, less that after retraining without the same items."""
+    if one.real:
+        return row.loss_edited - row.loss_retrained
+    return row.accuracy_edited - row.accuracy_retrained
+
+
+DERIVED = {"gap": gap, "runtime_ratio": runtime_ratio}
+"""Values that follow from several fields of a row and its outcome."""
 
 
 def named(method: Method) -> str:

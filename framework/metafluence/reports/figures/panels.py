@@ -1,0 +1,137 @@
+"""What the figures of several groups share: a panel for each group, in it a line and a band for each method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from metafluence.reports import (
+    COLOURS,
+    Group,
+    Method,
+    in_figure,
+    legend,
+    line,
+    mean,
+    mean_curve,
+    methods,
+    named,
+    single,
+)
+from metafluence.tasks import Level
+
+Curve = tuple[np.ndarray, np.ndarray]
+"""The x and y values of one seed."""
+
+
+def draw_panels(
+    groups: Sequence[Group],
+    level: Level,
+    curves: Callable[[Group, Method], list[Curve]],
+    titles: tuple[str, str],
+    mark: Callable[[Axes, Group], None],
+    bounds: tuple[float, float],
+) -> Figure | None:
+    """Draw a panel for each group that has curves.
+
+    Args:
+        groups: The groups; one without a finite curve has no panel.
+        level: Which items.
+        curves: The curves of a method in a group, one for each seed.
+        titles: Of the x and of the y axis.
+        mark: Draws what is no method's into the panel of a group.
+        bounds: The smallest and the largest possible y value.
+
+    Returns:
+        The figure, or None where no group has curves.
+    """
+    names = all_methods(groups, level)
+    drawn: list[tuple[Group, dict[Method, list[Curve]]]] = []
+    for group in groups:
+        found = {method: _equally_long(curves(group, method)) for method in methods(group, level)}
+        found = {method: some for method, some in found.items() if any(np.isfinite(c[1:]).any() for _, c in some)}
+        if found:
+            drawn.append((group, _different(found)))
+    if not drawn:
+        return None
+    figure, axes = panel_axes(len(drawn))
+    for axis, (group, found) in zip(axes, drawn, strict=False):
+        for method, some in found.items():
+            i = names.index(method)
+            across = np.mean([x for x, _ in some], axis=0)
+            middle, half = mean_curve([y for _, y in some])
+            axis.plot(across, middle, label=in_figure(named(method)), **line(i))
+            low, high = (np.clip(middle + sign * half, *bounds) for sign in (-1, 1))
+            axis.fill_between(across, low, high, color=COLOURS[i % 8], alpha=0.08, lw=0)
+        mark(axis, group)
+        axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axis.set_xlabel(titles[0])
+        title_panel(axis, group)
+    finish_panels(figure, axes, titles[1], bounds)
+    return figure
+
+
+def corrupted_share(group: Group, level: Level) -> float:
+    """The share of the items that is corrupted, the mean over seeds."""
+    return mean(one.sides[level].corrupted / one.sides[level].items for one in group.outcomes).value
+
+
+def panel_axes(count: int) -> tuple[Figure, list[Axes]]:
+    """One pair of axes that can be read on a phone, or several, two in a row."""
+    if count == 1:
+        figure, axis = single()
+        axes = [axis]
+    else:
+        rows = -(-count // 2)
+        figure = Figure(figsize=(9.2, 3.9 * rows), layout="constrained")
+        axes = figure.subplots(rows, 2, squeeze=False, sharey=True).ravel().tolist()
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(color="#eeeeee", zorder=0)
+    for axis in axes[count:]:
+        axis.set_visible(False)
+    return figure, axes
+
+
+def title_panel(axis: Axes, group: Group) -> None:
+    """Write what the group is of above its panel; nothing where nothing is varied."""
+    label = group.label.replace(", ", ",\n") if len(group.label) > 45 else group.label
+    axis.set_title(in_figure(label), fontsize=9)
+
+
+def finish_panels(figure: Figure, axes: Sequence[Axes], y_title: str, bounds: tuple[float, float]) -> None:
+    """Draw what all panels share: the y axis, no further than values can go, and the legend."""
+    low, high = axes[0].get_ylim()
+    margin = 0.04 * (min(high, bounds[1]) - max(low, bounds[0]))
+    axes[0].set_ylim(max(low, bounds[0] - margin), min(high, bounds[1] + margin))
+    for axis in axes[::2]:  # the first of each row
+        axis.set_ylabel(y_title)
+    legend(figure, axes)
+
+
+def all_methods(groups: Sequence[Group], level: Level) -> list[Method]:
+    """The methods of all groups, each once: a method's place decides its colour in every panel."""
+    return list(dict.fromkeys(method for group in groups for method in methods(group, level)))
+
+
+def _equally_long(curves: list[Curve]) -> list[Curve]:
+    """Those with as many points as the first."""
+    return [curve for curve in curves if len(curve[1]) == len(curves[0][1])]
+
+
+def _different(found: dict[Method, list[Curve]]) -> dict[Method, list[Curve]]:
+    """Without methods whose other solver has the very same curves: they would lie on top of each other."""
+    kept: dict[Method, list[Curve]] = {}
+    for method, some in found.items():
+        twins = [kept[other] for other in kept if other[0] == method[0] and len(kept[other]) == len(some)]
+        if not any(all(_same(a, b) for a, b in zip(twin, some, strict=True)) for twin in twins):
+            kept[method] = some
+    return kept
+
+
+def _same(a: Curve, b: Curve) -> bool:
+    return len(a[1]) == len(b[1]) and np.array_equal(a[1], b[1], equal_nan=True)

@@ -1,0 +1,41 @@
+"""The figure of removal curves: test quality after retraining without ever more of the items of lowest score."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from metafluence.reports import ITEM_NAMES, Group, Method, lines, mean
+from metafluence.reports.figures.panels import Curve, corrupted_share, draw_panels
+from metafluence.tasks import Level
+
+
+def removal_curves(groups: Sequence[Group], level: Level) -> Figure | None:
+    """Test accuracy (loss, where any targets are real) after retraining without ever more of the items scored lowest.
+
+    None where no study removes several shares.
+    """
+    real = any(group.outcomes[0].real for group in groups)
+    what = "loss" if real else "accuracy"
+
+    def curves(group: Group, method: Method) -> list[Curve]:
+        found = []
+        for one, line in lines(group, level, method):
+            side = one.sides[level]
+            if len(line.curve) == len(side.removed) > 1:
+                order = np.argsort(side.removed)
+                across = np.array(side.removed)[order] / side.items
+                found.append((across, getattr(line.curve, f"{what}_retrained").numpy()[order], getattr(one.full, what)))
+        return [(np.append(0, across), np.append(start, after)) for across, after, start in found]
+
+    def mark(axis: Axes, group: Group) -> None:
+        clean = mean(getattr(one.sides[level].clean, what) for one in group.outcomes)
+        if clean.n:
+            share = corrupted_share(group, level)
+            axis.plot([share], [clean.value], marker="*", ms=11, color="#777777", ls="", label="exactly the corrupted")
+
+    titles = (f"share of {ITEM_NAMES[level]}s removed, lowest score first", f"test {what} after retraining")
+    return draw_panels(groups, level, curves, titles, mark, (-np.inf, np.inf) if real else (0, 1))

@@ -1,0 +1,57 @@
+"""The section of a page on one level of items: its tables, for the page and for papers, and its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from metafluence.reports import ITEM_NAMES, Attempts, Group, caption, level_table, named, narrow_table, write_tables
+from metafluence.reports.figures import level_figures, on_front
+from metafluence.tasks import Level
+
+Draw = Callable[[], Figure | None]
+
+
+def level_section(
+    study: str, groups: Sequence[Group], level: Level, folder: Path, attempts: Attempts, first: dict[str, Draw]
+) -> dict[str, Any]:
+    """What the template shows of one level; also writes tables/LEVEL.tex and .md, and figures/NAME-LEVEL.png.
+
+    Args:
+        study: Its name, for the caption of the tables.
+        groups: The groups that have this level.
+        level: Which items.
+        folder: Of the report.
+        attempts: Makes the parts, of which any may fail.
+        first: What draws the figures that stand before those of all reports, by name.
+    """
+    noun, several_seeds = ITEM_NAMES[level], any(len(group.outcomes) > 1 for group in groups)
+
+    def for_papers() -> None:
+        paper = narrow_table(groups, level, "paper")
+        about = f"{study}: influence of {noun}s."
+        write_tables(folder / "tables", level, paper.titles, paper.rows, paper.best, about)
+
+    attempts.make(f"tables/{level}.tex and {level}.md", for_papers, None)
+    table = attempts.make(f"The table of {noun}s", lambda: level_table(groups, level).only_filled(), None)
+    pictures = []
+    for name, draw in {**first, **level_figures(groups, level)}.items():
+        title, text = caption(name, several_seeds)
+        if name == "fidelity-against-runtime" and len(groups) == 1:
+            text += front_sentence(groups[0], level)
+        pictures.append(attempts.picture(draw, title, text, folder / "figures" / f"{name}-{level}.png"))
+    return {
+        "title": f"{noun.capitalize()}s",
+        "level": level,
+        "tables": [] if table is None else [table],
+        "pictures": [shown for shown in pictures if shown is not None],
+    }
+
+
+def front_sentence(group: Group, level: Level) -> str:
+    """Which estimators lie on the Pareto front, the fastest first; empty where there are none."""
+    front = [named(method) for method in on_front(group, level)]
+    return f" On the front, the fastest first: {', '.join(front)}." if front else ""

@@ -1,0 +1,160 @@
+"""The tables of a report: methods by columns for each group of outcomes, as text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from metafluence.reports.columns import COLUMNS, Column, Place, columns
+from metafluence.reports.groups import Group, Mean, Method, lines, mean, methods, named, number_text, values
+from metafluence.reports.text_table import NOTHING, filled
+from metafluence.reports.winners import rank
+from metafluence.studies import Published, PublishedRow
+from metafluence.tasks import Level
+
+
+@dataclass(frozen=True)
+class Table:
+    """A title, headings with their meanings, and rows of text as long as the headings.
+
+    best: where the best value of each column stands, as (row, column), among the estimators of each group.
+    words: numbers of the columns that hold words.
+    """
+
+    title: str
+    headings: tuple[tuple[str, str], ...]
+    rows: tuple[tuple[str, ...], ...]
+    best: frozenset[tuple[int, int]] = frozenset()
+    words: tuple[int, ...] = (0,)
+
+    @property
+    def titles(self) -> list[str]:
+        """The headings without their meanings."""
+        return [heading for heading, _ in self.headings]
+
+    def only_filled(self) -> Table:
+        """The same without the columns that are empty in every row."""
+        kept = filled(self.rows)
+        return Table(
+            self.title,
+            tuple(self.headings[i] for i in kept),
+            tuple(tuple(row[i] for i in kept) for row in self.rows),
+            frozenset((r, kept.index(c)) for r, c in self.best if c in kept),
+            tuple(kept.index(c) for c in self.words if c in kept),
+        )
+
+
+BOLD = "the best estimate of each column, and those that a paired test, where there is one, cannot tell apart from it."
+"""What the bold cells of a table are."""
+VARIATION = ("variation", "what is varied, but for the seed")
+METHOD = (("method", "the estimator"), ("solver", "how it inverts the Hessian"))
+
+
+def level_table(groups: Sequence[Group], level: Level, place: Place = "page") -> Table:
+    """All methods of all groups at one level; first in each group what the methods are compared with."""
+    shown, several = columns(groups, place), len(groups) > 1
+    start = (*([VARIATION] if several else []), *METHOD)
+    rows: list[tuple[str, ...]] = []
+    best: set[tuple[int, int]] = set()
+    for group in groups:
+        label = [group.label] if several else []
+        rows += [(*label, *line) for line in _references(group, level, shown)]
+        places = {}
+        for method in methods(group, level):
+            places[method] = len(rows)
+            cells = [_cell(group, level, method, column) for column in shown]
+            rows.append((*label, _name(group, level, method), method[1], *cells))
+        for i, column in enumerate(shown):
+            if column.better:
+                best |= {(places[method], i + len(start)) for method in _best(group, level, column)}
+    headings = (*start, *((c.heading, c.meaning) for c in shown))
+    words = tuple(range(len(start))) + tuple(len(start) + i for i, c in enumerate(shown) if c.form == "s")
+    return Table(f"{level} level", headings, tuple(rows), frozenset(best), words)
+
+
+def narrow_table(groups: Sequence[Group], level: Level, place: Place) -> Table:
+    """The columns of `level_table` that fit into a terminal or onto a paper's page, as far as they are filled."""
+    return level_table(groups, level, place).only_filled()
+
+
+def published_table(published: Published, group: Group, level: Level) -> Table:
+    """Published accuracies and times beside ours, for the methods that both have."""
+    headings = (
+        ("method", "the estimator; retrain is retraining without exactly the corrupted items"),
+        ("published acc.", f"test accuracy after removal, {published.source}"),
+        ("acc. edited", "ours, at λ* + predicted Δλ"),
+        ("acc. retrained", "ours, retrained without the same items"),
+        ("published time", "seconds, divided by those of the published retraining"),
+        ("time", "ours: seconds to score all items and to edit λ*, divided by those of one fit from scratch"),
+    )
+    base = published.rows.get("retrain", PublishedRow()).seconds
+    ours = [column for column in COLUMNS if column.field in ("accuracy_edited", "accuracy_retrained", "runtime_ratio")]
+    rows = []
+    for name, stated in published.rows.items():
+        ratio = stated.seconds / base if base and stated.seconds is not None else None
+        theirs = [_plain(stated.accuracy, ".4f"), _plain(ratio, ".3g")]
+        if name == "retrain":
+            clean = mean(one.sides[level].clean.accuracy for one in group.outcomes).text(".4f", (0, 1))
+            rows.append((name, theirs[0], NOTHING, clean, theirs[1], "1"))
+            continue
+        known = [method for method in methods(group, level) if method[0] == name]
+        for method in known:
+            edited, retrained, time = (_cell(group, level, method, column) for column in ours)
+            label = name if len(known) == 1 else named(method)
+            rows.append((label, theirs[0], edited, retrained, theirs[1], time))
+    title = ", ".join(part for part in (f"Beside {published.source}", group.label) if part)
+    return Table(title, headings, tuple(rows))
+
+
+def _references(group: Group, level: Level, shown: Sequence[Column]) -> list[list[str]]:
+    """What the methods are compared with, as far as it is known: retraining from other seeds, test quality without
+    removing anything, and without exactly the corrupted items.
+    """
+    what = "loss" if group.outcomes[0].real else "accuracy"
+    sides = [one.sides[level] for one in group.outcomes]
+    ceilings = [side.ceiling for side in sides if side.ceiling.seeds]
+    rows: list[tuple[str, dict[str, Mean]]] = []
+    if ceilings:
+        seeds = ceilings[0].seeds
+        agreed = {name: mean(getattr(c, name) for c in ceilings) for name in ("spearman", "lds")}
+        rows.append((f"retrain, {seeds} other seed{'s' if seeds > 1 else ''}", agreed))
+    rows += [
+        ("all items", {f"{what}_retrained": mean(getattr(one.full, what) for one in group.outcomes)}),
+        (
+            "without the corrupted",
+            {f"{what}_retrained": mean(getattr(s.clean, what) for s in sides), "runtime_ratio": mean([1.0])},
+        ),
+    ]
+    return [
+        [name, "", *(cells.get(c.field, Mean()).text(c.form, c.bounds) for c in shown)]
+        for name, cells in rows
+        if next(iter(cells.values())).n
+    ]
+
+
+def _name(group: Group, level: Level, method: Method) -> str:
+    failed = sum(line.row.status != "ok" for _, line in lines(group, level, method))
+    if not failed:
+        return method[0]
+    return f"{method[0]} ({failed} failed)" if len(group.outcomes) > 1 else f"{method[0]} (failed)"
+
+
+def _cell(group: Group, level: Level, method: Method, column: Column) -> str:
+    if column.form == "s":
+        return next((str(getattr(line.row, column.field)) for _, line in lines(group, level, method)), "") or NOTHING
+    return mean(values(group, level, method, column.field)).text(column.form, column.bounds)
+
+
+def _best(group: Group, level: Level, column: Column) -> tuple[Method, ...]:
+    """The best estimators by a column, as `BOLD` says; none of one alone, and none at chance."""
+    ranking = rank(group, level, column)
+    if ranking.chance or len(ranking.order) < 2:
+        return ()
+    if ranking.best:
+        return ranking.best
+    texts = {method: number_text(ranking.means[method].value, column.form) for method in ranking.order}
+    return tuple(method for method, text in texts.items() if text == texts[ranking.order[0]])
+
+
+def _plain(value: float | None, form: str) -> str:
+    return NOTHING if value is None else format(value, form)
