@@ -107,3 +107,15 @@ def test_checkpoints_without_what_was_before_count_where_they_are():
     found = method.parameter_change(method.prepare(Context(here.at(fit.meta), checkpoints=bare)), [(0,)]).values[:, 0]
     wanted = sum(c.learning_rate * here.at(c.meta).task_gradients()[:, 0] for c in bare)
     assert torch.allclose(found, wanted, atol=1e-14)
+
+
+def test_a_checkpoint_counts_for_all_steps_since_the_one_before():
+    """Pruthi et al. 2020 weight a checkpoint by its learning rate; it stands for the steps that were not kept."""
+    here = problem("logistic-head")
+    metas = [here.learner.init_meta(torch.Generator().manual_seed(seed)) for seed in (0, 1)]
+    kept = (mf.Checkpoint(2, 0.1, metas[0]), mf.Checkpoint(5, 0.3, metas[1]))
+    method = TracIn()
+    given = Context(here.at(metas[1]), checkpoints=kept)
+    found = method.parameter_change(method.prepare(given), [(1,)]).values[:, 0]
+    wanted = sum(rate * here.at(meta).task_gradients()[:, 1] for rate, meta in zip((0.2, 0.9), metas, strict=True))
+    assert torch.allclose(found, wanted, atol=1e-14)

@@ -6,6 +6,7 @@ import torch
 import metafluence as mf
 from metafluence import Batch, BilevelProblem, Context, Targets, TaskSet, Weights
 from metafluence.testing.worlds import world
+from metafluence_plugins.methods.projection import Projection
 from metafluence_plugins.methods.trak import TRAK
 from parts import EXACT, LEARNERS
 
@@ -59,3 +60,38 @@ def test_losses_that_are_no_softmax_are_refused(loss):
     object.__setattr__(problem.learner, "_loss", loss)  # as the learner is bound to real targets
     with pytest.raises(mf.InputError, match=r"trak needs the margins of a softmax .* IMAML's output_loss here is"):
         TRAK().prepare(Context(point, "query"))
+
+
+@pytest.mark.parametrize("level", mf.LEVELS)
+def test_several_models_multiply_their_means(level):
+    """Park et al. 2023, equation 17, written out with dense gradients: two checkpoints, a projection of full rank."""
+    problem = BilevelProblem(LEARNERS["logistic-head"](), world(0).problem.tasks, 1.0, EXACT)
+    metas = [problem.learner.init_meta(torch.Generator().manual_seed(seed)) for seed in (3, 4)]
+    checkpoints = tuple(mf.Checkpoint(step, 0.1, meta) for step, meta in enumerate(metas, start=1))
+    targets = Targets(problem, world(0).validation, metas[-1], mean=False)
+    method = TRAK(dim=64, models="checkpoints")
+    weights = Weights.ones(problem.tasks).set("query", 1, 0.5)
+    context = Context(problem.at(metas[-1], weights), level, checkpoints=checkpoints)
+    found = mf.attribute(method, context, targets).values
+    projection, kernels, factors = Projection(problem.size, 64, "rademacher", 0), [], []
+    count, n = problem.tasks.query.targets.shape
+    own = weights.query.flatten()
+    for meta in metas:
+        point = problem.at(meta, weights)
+        q = 1 - torch.exp(-point.item_losses("query"))
+        projected = projection.apply(point.responses("query").T)
+        margins = n * projected / q.unsqueeze(1)
+        kernel = (margins * own.unsqueeze(1)).T @ margins
+        kernel = kernel + kernel.trace() / 64 * torch.eye(64, dtype=kernel.dtype)
+        goals = projection.apply(targets.at(meta).gradients().T).T
+        items = projection.apply(point.responses(level).T) if level == "support" else projected / q.unsqueeze(1)
+        kernels.append(items @ torch.linalg.inv(kernel) @ goals)
+        factors.append(torch.ones(len(items), dtype=q.dtype) if level == "support" else q)
+    wanted = sum(kernels) / 2 * (sum(factors) / 2).unsqueeze(1)
+    if level == "task":
+        wanted = (wanted * own.unsqueeze(1)).unflatten(0, (count, n)).sum(dim=1)
+    torch.testing.assert_close(found, wanted, rtol=1e-8, atol=1e-12)
+    if level != "support":
+        products = sum(k * q.unsqueeze(1) for k, q in zip(kernels, factors, strict=True)) / 2
+        products = (products * own.unsqueeze(1)).unflatten(0, (count, n)).sum(dim=1) if level == "task" else products
+        assert not torch.allclose(found, products, rtol=1e-2), "the mean of products is something else"

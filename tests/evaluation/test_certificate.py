@@ -163,3 +163,41 @@ def test_what_cannot_be_certified_is_refused():
     context = here.context("task")
     with pytest.raises(mf.InputError, match="a method that predicts parameters"):
         mf.certify(LossScore(), context, here.targets())
+
+
+def test_a_certificate_names_the_method_that_it_judged():
+    found = certificate(world(0), "query")
+    assert found.method == "InfluenceFunction"
+    assert "by InfluenceFunction" in found.verdict
+
+
+@pytest.mark.parametrize("at", ["fit", "chance"])
+def test_a_model_at_chance_is_not_certified(at):
+    """Targets whose labels are drawn at random: the same influence, of a model that knows nothing of them."""
+    here, context = world(0), world(0).context("query")
+    change, loss = here.truth["query"]
+    tasks = here.validation
+    if at == "chance":
+        classes = int(tasks.query.targets.max()) + 1
+        labels = torch.randint(classes, tasks.query.targets.shape, generator=torch.Generator().manual_seed(0))
+        tasks = mf.TaskSet(tasks.support, mf.Batch(tasks.query.inputs, labels), tasks.ids)
+    targets = mf.Targets(here.problem, tasks, here.fit.meta)
+    truth = known(tuple((i,) for i in range(len(loss))), change, loss)
+    found = mf.certify(METHOD, context, targets, truth=truth)
+    right = float((targets.point.predictions.argmax(-1) == tasks.query.targets).double().mean())
+    assert f"accuracy {right:.3f}" in found.checks[0].measured
+    assert checks(found)["model"] == (at == "fit")
+    if at == "chance":
+        assert found.grade == "neither"
+        assert "no better than chance" in found.verdict
+
+
+def test_too_few_retrained_items_certify_nothing():
+    here, context = world(0), world(0).context("query")
+    change, loss = here.truth["query"]
+    few = known(tuple((i,) for i in range(5)), change[:, :5], loss[:5])
+    found = mf.certify(METHOD, context, here.targets(mean=True), truth=few)
+    assert found.checks[1].measured == "5 retrained items"
+    assert not found.checks[1].ok
+    assert found.grade == "neither"
+    assert "too few to judge" in found.verdict

@@ -9,6 +9,7 @@ from scipy.stats import t
 
 import metafluence as mf
 from metafluence.reports.groups import groups, mean, mean_curve, rows_frame, values
+from metafluence.runtime import load_tensors, save_tensors
 from metafluence.studies.comparison import Comparing, open_stores
 from metafluence.studies.outcomes import load_outcome
 from small_studies import SEVERAL
@@ -123,3 +124,14 @@ def test_stores_that_differ_in_what_changes_no_result_are_of_one_study(done, par
     assert len(mf.merged([store, other]).outcomes) == len(store.outcomes)
     different = replace(store, raw={**store.raw, "l2": 2.0}, folder=folder / "other")
     assert len(mf.merged([store, different]).outcomes) == 2 * len(store.outcomes)
+
+
+def test_an_outcome_of_another_version_is_refused_with_its_file(done):
+    folder, outcomes, _ = done
+    file = folder / "outcomes" / f"{outcomes[0].id}.safetensors"
+    tensors, facts = load_tensors(file)
+    other = folder / "other.safetensors"
+    for changed in ({**facts, "full": {"bananas": 1}}, {k: v for k, v in facts.items() if k != "sides"}):
+        save_tensors(other, tensors, changed)
+        with pytest.raises(mf.StoreError, match=r"other\.safetensors was written by another version"):
+            load_outcome(other)

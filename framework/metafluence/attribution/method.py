@@ -7,15 +7,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, field, replace
+from functools import wraps
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from metafluence.bilevel import BilevelProblem, Jacobian, Point
+from metafluence.bilevel import STATIONARY, BilevelProblem, Jacobian, Point
 from metafluence.errors import InputError
 from metafluence.linalg import Solution, Solver
 from metafluence.registry import Component
@@ -27,20 +28,29 @@ Units = Literal["loss_change", "rank_only"]
 
 @dataclass(frozen=True)
 class Context:
-    """What a method may look at: λ* with all tasks adapted, randomness, and the retrain bank where there is one.
+    """What a method may look at.
 
-    level: the kind of items to be judged; those of level `support` and `query` are numbered as `Weights` does.
-    checkpoints: of meta-training, the last one last. run: the recorded run that ended in λ*. strict: a solve that
-    fails raises; else its status travels with the result.
+    Raises:
+        InputError: for a level that there is not.
     """
 
     point: Point
+    """λ* with all tasks adapted."""
     level: Level = "task"
+    """The kind of items to be scored; those of level `support` and `query` are numbered as `Weights` does."""
     generator: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
     bank: RetrainBank | None = None
+    """Exact retrainings about λ*."""
     checkpoints: tuple[Checkpoint, ...] = ()
+    """Of meta-training, the last one last."""
     strict: bool = True
+    """A solve that fails raises; else its status is in the result."""
     run: TrainingRun | None = None
+    """The recorded run that ended in λ*."""
+
+    def __post_init__(self) -> None:
+        if self.level not in LEVELS:
+            raise InputError(f"There is no level {self.level!r}. Levels are {', '.join(LEVELS)}.")
 
     @property
     def problem(self) -> BilevelProblem:
@@ -57,10 +67,7 @@ class Context:
 
 
 class Targets:
-    """What is judged: the losses of other tasks (validation tasks, say), each on its own or their mean.
-
-    T targets; `gradients` is the total gradient of each, [P, T].
-    """
+    """The losses of other tasks, such as validation tasks: each task's (T = tasks) or their mean (T = 1)."""
 
     def __init__(self, problem: BilevelProblem, tasks: TaskSet, meta: Tensor, mean: bool = True) -> None:
         self.problem = problem.over(tasks)
@@ -79,7 +86,13 @@ class Targets:
         other.problem = self.problem.solving_with(inner_solver)
         return other.at(self.point.meta)
 
+    @property
+    def count(self) -> int:
+        """T, the number of targets."""
+        return 1 if self.mean else len(self.problem.tasks)
+
     def gradients(self, jacobian: Jacobian = "total") -> Tensor:
+        """Total gradients, [P, T]."""
         if self.mean:
             return self.point.partial_gradient(jacobian).unsqueeze(1) / len(self.problem.tasks)
         return self.point.task_gradients(jacobian)
@@ -92,16 +105,17 @@ class Targets:
 
 @dataclass(frozen=True)
 class SolveReport:
-    """How the solves behind a result went: products with the Hessian, largest residual, and a complaint if any.
-
-    standard_error: the largest relative one, of solvers that sample.
-    """
+    """How the solves behind a result went."""
 
     products: int = 0
+    """Products with the total Hessian."""
     residual: float = float("nan")
+    """The largest relative residual."""
     converged: bool = True
     complaint: str = ""
+    """What failed, in a sentence; empty where nothing did."""
     standard_error: float = float("nan")
+    """The largest relative one, of solvers that sample."""
 
     @classmethod
     def of(cls, solution: Solution, preparation: int = 0) -> SolveReport:
@@ -116,17 +130,18 @@ class SolveReport:
 
 @dataclass(frozen=True)
 class Scores:
-    """values [n, T] for n items and T targets; `units` says whether they are loss changes (nats) or ranks only.
-
-    seconds: what they cost, for methods whose work was done earlier or elsewhere; else it is measured from outside.
-    """
+    """Scores of all items of a level against all targets."""
 
     values: Tensor
+    """Predicted change of each target's loss on removing each item, [items, T]: positive where the item helps."""
     level: Level
     units: Units
+    """`loss_change` for nats, `rank_only` where sizes mean nothing."""
     solve: SolveReport = SolveReport()
     notes: tuple[str, ...] = ()
+    """What a reader should know of the numbers, in sentences."""
     seconds: float | None = None
+    """What they cost, where the work was done earlier or elsewhere; None where it can be measured from outside."""
 
 
 @dataclass(frozen=True)
@@ -142,18 +157,45 @@ class ParameterChange:
 class AttributionMethod(Component, ABC):
     """A frozen dataclass whose fields are its configuration.
 
-    levels: the kinds of items it can score. units: of its scores. edits: it also predicts parameters.
-    retrains: its scores are exact retrainings, from the context's bank.
+    Whatever a subclass's `prepare` does, a context that it cannot serve is refused first, and what its `scores` returns
+    is checked.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> import metafluence as mf
+        >>> @dataclass(frozen=True)
+        ... class LargestLoss(mf.AttributionMethod):
+        ...     units = "rank_only"
+        ...
+        ...     def prepare(self, context):
+        ...         return context
+        ...
+        ...     def scores(self, state, targets):
+        ...         losses = state.point.item_losses(state.level)
+        ...         return mf.Scores(-losses[:, None].expand(-1, targets.count), state.level, self.units)
+        >>> LargestLoss().additive
+        False
     """
 
     levels: ClassVar[frozenset[Level]] = frozenset({"task"})
+    """The kinds of items that it can score."""
     units: ClassVar[Units] = "loss_change"
+    """Of its scores."""
     edits: ClassVar[bool] = False
+    """It also predicts parameters, by `parameter_change`."""
     retrains: ClassVar[bool] = False
+    """Its scores are exact retrainings, from the context's bank."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "prepare" in cls.__dict__:
+            cls.prepare = _checking_context(cls.prepare)
+        if "scores" in cls.__dict__:
+            cls.scores = _checking_scores(cls.scores)
 
     @property
     def additive(self) -> bool:
-        """What it says of a group is the sum of what it says of the group's items (first-order methods)."""
+        """The effect of a group is the sum of its items' effects (first-order methods)."""
         return False
 
     @property
@@ -179,12 +221,45 @@ class AttributionMethod(Component, ABC):
         return None
 
 
+def _checking_context(prepare: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(prepare)
+    def checked(self: AttributionMethod, context: Context) -> Any:
+        check_context(self, context)
+        return prepare(self, context)
+
+    return checked
+
+
+def _checking_scores(scores: Callable[..., Scores]) -> Callable[..., Scores]:
+    @wraps(scores)
+    def checked(self: AttributionMethod, state: Any, targets: Targets) -> Scores:
+        found = scores(self, state, targets)
+        _check_scores(type(self).__name__, found, targets)
+        return found
+
+    return checked
+
+
+def _check_scores(name: str, found: Scores, targets: Targets) -> None:
+    values = found.values
+    if values.ndim != 2 or values.shape[1] != targets.count or not values.is_floating_point():
+        raise InputError(
+            f"{name} returned scores of shape {list(values.shape)} and type {values.dtype}. They must be real, of "
+            f"shape [items, {targets.count}]: a column for each target."
+        )
+    if found.units not in get_args(Units):
+        raise InputError(f"{name} returned scores in units {found.units!r}; units are {', '.join(get_args(Units))}.")
+    if found.solve.converged and not bool(values.isfinite().all()):
+        count = int((~values.isfinite()).sum())
+        raise InputError(f"{name} returned {count} scores that are not finite, and reported no failed solve.")
+
+
 def check_context(method: AttributionMethod, context: Context) -> None:
-    """Raises InputError where the method cannot judge items of the context's level, or lacks checkpoints."""
+    """Raises InputError where the method does not support the context's level, or lacks checkpoints."""
     name = type(method).__name__
     if context.level not in method.levels:
         known = ", ".join(level for level in LEVELS if level in method.levels)
-        raise InputError(f"{name} has nothing to say of items of level {context.level!r}; its levels are {known}.")
+        raise InputError(f"{name} does not support level {context.level!r}; its levels are {known}.")
     if method.needs_checkpoints and not context.checkpoints:
         raise InputError(
             f"{name} works on checkpoints of meta-training and there are none. In a study, name a trainer that keeps "
@@ -192,12 +267,58 @@ def check_context(method: AttributionMethod, context: Context) -> None:
         )
     if method.needs_run and context.run is None:
         raise InputError(
-            f"{name} works on a recorded run of meta-training and there is none. Meta-train with record: true (adam, "
-            "sgd, ...); in Python, pass Context(run=fit.run) with the point at fit.meta."
+            f"{name} works on a recorded run of meta-training and there is none. In Python, meta-train with record=True "
+            "(adam, sgd, ...) and pass Context(run=fit.run) with the point at fit.meta. Studies do not pass runs yet."
         )
 
 
 def attribute(method: AttributionMethod, context: Context, targets: Targets) -> Scores:
-    """Score every item of the context's level against every target, in one call."""
-    check_context(method, context)
-    return method.scores(method.prepare(context), targets)
+    """Score every item of the context's level against every target.
+
+    Args:
+        method: how to score.
+        context: λ*, the level of the items, and what else the method may look at.
+        targets: at the same λ*.
+
+    Returns:
+        Scores [items, T]; a note says where λ* is no minimum of the training objective.
+
+    Raises:
+        InputError: for a level that the method does not support, and for targets of another problem or at another λ.
+
+    Example:
+        >>> import metafluence as mf
+        >>> from metafluence.testing.worlds import world
+        >>> from metafluence_plugins.methods.influence import InfluenceFunction
+        >>> here = world(0)
+        >>> targets = mf.Targets(here.problem, here.validation, here.fit.meta)
+        >>> mf.attribute(InfluenceFunction(), here.context("task"), targets).values.shape
+        torch.Size([7, 1])
+    """
+    meta, theirs = context.point.meta, targets.point.meta
+    if meta.shape != theirs.shape or (context.run is None and not torch.equal(meta, theirs)):
+        raise InputError(
+            "The targets are not at the context's meta-parameters. Make them with Targets(problem, tasks, "
+            "context.point.meta)."
+        )
+    scores = method.scores(method.prepare(context), targets)
+    if len(scores.values) != context.items:
+        raise InputError(
+            f"{type(method).__name__} returned {len(scores.values)} rows of scores for {context.items} items of level "
+            f"{context.level!r}."
+        )
+    note = "" if method.retrains or context.run is not None else _not_stationary(context.point)
+    return replace(scores, notes=(*scores.notes, note)) if note else scores
+
+
+def _not_stationary(point: Point) -> str:
+    """A sentence where ‖∇F‖ is not small beside the two terms that cancel in it; else empty."""
+    penalty = point.problem.l2 * point.meta
+    gradient = float(torch.linalg.vector_norm(point.gradient))
+    scale = max(float(torch.linalg.vector_norm(term)) for term in (penalty, point.gradient - penalty))
+    if gradient <= STATIONARY * scale:
+        return ""
+    return (
+        f"λ* is no minimum: ‖∇F‖ is {gradient:.1e}, where the losses' part of it is {scale:.1e}. Scores are "
+        "derivatives at a minimum; train until ‖∇F‖ is small."
+    )

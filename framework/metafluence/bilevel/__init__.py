@@ -4,7 +4,7 @@ The mathematics of influence lives here; `docs/design.md` has the formulas.
 """
 
 from metafluence.bilevel.curvature import Curvature
-from metafluence.bilevel.diagnostics import CONDITION, INNER_STATIONARY, Diagnostics, diagnose
+from metafluence.bilevel.diagnostics import CONDITION, INNER_STATIONARY, STATIONARY, Diagnostics, diagnose
 from metafluence.bilevel.hessian import Hessian
 from metafluence.bilevel.linearisation import Jacobian
 from metafluence.bilevel.point import Point

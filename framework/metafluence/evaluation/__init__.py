@@ -24,3 +24,12 @@ from metafluence.evaluation.row import RemovalCurve, Row, Run, run_name
 from metafluence.evaluation.run_trust import RunTrust, run_trust
 from metafluence.evaluation.run_truth import Replayed, replayed
 from metafluence.evaluation.solver_grid import Cell, reference_scores, run_cell
+from metafluence.evaluation.statistics import (
+    Rival,
+    Standing,
+    compare_auroc,
+    compare_means,
+    compare_medians,
+    compare_spearman,
+    mean_interval,
+)

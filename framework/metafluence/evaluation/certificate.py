@@ -15,20 +15,29 @@ from metafluence.bilevel import CONDITION, INNER_STATIONARY, Diagnostics, diagno
 from metafluence.errors import InputError
 from metafluence.evaluation.ground_truth import Truth, retrain
 from metafluence.evaluation.metrics import Interval, bootstrap, change_agreement, moved, rank_agreement
+from metafluence.networks import accuracy
 from metafluence.tasks import Level, Removal
 
 DRIFT = 1e-2
 """‖∇F‖ relative to the median item's response: what else moves λ than the removal."""
 STEP_RATIO = (2.5, 6.5)
-"""Where halving the largest item's weight divides the error of its prediction by about 4, first order holds."""
+"""First order holds where halving the largest item's weight divides the error of its prediction by about 4."""
 STEP_ERROR = 0.5
 """The error of the largest item's predicted Δλ, relative to the true one, up to which first order is said to hold."""
 NEGLIGIBLE = 1e-4
-"""A relative error of which nothing is left but what the fits' tolerance leaves, whatever its ratio."""
+"""Below this relative error only the fits' tolerance remains, so that the ratio is not looked at."""
 SIZES = 0.25
 """The median error of Δλ, at the upper end of its interval, up to which sizes are called right."""
 RANKS = 0.6
 """The Spearman correlation, at the lower end of its interval, from which the order is called right."""
+
+FEWEST = 6
+"""Retrained items below which neither sizes nor order are certified."""
+CHANCE = 1.64
+"""Standard errors by which the model's accuracy must exceed chance (one-sided, 5 %)."""
+
+SAMPLED = ("model", "sample", "sizes", "order", "largest step")
+"""Checks that are no assumptions of influence functions."""
 
 Grade = Literal["sizes and order", "order", "neither"]
 
@@ -48,8 +57,10 @@ class Check:
 
 @dataclass(frozen=True)
 class Certificate:
-    """What may be trusted about influence at one level, and the checks behind it."""
+    """What may be trusted about one method's influence at one level, and the checks behind it."""
 
+    method: str
+    """The method that was judged."""
     level: Level
     grade: Grade
     verdict: str
@@ -60,9 +71,9 @@ class Certificate:
         return cls(**{**stored, "checks": tuple(Check(**c) for c in stored["checks"])})
 
     @classmethod
-    def refused(cls, level: Level, reason: str) -> Certificate:
-        """What stands where a certificate could not be made."""
-        return cls(level, "neither", f"Nothing could be certified here: {reason}", ())
+    def refused(cls, method: str, level: Level, reason: str) -> Certificate:
+        """In place of a certificate that could not be made."""
+        return cls(method, level, "neither", f"Nothing could be certified for {method} here: {reason}", ())
 
 
 def certify(
@@ -73,14 +84,25 @@ def certify(
     truth: Truth | None = None,
     items: int = 8,
     change: Tensor | None = None,
+    label: str = "",
 ) -> Certificate:
     """Check the assumptions of influence functions at λ*, and the method on a few exactly retrained items.
 
-    diagnostics: of the point, if they were made already. truth: retrained single items, if there are some; else `items`
-    of them, drawn at random, are retrained here, and in any case the largest one, at weights 0 and ½. change [P, s]:
-    what the method predicts for the truth's removals, if that was done already. Raises InputError for a method that
-    predicts no parameters, and where the context has no retrain bank.
+    Args:
+        method: the method to judge; it must predict parameters.
+        context: with a retrain bank.
+        targets: whose losses are ranked.
+        diagnostics: of the point, if they were made already.
+        truth: retrained single items, if there are some; the item of largest effect is retrained in any case, at
+            weights 0 and ½.
+        items: how many items to retrain, drawn at random, where there is no truth.
+        change: what the method predicts for the truth's removals, [P, s], if that was done already.
+        label: the method in words; its class's name if not given.
+
+    Raises:
+        InputError: for a method that predicts no parameters, and without a retrain bank.
     """
+    label = label or type(method).__name__
     check_context(method, context)
     if not method.edits or context.bank is None:
         lacks = "a retrain bank" if context.bank is None else "a method that predicts parameters"
@@ -92,9 +114,10 @@ def certify(
             raise InputError("Fewer than two of the retrainings converged, so nothing can be certified.")
     sizes = torch.linalg.vector_norm(context.point.responses(context.level), dim=0)
     if not bool(sizes.any()):
-        return Certificate.refused(context.level, "to first order no item has an effect on the meta-parameters.")
+        return Certificate.refused(label, context.level, "to first order no item has an effect on the meta-parameters.")
     state = method.prepare(replace(context, strict=False))
     checks = [
+        _model(targets),
         *_assumptions(diagnostics or diagnose(context.point, context.generator), float(sizes.median())),
         _largest_step(method, state, context, (int(sizes.argmax()),)),
     ]
@@ -121,8 +144,21 @@ def certify(
             ranks.low >= RANKS,
         ),
     ]
-    grade, verdict = _verdict(checks)
-    return Certificate(context.level, grade, verdict, tuple(checks))
+    checks.insert(1, Check("sample", f"{count} retrained items", f"at least {FEWEST}", count >= FEWEST))
+    grade, verdict = _verdict(label, checks)
+    return Certificate(label, context.level, grade, verdict, tuple(checks))
+
+
+def _model(targets: Targets) -> Check:
+    """Whether the model knows anything of the targets' tasks; real targets have no chance level to compare with."""
+    query, predictions = targets.problem.tasks.query.targets, targets.point.predictions
+    if targets.problem.tasks.real:
+        return Check("model", f"mean loss {float(targets.losses().mean()):.3g} on the targets", "–", True)
+    right = float(accuracy(predictions, query).mean())
+    chance = 1 / len(query.unique())
+    least = chance + CHANCE * math.sqrt(chance * (1 - chance) / query.numel())
+    measured = f"accuracy {right:.3f} on {query.numel()} instances of the targets, chance {chance:.3f}"
+    return Check("model", measured, f"above {least:.3f}", right > least)
 
 
 def _assumptions(d: Diagnostics, response: float) -> list[Check]:
@@ -162,22 +198,22 @@ def _largest_step(method: AttributionMethod, state: Any, context: Context, item:
     change = method.parameter_change(state, [item])
     assert change is not None
     low, high = STEP_RATIO
-    asked = f"error at most {100 * STEP_ERROR:.0f} %"
+    required = f"error at most {100 * STEP_ERROR:.0f} %"
     if method.additive:
-        asked += f"; ratio {low:g} to {high:g} (4 where first order holds)"
+        required += f"; ratio {low:g} to {high:g} (4 where first order holds)"
     weights = (0.0, 0.5) if method.additive else (0.0,)
     fits = [context.bank.leave_out([item], context.level, strict=False, weight=w) for w in weights]
     if not all(bool(fit.converged.all()) for fit in fits):
-        return Check("largest step", f"item {item[0]}: retraining without it did not converge", asked, False)
+        return Check("largest step", f"item {item[0]}: retraining without it did not converge", required, False)
     steps = [fit.meta[:, 0] - context.point.meta for fit in fits]
     lengths = [float((step - (1 - w) * change.values[:, 0]).norm()) for step, w in zip(steps, weights, strict=True)]
     errors = [_over(length, float(step.norm())) for length, step in zip(lengths, steps, strict=True)]
-    found, ok = f"item {item[0]}: error {100 * errors[0]:.1f} %", errors[0] <= STEP_ERROR
+    measured, ok = f"item {item[0]}: error {100 * errors[0]:.1f} %", errors[0] <= STEP_ERROR
     if method.additive:
         ratio = _over(lengths[0], lengths[1])
-        found += f", at half its weight {100 * errors[1]:.1f} %; the ratio of the errors' lengths is {ratio:.1f}"
+        measured += f", at half its weight {100 * errors[1]:.1f} %; the ratio of the errors' lengths is {ratio:.1f}"
         ok = ok and (low <= ratio <= high or errors[0] <= NEGLIGIBLE)
-    return Check("largest step", found, asked, ok)
+    return Check("largest step", measured, required, ok)
 
 
 def _over(part: float, whole: float) -> float:
@@ -185,22 +221,30 @@ def _over(part: float, whole: float) -> float:
     return part / whole if whole else math.inf if part else 0.0
 
 
-def _verdict(checks: list[Check]) -> tuple[Grade, str]:
+def _verdict(label: str, checks: list[Check]) -> tuple[Grade, str]:
     ok = {check.name: check.ok for check in checks}
-    broken = [c.name for c in checks if not c.ok and c.name not in ("sizes", "order", "largest step")]
+    broken = [c.name for c in checks if not c.ok and c.name not in SAMPLED]
     grade: Grade = "neither"
-    if ok["order"]:
+    if ok["order"] and ok["model"] and ok["sample"]:
         grade = "sizes and order" if ok["sizes"] and not broken else "order"
-    said = {
-        "sizes and order": "Influence can be trusted here, its sizes and its order.",
-        "order": "The order of items can be trusted here, the sizes of their effects cannot.",
-        "neither": "Influence cannot be trusted here; retrain what matters.",
-    }[grade]
+    sentences = [
+        {
+            "sizes and order": f"Influence by {label} can be trusted here, its sizes and its order.",
+            "order": f"The order of items by {label} can be trusted here, the sizes of their effects cannot.",
+            "neither": f"Influence by {label} cannot be trusted here; retrain what matters.",
+        }[grade]
+    ]
+    if not ok["model"]:
+        sentences.append("The model itself is no better than chance on the targets.")
+    if not ok["sample"]:
+        sentences.append(f"Fewer than {FEWEST} items were retrained, too few to judge sizes and order.")
     if broken:
-        said += f" An assumption fails: {', '.join(broken)}."
+        sentences.append(f"An assumption fails: {', '.join(broken)}.")
     if not ok["largest step"]:
-        said += " The largest item lies outside of what first order covers: leave_out or retraining for such items."
-    return grade, said
+        sentences.append(
+            "The effect of the largest item is too large for first order: use leave_out or retraining for such items."
+        )
+    return grade, " ".join(sentences)
 
 
 def _median_error(interval: Interval) -> str:

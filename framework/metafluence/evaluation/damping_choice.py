@@ -18,7 +18,7 @@ from typing import Any
 
 from torch import Tensor
 
-from metafluence.attribution import AttributionMethod, Context, Targets, check_context
+from metafluence.attribution import AttributionMethod, Context, Targets
 from metafluence.bilevel import BilevelProblem
 from metafluence.errors import MetafluenceError
 from metafluence.evaluation.evaluation import Evaluation
@@ -102,7 +102,6 @@ def _lowest_with(
     # The point's graphs serve all dampings; the randomness is a run's own, so that the run removes the same items.
     context = replace(context, generator=evaluation.generator())
     try:
-        check_context(method, context)
         scored = method.scores(method.prepare(context), targets)
     except MetafluenceError as error:
         return Tried(damping, reason=str(error))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from metafluence.attribution import AttributionMethod, check_context
+from metafluence.attribution import AttributionMethod
 from metafluence.errors import InputError
 from metafluence.evaluation.evaluation import Evaluation
 from metafluence.runtime import component_fingerprint
@@ -37,7 +37,6 @@ class Predictions:
 
     def _predict(self, method: AttributionMethod) -> Tensor:
         context, truth = self._evaluation.context(), self._evaluation.truth
-        check_context(method, context)
         change = None if truth is None else method.parameter_change(method.prepare(context), truth.removals)
         if change is None:
             lacks = "the evaluation has no ground truth" if truth is None else "it predicts no parameters"

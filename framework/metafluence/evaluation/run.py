@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metafluence.attribution import AttributionMethod, Scores, check_context
+from metafluence.attribution import AttributionMethod, Scores
 from metafluence.errors import MetafluenceError
 from metafluence.evaluation.evaluation import Evaluation, TestQuality
 from metafluence.evaluation.ground_truth import Truth
@@ -54,7 +54,6 @@ def execute(evaluation: Evaluation, method: AttributionMethod, label: str, solve
 def _execute(evaluation: Evaluation, method: AttributionMethod, label: str, solver: str) -> Run:
     started = time.perf_counter()
     context = evaluation.context()
-    check_context(method, context)
     state = method.prepare(context)
     scored = method.scores(state, evaluation.targets())
     scores = scored.values[:, 0].cpu()  # waits for the device, so that the time is that of the work

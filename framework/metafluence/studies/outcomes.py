@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metafluence.errors import StoreError
 from metafluence.evaluation import Budget, Ceiling, Cell, Certificate, RemovalCurve, Row, Run, TestQuality, detection
 from metafluence.runtime import load_tensors, save_tensors
 from metafluence.studies.study import StudyResult
@@ -151,8 +152,21 @@ def save_outcome(file: Path, kept: Outcome) -> None:
 
 
 def load_outcome(file: Path) -> Outcome:
-    """What `save_outcome` stored. Raises StoreError for a damaged file."""
+    """What `save_outcome` stored.
+
+    Raises:
+        StoreError: for a damaged file, and for one of a version that stored other facts.
+    """
     tensors, facts = load_tensors(file)
+    try:
+        return _outcome(tensors, facts)
+    except (KeyError, TypeError) as error:
+        raise StoreError(
+            f"{file} was written by another version of metafluence. Run the study again; name another folder."
+        ) from error
+
+
+def _outcome(tensors: dict[str, Tensor], facts: dict[str, Any]) -> Outcome:
     none = torch.empty(0)  # stores of older versions hold nothing of single items
     lines = tuple(
         Line(
@@ -175,7 +189,7 @@ def load_outcome(file: Path) -> Outcome:
         real=facts["real"],
         certificates=tuple(Certificate.from_facts(c) for c in facts["certificates"]),
         budgets=tuple(Budget.from_facts(b) for b in facts["budgets"]),
-        cells=tuple(Cell.from_facts(c) for c in facts.get("cells", ())),  # stores of older versions have none
+        cells=tuple(Cell.from_facts(c) for c in facts["cells"]),
         warnings=tuple(facts["warnings"]),
     )
 

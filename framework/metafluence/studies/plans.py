@@ -19,7 +19,7 @@ def make_plans(
     """By level: every method that claims it, with each of the study's solvers where it takes one and names none.
 
     dampings: to be tried with every method that takes one and sets none. Raises InputError for a run asked for twice,
-    and for a method that has nothing to say at any level of the study.
+    and for a method that supports no level of the study.
     """
     plans = []
     for spec in methods:
@@ -34,7 +34,7 @@ def make_plans(
             levels: list[Level] = [level for level in asked if level in method.levels]
             if not levels:
                 raise InputError(
-                    f"{name} has nothing to say of items of level {' or '.join(asked)}; its levels are "
+                    f"{name} does not support level {' or '.join(asked)}; its levels are "
                     f"{', '.join(level for level in LEVELS if level in method.levels)}. Add one of them to the "
                     "study's levels, or remove the method."
                 )

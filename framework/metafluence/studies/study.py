@@ -247,11 +247,11 @@ class Study:
             else:
                 try:
                     known = predictions[evaluation.level].made(method)
-                    asked = (evaluation.context(), evaluation.targets(), ready.diagnostics, evaluation.truth)
-                    found.append(certify(method, *asked, change=known))
+                    given = (evaluation.context(), evaluation.targets(), ready.diagnostics, evaluation.truth)
+                    found.append(certify(method, *given, change=known, label="influence"))
                     save_facts(file, asdict(found[-1]))
                 except MetafluenceError as error:
-                    found.append(Certificate.refused(evaluation.level, str(error)))
+                    found.append(Certificate.refused("influence", evaluation.level, str(error)))
             self._observer.step(number, len(evaluations), evaluation.level)
         self._observer.done()
         return found

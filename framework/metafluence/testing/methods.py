@@ -9,17 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from metafluence import (
-    LEVELS,
-    AttributionMethod,
-    BilevelProblem,
-    Context,
-    InputError,
-    Level,
-    Targets,
-    attribute,
-    check_context,
-)
+from metafluence import LEVELS, AttributionMethod, BilevelProblem, Context, InputError, Level, Targets, attribute
 from metafluence.testing.worlds import SILENT, TWIN_INSTANCES, TWINS, World, world
 
 SEEDS = 3
@@ -225,7 +215,7 @@ def method_suite(
         @pytest.mark.parametrize("level", [level for level in LEVELS if level not in subject.levels])
         def test_other_levels_are_refused(self, level: Level) -> None:
             with pytest.raises(InputError, match="its levels are"):
-                check_context(subject, world(0, learner).context(level))
+                subject.prepare(world(0, learner).context(level))
 
     MethodSuite.__name__ = MethodSuite.__qualname__ = f"Test{type(subject).__name__}"
     return MethodSuite

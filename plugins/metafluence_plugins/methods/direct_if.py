@@ -26,7 +26,7 @@ from metafluence_plugins.solvers.cg import CG
 class DirectIF(AttributionMethod):
     """(δI + ∂²_λλ L_O + damping I)⁻¹ ∂_λ L_O with θ held; see the curvature `direct` where λ is not explicit.
 
-    Support instances act through adaptation alone, so it has nothing to say of them.
+    Support instances act through adaptation alone, so level support is not supported.
     """
 
     solver: Solver = CG()

@@ -28,11 +28,15 @@ from metafluence_plugins.methods.projection import Projection
 
 @dataclass(frozen=True)
 class Projected:
-    """One model of the ensemble: where it is, its items' projected responses [items, k], and its kernel's factor."""
+    """One model of the ensemble."""
 
     point: Point
     items: Tensor
+    """Projected gradients [m, dim]: of the query instances' margins for levels task and query, else the responses."""
+    rest: Tensor
+    """1 − p of each query instance, [m]; ones for level support."""
     kernel: Tensor
+    """Cholesky factor of ΦᵀΦ + ridge, [dim, dim]."""
 
 
 @dataclass(frozen=True)
@@ -46,18 +50,21 @@ class Ensemble:
 
 @dataclass(frozen=True)
 class TRAK(AttributionMethod):
-    """Rᵀr_i · (ΦᵀΦ + ridge)⁻¹ · Rᵀg_j, averaged over models; R a random [P, dim], all gradients total ones.
+    """Rᵀr_i · (ΦᵀΦ + ridge)⁻¹ · Rᵀg_j; R a random [P, dim], all gradients total ones.
 
-    Φ holds the projected gradients of the margin log p/(1 − p) of every query instance. The paper's Q = 1 − p turns
-    a margin's gradient into the loss's, so it is in the responses r at every level. A query instance counts in the
-    kernel by its weight. ridge: relative to the kernel's mean eigenvalue. models: `fit` is λ* alone; `checkpoints`
-    those of meta-training. Raises InputError where the outer loss is not softmax cross-entropy.
+    Φ holds the projected gradients φ of the margin log p/(1 − p) of every query instance, which counts by its weight.
+    A query instance's response is r = Q φ / n but for the sign, with the paper's Q = 1 − p. Of several models the mean
+    of φ_i (ΦᵀΦ)⁻¹ g_j and the mean of Q_i are multiplied (Park et al. 2023, equation 17); a task is the sum of its
+    query instances. Responses of support instances have no such factor: their products are averaged.
+    Raises InputError where the outer loss is not softmax cross-entropy.
     """
 
     dim: Count = 512
     projection: Literal["rademacher", "gaussian"] = "rademacher"
     ridge: NonNegative = 1.0
+    """Relative to the kernel's mean eigenvalue."""
     models: Literal["fit", "checkpoints"] = "fit"
+    """`fit` is λ* alone; `checkpoints` those of meta-training."""
     seed: Seed = 0
 
     levels: ClassVar[frozenset[Level]] = frozenset(LEVELS)
@@ -88,12 +95,13 @@ class TRAK(AttributionMethod):
 
     def _model(self, point: Point, projection: Projection, level: Level) -> Projected:
         query = point.projected(projection.apply, "query")
-        items = query if level == "query" else point.projected(projection.apply, level)
         # A query instance's loss is −log p, so dloss/dmargin is −(1 − p).
         rest = -torch.expm1(-point.item_losses("query"))
+        rest = rest.clamp_min(torch.finfo(rest.dtype).eps)
+        items = point.projected(projection.apply, level) if level == "support" else query / rest.unsqueeze(1)
         task, own = point.weights.task.unsqueeze(1).expand_as(point.weights.query).flatten(), point.weights.query
         # A response has its task's weight as a factor and not its own; a sum of squares has both once.
-        scale = own.shape[1] / (task.sqrt() * rest.clamp_min(torch.finfo(rest.dtype).eps)) * own.flatten().sqrt()
+        scale = own.shape[1] / (task.sqrt() * rest) * own.flatten().sqrt()
         margins = torch.where(task > 0, scale, 0).unsqueeze(1) * query
         kernel = margins.mT @ margins
         kernel.diagonal().add_(self.ridge * kernel.trace() / self.dim)
@@ -103,7 +111,7 @@ class TRAK(AttributionMethod):
                 f"trak's kernel of {self.dim} dimensions from {len(query)} query instances is singular. Give ridge "
                 "(1, say), or fewer dimensions."
             )
-        return Projected(point, items, factor)
+        return Projected(point, items, rest if level != "support" else items.new_ones(len(items)), factor)
 
     def scores(self, state: Ensemble, targets: Targets) -> Scores:
         values = torch.stack(
@@ -112,7 +120,11 @@ class TRAK(AttributionMethod):
                 for model in state.models
             ]
         )
-        return Scores(values.mean(dim=0), state.level, self.units)
+        mean = values.mean(dim=0) * torch.stack([model.rest for model in state.models]).mean(dim=0).unsqueeze(1)
+        if state.level == "task":
+            own = state.models[0].point.weights.query
+            mean = (mean.unflatten(0, own.shape) * own.unsqueeze(-1)).sum(dim=1)
+        return Scores(mean, state.level, self.units)
 
     def _goals(self, projection: Projection, targets: Targets, point: Point) -> Tensor:
         """The targets' projected gradients, [dim, T]."""

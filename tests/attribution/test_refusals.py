@@ -1,0 +1,89 @@
+"""What a method cannot answer is refused wherever it is asked, and what it returns is checked."""
+
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+
+import metafluence as mf
+from metafluence.testing.worlds import world
+from metafluence_plugins.methods.direct_if import DirectIF
+from metafluence_plugins.methods.ekfac_if import EKFACIF
+from metafluence_plugins.methods.influence import InfluenceFunction
+from metafluence_plugins.methods.task_if import TaskIF
+from metafluence_plugins.methods.tracin import TracIn
+
+
+@pytest.mark.parametrize(
+    ("method", "level"),
+    [(DirectIF(), "support"), (EKFACIF(), "support"), (TaskIF(), "query"), (TaskIF(), "support")],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_a_level_without_an_answer_is_refused_when_a_method_is_prepared(method, level):
+    context = world(0).context(level)
+    with pytest.raises(mf.InputError, match=f"does not support level '{level}'; its levels are"):
+        method.prepare(context)
+    with pytest.raises(mf.InputError, match=f"does not support level '{level}'"):
+        mf.attribute(method, context, world(0).targets())
+
+
+def test_there_are_three_levels():
+    with pytest.raises(mf.InputError, match=r"There is no level 'tasks'\. Levels are task, support, query"):
+        mf.Context(world(0).context("task").point, "tasks")
+
+
+def test_tracin_without_checkpoints_is_refused():
+    context = replace(world(0).context("task"), checkpoints=())
+    with pytest.raises(mf.InputError, match=r"pass Context\(checkpoints=fit.checkpoints\)"):
+        TracIn().prepare(context)
+
+
+def test_targets_of_another_problem_are_refused():
+    here = world(0)
+    elsewhere = mf.Targets(here.problem, here.validation, here.fit.meta + 1e-3)
+    other = world(0, "imaml").targets()
+    for targets in (elsewhere, other):
+        with pytest.raises(mf.InputError, match="targets are not at the context's meta-parameters"):
+            mf.attribute(InfluenceFunction(), here.context("task"), targets)
+
+
+def test_scores_away_from_a_minimum_carry_a_note():
+    here = world(0)
+    away = here.fit.meta + 0.1
+    context = replace(here.context("task"), point=here.problem.at(away))
+    found = mf.attribute(InfluenceFunction(), context, mf.Targets(here.problem, here.validation, away))
+    gradient = float(here.problem.at(away).gradient.norm())
+    assert any(f"λ* is no minimum: ‖∇F‖ is {gradient:.1e}" in note for note in found.notes)
+    at = mf.attribute(InfluenceFunction(), here.context("task"), here.targets())
+    assert not at.notes
+
+
+@dataclass(frozen=True)
+class Wrong(mf.AttributionMethod):
+    """Returns what it is given."""
+
+    values: torch.Tensor = torch.zeros(7, 1)
+    unit: str = "rank_only"
+
+    def prepare(self, context: mf.Context) -> None:
+        return None
+
+    def scores(self, state: None, targets: mf.Targets) -> mf.Scores:
+        return mf.Scores(self.values, "task", self.unit)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    ("method", "sentence"),
+    [
+        (Wrong(torch.zeros(7, 3)), r"Wrong returned scores of shape \[7, 3\] .* of shape \[items, 1\]"),
+        (Wrong(torch.zeros(7)), r"shape \[7\]"),
+        (Wrong(torch.zeros(7, 1, dtype=torch.int64)), "must be real"),
+        (Wrong(torch.zeros(6, 1)), "6 rows of scores for 7 items of level 'task'"),
+        (Wrong(unit="bananas"), "units 'bananas'; units are loss_change, rank_only"),
+        (Wrong(torch.tensor([[1.0]] * 6 + [[float("nan")]])), "1 scores that are not finite"),
+    ],
+    ids=("columns", "flat", "integers", "rows", "units", "nan"),
+)
+def test_what_a_method_returns_is_checked(method, sentence):
+    with pytest.raises(mf.InputError, match=sentence):
+        mf.attribute(method, world(0).context("task"), world(0).targets(mean=True))
