@@ -268,7 +268,8 @@ def check_context(method: AttributionMethod, context: Context) -> None:
     if method.needs_run and context.run is None:
         raise InputError(
             f"{name} works on a recorded run of meta-training and there is none. In Python, meta-train with "
-            "record=True (adam, sgd, ...) and pass Context(run=fit.run) with the point at fit.meta. Studies do not pass runs yet."
+            "record=True (adam, sgd, ...) and pass Context(run=fit.run) with the point at fit.meta. Studies do "
+            "not pass runs yet."
         )
 
 
