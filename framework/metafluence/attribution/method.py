@@ -267,6 +267,7 @@ def check_context(method: AttributionMethod, context: Context) -> None:
         )
     if method.needs_run and context.run is None:
         raise InputError(
-            f"{name} works on a recorded run of meta-training and there is none. Meta-train with record: true (adam, "
-            "sgd, ...); in Python, pass Context(run=fit.run) with the point at fit.meta."
+            f"{name} works on a recorded run of meta-training and there is none. In Python, meta-train with "
+            "record=True (adam, sgd, ...) and pass Context(run=fit.run) with the point at fit.meta. Studies do "
+            "not pass runs yet."
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -205,7 +205,8 @@ class _Refit:
         weights = self.weights.scaled(self.level, removal, self.weight)
         generator = torch.Generator().manual_seed(self.seed)
         try:
-            return self.trainer.fit(self.problem, weights, self.init, generator, validation=self.validation)
+            fit = self.trainer.fit(self.problem, weights, self.init, generator, validation=self.validation)
+            return replace(fit, run=None)  # a recorded run would travel back from other processes, and is not used
         except (RemovalError, SolverError) as error:
             return str(error)
 

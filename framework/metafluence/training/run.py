@@ -225,7 +225,7 @@ class TrainingRun:
 def load_run(folder: Path, problem: BilevelProblem) -> TrainingRun:
     """The run that was recorded in `folder`. Raises StoreError where there is none, or one of another problem."""
     if not (folder / FILE).exists():
-        raise StoreError(f"There is no run in {folder}. Meta-train with record: true and this folder.")
+        raise StoreError(f"There is no run in {folder}. Meta-train with record=True and this folder.")
     tensors, facts = load_tensors(folder / FILE)
     check_identity(folder, {"problem": facts["problem"]}, {"problem": problem.fingerprint()})
     name, settings = facts["rule"]

@@ -156,7 +156,7 @@ def check_run(run: TrainingRun | None, point: Point) -> TrainingRun:
     """The run, if it is one of the point's problem that ends there. Raises InputError for another."""
     if run is None:
         raise InputError(
-            "There is no recorded run. Meta-train with record: true (adam, sgd, ...) and give Context(run=fit.run)."
+            "There is no recorded run. Meta-train with record=True (adam, sgd, ...) and pass Context(run=fit.run)."
         )
     if run.problem is not point.problem and run.problem.fingerprint() != point.problem.fingerprint():
         raise InputError("The run is one of another problem (tasks, learner or l2) than the context's point.")
