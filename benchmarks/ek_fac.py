@@ -1,7 +1,7 @@
-"""EK-FAC of 100 tasks of one network, each with its own parameters: stacked, against a loop over tasks, in one run.
+"""EK-FAC of 100 tasks of one network, each with its own parameters: a stack against a loop over tasks, in one run.
 
-Everything is counted: the layers' inputs, the backward passes of the exact Fisher, the decompositions, and one product
-with the inverse. Prints the medians of the loop's time over the stack's.
+The time includes everything: the layers' inputs, the backward passes of the exact Fisher, the decompositions, and one
+product with the inverse. Prints the median ratio of the loop's time to the stack's.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """One product with the exact total Hessian, as a multiple of one total-gradient pass. Both are timed in this run.
 
-A gradient pass is everything from the meta-parameters to the total gradient at tasks that have adapted already: the
-encoder forward, the losses, the adjoint solve with its factorisation, the encoder backward. Adaptation itself is not
-in it, and would make the ratio smaller. Prints medians of the ratio over repeats.
+A gradient pass computes the total gradient from the meta-parameters, for tasks that have already adapted: encoder
+forward, losses, adjoint solve with its factorisation, encoder backward. It does not include the adaptation, which
+would make the ratio smaller. Prints medians of the ratio over repeats.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 
 import metafluence as mf
 from metafluence.bilevel.encoder import Encoder
-from metafluence.bilevel.implicit_linearisation import ImplicitHead
+from metafluence.bilevel.implicit_linearisation import ImplicitLinearisation
 
 STUDY = Path(__file__).parents[1] / "studies" / "solver-comparison.yaml"
 BACKBONES = {
@@ -39,8 +39,8 @@ def gradient_pass(problem: mf.BilevelProblem, point: mf.Point) -> torch.Tensor:
     support = mf.Batch(encoder.support, tasks.support.targets)
     query = mf.Batch(encoder.query, tasks.query.targets)
     rows = point.meta[problem.learner.own].expand(len(tasks), -1)
-    head = ImplicitHead(problem.learner, rows, support, query, weights, point.adapted, problem.inner_solver)
-    return encoder.pull(head.gradient())
+    at = ImplicitLinearisation(problem.learner, rows, support, query, weights, point.adapted, problem.inner_solver)
+    return encoder.pullback(at.gradient)
 
 
 def measure(problem: mf.BilevelProblem, point: mf.Point, repeats: int) -> list[float]:

@@ -2,9 +2,9 @@
 
 For each network, number of shots and proximal strength, at meta-parameters after a short meta-training: the inner
 systems H_in u = ∂_θ L_O of all tasks are solved by each solver, and compared with a solve to 1e-12. Errors are relative
-and medians over tasks: of a dense Gauss-Newton solve (GGN), of one with its layers' blocks alone, and of EK-FAC, which
-tells the approximations apart. "J equal" is Neumann's truncation with EK-FAC's error. The last three columns
-are iterations of cg. Prints one line per setting.
+and medians over tasks: of a dense Gauss-Newton solve (GGN), of one with the blocks of single layers only, and of
+EK-FAC. This separates the approximations. "J equal" is the Neumann truncation with the same error as EK-FAC. The last
+three columns are iterations of cg. Prints one line per setting.
 """
 
 from __future__ import annotations

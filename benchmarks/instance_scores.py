@@ -1,8 +1,8 @@
-"""What scores of all items of the demo cost, in total-gradient passes over all its tasks; all timed in this run.
+"""Cost of scoring all items of the demo, in total-gradient passes over all its tasks; all timed in this run.
 
-A gradient pass is everything from meta-parameters and adapted parameters to the total gradient: encoder, losses,
-adjoint solve, encoder backward. The solve is what all levels share: one per target, here the mean validation loss.
-Scores are what comes on top for every item of a level. Prints medians over repeats.
+A gradient pass computes the total gradient from meta-parameters and adapted parameters: encoder, losses, adjoint
+solve, encoder backward. All levels share the solve: one per target, here the mean validation loss. The cost of the
+scores is the additional time for all items of a level. Prints medians over repeats.
 """
 
 from __future__ import annotations

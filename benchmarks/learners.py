@@ -1,11 +1,11 @@
 """One total-gradient pass and one product with the exact total Hessian, for every learner on conv4.
 
-Tasks are 5-way, 5-shot, with 15 queries per class, of random images 28x28 in float32. A pass is everything from λ to
-the total gradient: encoder, adaptation from nothing, adjoint, encoder backward. A product is one more column on what is
-kept. The loop beside it is the same gradient task by task with plain autograd, as one writes it without this library:
+Tasks are 5-way, 5-shot, with 15 queries per class, of random images 28x28 in float32. A pass computes the total
+gradient from λ: encoder, adaptation from its start, adjoint, encoder backward. A product is one more column on the kept
+graphs. The loop computes the same gradient task by task with plain autograd, as one would without this library:
 encode, adapt, differentiate (through the steps; else the outer loss minus the adjoint times the inner gradient, with
 the adjoint by conjugate gradients on autograd's own products). Both are timed in turn in one run, with one thread; the
-ratio is the median over repeats. Memory is what the process grew by at its peak; each learner has its own process.
+ratio is the median over repeats. Memory is the peak growth of the process; each learner has its own process.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""conv4 on real Omniglot, 5-way 5-shot: test accuracy after a stated time of meta-training, beside the published one.
+"""conv4 on real Omniglot, 5-way 5-shot: test accuracy after a given time of meta-training, and the published one.
 
 Needs METAFLUENCE_DATA with omniglot in it. Classes are split as Vinyals et al. (2016) do, without rotations. Every
-learner meta-trains by Adam on the same tasks of 5 queries per class until its time is over; accuracy is over 200 test
-tasks of 15 queries per class, with a 95 % interval over tasks. `maml` has the published batch norm (over a support
-or a query): with group norm it takes many more steps.
+learner is meta-trained with Adam on the same tasks of 5 queries per class for the given time. Accuracy is the mean over
+200 test tasks of 15 queries per class, with a 95 % interval over tasks. `maml` has the published batch norm (over a
+support or a query): with group norm it takes many more steps.
 """
 
 from __future__ import annotations

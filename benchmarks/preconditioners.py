@@ -1,7 +1,7 @@
 """Conjugate gradients on the total Hessian of the study solver-comparison: steps and products with and without Nyström.
 
 For one right-hand side (the gradient of the validation loss) and for all tasks' responses together. Products include
-those of the preconditioner's preparation; a step on k columns counts k.
+the preparation of the preconditioner; a step on k columns counts as k.
 """
 
 from __future__ import annotations

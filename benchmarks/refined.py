@@ -1,8 +1,8 @@
 """Solves to 1e-8 in double precision, and with products in single: time and products of `cg` and `refined`.
 
-With the Gauss-Newton form of the total Hessian of random tasks at random meta-parameters, at two strengths of l2; one
-thread, the two in turns, medians of three. Building the single-precision graphs is in refined's time; the double ones
-are there for both.
+The operator is the Gauss-Newton form of the total Hessian of random tasks at random meta-parameters, with two values of
+l2; one thread, alternating, medians of three. The time of `refined` includes building the single-precision graphs; the
+double-precision graphs are prepared beforehand for both.
 """
 
 from __future__ import annotations

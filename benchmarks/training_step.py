@@ -1,8 +1,8 @@
 """One step of meta-training conv4 with Adam, as a multiple of plain training on the same images.
 
-Plain is the same network forward and back and torch's Adam, on all images at once and in parts of 50 (on a processor
-smaller tensors are quicker). Eight tasks of 5 classes with 5 support and 5 query images of 28x28 each, float32, one
-thread. Prints medians over steps.
+Plain training runs the same network forward and backward with torch's Adam, on all images at once and in parts of 50
+(smaller tensors are faster on a CPU). Eight tasks of 5 classes with 5 support and 5 query images of 28x28 each,
+float32, one thread. Prints medians over steps.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""A learner of one's own, in one file: every task only shifts the outputs of a shared network."""
+"""Your own learner in one file: every task only shifts the outputs of a shared network."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import nn
 
@@ -19,7 +18,7 @@ class BiasHead(NetworkLearner, ImplicitLearner):
     penalty: float = 0.3
     ways: int | None = None
 
-    encodes: ClassVar[bool] = True  # the losses see the shared network's outputs in place of inputs
+    encodes = True  # the losses get the shared network's outputs instead of inputs
 
     @property
     def adapted_size(self):

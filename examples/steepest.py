@@ -1,4 +1,4 @@
-"""A solver of one's own, in one file: steepest descent with exact steps, every column on its own."""
+"""Your own solver in one file: steepest descent with exact steps, separately for every column."""
 
 from dataclasses import dataclass
 
@@ -22,7 +22,7 @@ class Steepest(Solver):
         target = self.rtol * rhs.norm(dim=-2)
         while iterations < self.max_iterations:
             running = residual.norm(dim=-2) > target
-            columns = running.reshape(-1, rhs.shape[-1]).any(dim=0).nonzero().squeeze(-1)  # those that are done rest
+            columns = running.reshape(-1, rhs.shape[-1]).any(dim=0).nonzero().squeeze(-1)  # skip finished columns
             if not len(columns):
                 break
             part = residual[..., columns]

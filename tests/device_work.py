@@ -24,7 +24,7 @@ from torch import Tensor
 import metafluence as mf
 import pretend
 from metafluence.evaluation.damping_sweep import sweep_damping
-from metafluence.linalg.solvers import solve_sweep
+from metafluence.linalg.solving import solve_sweep
 from parts import EXACT, LEARNERS, NEWTON, REAL, VARIANTS
 from small_studies import TINY, configuration
 

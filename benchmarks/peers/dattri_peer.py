@@ -1,4 +1,4 @@
-"""dattri: TracIn, TRAK, and EK-FAC, which it has for linear layers alone."""
+"""dattri: TracIn, TRAK, and EK-FAC (for linear layers only)."""
 
 from __future__ import annotations
 

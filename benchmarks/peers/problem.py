@@ -1,4 +1,4 @@
-"""The single-level problem that all libraries are given: 1,000 training and 50 target instances, two networks."""
+"""The single-level problem for all libraries: 1,000 training and 50 target instances, two networks."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Influence scores of 1,000 training on 50 target instances: what each library takes, and how right it is.
+"""Influence scores of 1,000 training on 50 target instances: the cost and the accuracy of each library.
 
 Cost is in passes: one loss and gradient over all training instances, measured in the same run, one thread. Every method
-starts from the trained network alone. Agreement is the Spearman correlation with influence under the exact Gauss-Newton
+starts from the trained network only. Agreement is the Spearman correlation with influence under the exact Gauss-Newton
 matrix (conjugate gradients to 1e-5), mean over the first targets.
 """
 

@@ -53,6 +53,11 @@ class StoreError(MetafluenceError):
     """Stored work that does not belong to what is being asked."""
 
 
+def in_words(error: Exception) -> str:
+    """The reason of a failure: the message of an error of ours, the type and the message of any other."""
+    return str(error) if isinstance(error, MetafluenceError) else f"{type(error).__name__}: {error}"
+
+
 def nearest(asked: str, known: Iterable[str]) -> list[str]:
     """Up to three names of `known` that look like `asked`, nearest first."""
     return difflib.get_close_matches(asked, list(known), n=3, cutoff=0.5)

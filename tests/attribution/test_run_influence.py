@@ -58,7 +58,7 @@ def test_every_target_has_a_column():
 def test_it_needs_the_run_that_ended_there():
     bilevel, run = ended(steps=2)
     targets = Targets(bilevel, tasks(2, seed=1), run.final)
-    with pytest.raises(InputError, match=r"RunInfluence works on a recorded run.*record: true.*Context\(run=fit.run\)"):
+    with pytest.raises(InputError, match=r"RunInfluence works on a recorded run.*record=True.*Context\(run=fit.run\)"):
         mf.attribute(RunInfluence(), Context(bilevel.at(run.final)), targets)
     with pytest.raises(InputError, match="ends in other meta-parameters"):
         mf.attribute(RunInfluence(), Context(bilevel.at(run.final + 1), run=run), targets)

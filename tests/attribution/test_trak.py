@@ -1,5 +1,7 @@
 """TRAK where dattri cannot be asked: weights of its query instances, and losses that it is not made for."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -57,7 +59,8 @@ def test_a_weight_of_two_counts_as_two_tasks_that_are_the_same():
 def test_losses_that_are_no_softmax_are_refused(loss):
     problem = BilevelProblem(LEARNERS["imaml"](), world(0).problem.tasks, 1.0, EXACT)
     point = problem.at(problem.learner.init_meta(torch.Generator().manual_seed(0)))
-    object.__setattr__(problem.learner, "_loss", loss)  # as the learner is bound to real targets
+    binding = replace(problem.learner.binding, loss=loss)  # as the learner is bound to real targets
+    object.__setattr__(problem.learner, "_metafluence_binding", binding)
     with pytest.raises(mf.InputError, match=r"trak needs the margins of a softmax .* IMAML's output_loss here is"):
         TRAK().prepare(Context(point, "query"))
 

@@ -9,6 +9,7 @@ from scipy import stats
 import metafluence as mf
 from metafluence.evaluation.ground_truth import draw_removals, retrain
 from metafluence.evaluation.metrics import bootstrap
+from metafluence.runtime import Shelf
 from metafluence.testing.worlds import world
 from metafluence.training.stored_fit import stored_fit
 from metafluence_plugins.backbones.mlp import MLP
@@ -192,11 +193,11 @@ def test_the_bootstrap_of_a_mean_is_as_wide_as_theory_says():
 
 
 def test_a_fit_is_kept_with_its_checkpoints(tmp_path):
-    file = tmp_path / "fit.safetensors"
+    shelf = Shelf(tmp_path, "a study", pytest.fail)
     descent = mf.build("trainer", "sgd", steps=6, checkpoints=3)
     problem = world(0).problem
-    fit = stored_fit(file, lambda: descent.fit(problem, generator=torch.Generator().manual_seed(0)))
-    again = stored_fit(file, lambda: pytest.fail("fitted again"))
+    fit = stored_fit(shelf, "fit", lambda: descent.fit(problem, generator=torch.Generator().manual_seed(0)))
+    again = stored_fit(shelf, "fit", lambda: pytest.fail("fitted again"))
     assert len(fit.checkpoints) == 3
     for one, other in zip(fit.checkpoints, again.checkpoints, strict=True):
         assert (one.step, one.learning_rate) == (other.step, other.learning_rate)
@@ -204,9 +205,8 @@ def test_a_fit_is_kept_with_its_checkpoints(tmp_path):
         assert torch.equal(one.before, other.before)
     assert torch.equal(fit.meta, again.meta)
     assert again.seconds == fit.seconds
-    plain = tmp_path / "newton.safetensors"
-    assert stored_fit(plain, lambda: world(0).fit).checkpoints == ()
-    assert stored_fit(plain, lambda: pytest.fail("fitted again")).checkpoints == ()
+    assert stored_fit(shelf, "newton", lambda: world(0).fit).checkpoints == ()
+    assert stored_fit(shelf, "newton", lambda: pytest.fail("fitted again")).checkpoints == ()
 
 
 # Work that fits from one start share.
@@ -265,7 +265,7 @@ def test_work_is_shared_only_where_it_pays_and_the_hessian_is_definite(many):
     assert NEWTON.near(many, fit.meta, 1) is None
     assert NEWTON.near(many, fit.meta, 8).products == many.size
     hollow = many.over(many.tasks)
-    hollow.l2 = -5.0
+    object.__setattr__(hollow, "l2", -5.0)
     assert NEWTON.near(hollow, fit.meta, 8) is None
     assert mf.build("trainer", "adam").near(many, fit.meta, 8) is None
 

@@ -420,3 +420,16 @@ def test_exact_knows_how_much_memory_it_takes(low):
     # The estimate is for the dearer of the two cases, and never too small by more than a tenth.
     assert taken <= 1.1 * said
     assert low > 0 or taken >= 0.6 * said
+
+
+@pytest.mark.parametrize("steps", [1, 2, 48, 100])
+def test_a_truncated_neumann_series_takes_its_steps_and_no_others(steps):
+    """However early its residual is below the tolerance."""
+    matrix = torch.diag(torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64))
+    rhs = torch.ones(3, 2, dtype=torch.float64)
+    rhs[:, 1] = 0.0
+    found = solve(Neumann(step=0.4, truncation=steps), DenseOperator(matrix), rhs)
+    wanted = sum(0.4 * torch.linalg.matrix_power(torch.eye(3).double() - 0.4 * matrix, j) @ rhs for j in range(steps))
+    assert found.iterations == steps
+    assert torch.allclose(found.value, wanted, rtol=1e-13)
+    assert found.status.tolist() == [int(mf.Status.APPROXIMATE), int(mf.Status.CONVERGED)]

@@ -188,7 +188,7 @@ def test_a_task_does_not_depend_on_its_neighbours_or_on_chunks(make, monkeypatch
     for task in range(TASKS):
         alone = inverse(setting.operator(slice(task, task + 1)), DAMPING)
         assert gap(together[task], alone[0]) < 1e-12
-    monkeypatch.setattr("metafluence.networks.layers.CHUNK_BYTES", 1)
+    monkeypatch.setattr("metafluence.networks.layers.ACTIVATION_BYTES", 1)
     assert gap(inverse(setting.operator(), DAMPING), together) < 1e-12
 
 

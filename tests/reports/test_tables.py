@@ -1,5 +1,7 @@
 """The tables of a report against rows made by hand: every column, references, the best cells."""
 
+from dataclasses import replace
+
 import pytest
 
 from made_outcomes import made_group
@@ -110,3 +112,11 @@ def test_narrow_tables_hold_a_part_of_the_columns_and_none_that_is_empty(place):
     assert set(table.titles) < set(level_table([made_group([[FULL, OTHER]])], "task").titles)
     assert "found" not in table.titles
     assert all(any(row[i] not in ("", "–") for row in table.rows) for i in range(len(table.titles)))
+
+
+def test_bold_cells_move_with_the_columns_that_are_left_out():
+    table = level_table([made_group([[FULL, OTHER]])], "task")
+    marked = {(table.titles[c], table.rows[r][c]) for r, c in table.best}
+    short = replace(table, rows=tuple(("–", *row[1:3], "–", *row[4:]) for row in table.rows)).only_filled()
+    assert short.titles != table.titles
+    assert {(short.titles[c], short.rows[r][c]) for r, c in short.best} == {m for m in marked if m[0] in short.titles}

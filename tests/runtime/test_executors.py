@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -265,3 +266,29 @@ def test_the_suite_finds_what_is_wrong():
     finally:
         torch.set_num_threads(cores)
     assert found == {"once", "tensors", "exception", "early end", "own file", "threads"}
+
+
+OWNER = """
+import os, time
+import metafluence as mf
+
+def work(item):
+    open(os.path.join(%r, str(os.getpid())), "w").close()
+    time.sleep(60)
+
+list(mf.build("executor", "processes", jobs=2).map(work, [0, 1]))
+"""
+
+
+@pytest.mark.slow
+def test_workers_end_with_a_process_that_was_killed(tmp_path):
+    owner = subprocess.Popen([sys.executable, "-c", OWNER % str(tmp_path)])
+    patience = time.monotonic() + 60
+    while len(list(tmp_path.iterdir())) < 2 and time.monotonic() < patience:
+        time.sleep(0.1)
+    workers = [int(file.name) for file in tmp_path.iterdir()]
+    owner.kill()
+    owner.wait()
+    time.sleep(4)
+    assert len(workers) == 2
+    assert not [worker for worker in workers if Path(f"/proc/{worker}").exists()]

@@ -64,7 +64,7 @@ class Faulty(AttributionMethod):
             case "scores by position":
                 values = values * torch.linspace(1, 2, len(values)).unsqueeze(1)
             case "scores grow with the number of chunks":
-                values = values * len(list(point._chunks()))
+                values = values * len(list(point.chunks))
             case "scores normalised over targets":
                 values = values / (1 + values.abs().sum(dim=1, keepdim=True))
             case "noise":

@@ -9,6 +9,7 @@ from torch.optim import lr_scheduler
 
 import metafluence as mf
 from metafluence import Batch, BilevelProblem, InputError, TaskSet, Weights
+from metafluence.runtime import Shelf, graph_bytes
 from metafluence.studies.preparation import Preparation
 from metafluence.testing.problems import random_meta
 from metafluence.training.stored_fit import stored_fit
@@ -97,7 +98,7 @@ def test_a_checkpoint_s_rate_is_the_mean_of_the_steps_it_stands_for():
 @pytest.mark.parametrize("name", LEARNERS)
 @pytest.mark.parametrize("bytes_at_once", [1, 2**27])
 def test_loss_and_gradient_are_the_point_s(name, bytes_at_once, monkeypatch):
-    monkeypatch.setattr("metafluence.bilevel.problem.GRADIENT_BYTES", bytes_at_once)
+    monkeypatch.setattr("metafluence.bilevel.memory.GRADIENT_GRAPH_BYTES", bytes_at_once)
     bilevel = BilevelProblem(LEARNERS[name](), tasks(4), 0.7, EXACT)
     meta = random_meta(bilevel)
     weights = Weights.ones(bilevel.tasks).set("task", 1, 0.4).set("query", [3, 8], 0.2).set("support", 4, 0.5)
@@ -114,8 +115,8 @@ def test_loss_and_gradient_are_the_point_s(name, bytes_at_once, monkeypatch):
 
 def test_memory_is_measured_once_for_all_minibatches(monkeypatch):
     calls = []
-    original = mf.problem.graph_bytes
-    monkeypatch.setattr("metafluence.bilevel.problem.graph_bytes", lambda build: calls.append(1) or original(build))
+    original = graph_bytes
+    monkeypatch.setattr("metafluence.bilevel.memory.graph_bytes", lambda build: calls.append(1) or original(build))
     bilevel = problem()
     Adam(steps=5, batch=2, validate_every=2).fit(bilevel, generator=seeded(), validation=tasks(3, seed=1))
     assert len(calls) == 1
@@ -230,9 +231,9 @@ def test_retraining_stops_early_by_the_same_tasks(tmp_path):
 
 
 def test_a_kept_fit_has_its_history(tmp_path):
-    file = tmp_path / "fit.safetensors"
-    fit = stored_fit(file, lambda: overfitting(steps=8)[0])
-    again = stored_fit(file, lambda: pytest.fail("fitted again"))
+    shelf = Shelf(tmp_path, "a study", pytest.fail)
+    fit = stored_fit(shelf, "fit", lambda: overfitting(steps=8)[0])
+    again = stored_fit(shelf, "fit", lambda: pytest.fail("fitted again"))
     assert again.history == fit.history
     assert again.best_step == fit.best_step
     assert len(fit.history) == 8

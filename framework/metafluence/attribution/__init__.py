@@ -3,6 +3,7 @@
 The methods themselves are plugins.
 """
 
+from metafluence.attribution.attribute import attribute, check_items
 from metafluence.attribution.groups import by_class, by_task, group_scores
 from metafluence.attribution.method import (
     AttributionMethod,
@@ -12,6 +13,5 @@ from metafluence.attribution.method import (
     SolveReport,
     Targets,
     Units,
-    attribute,
     check_context,
 )

@@ -35,7 +35,7 @@ def by_class(tasks: TaskSet, level: Level) -> dict[tuple[str, int], Removal]:
 
 
 def group_scores(scores: Tensor, groups: Sequence[Removal], level: Level = "task") -> Tensor:
-    """Scores [groups, T] from those of items [n, T], by additivity: what first order says of removing a group.
+    """Scores [groups, T] from those of items [n, T], by additivity; an item named twice in a group counts once.
 
     The joint solve of a group is a method's `parameter_change(state, groups)`; the two agree where the method is
     `additive`, and differ for those that leave the removed items' own curvature out.

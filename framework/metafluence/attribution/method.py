@@ -9,14 +9,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from copy import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from metafluence.bilevel import STATIONARY, BilevelProblem, Jacobian, Point
+from metafluence.bilevel import BilevelProblem, Jacobian, Point
 from metafluence.errors import InputError
 from metafluence.linalg import Solution, Solver
 from metafluence.registry import Component
@@ -266,58 +266,7 @@ def check_context(method: AttributionMethod, context: Context) -> None:
         )
     if method.needs_run and context.run is None:
         raise InputError(
-            f"{name} works on a recorded run of meta-training and there is none. Meta-train with record: true (adam, "
-            "sgd, ...); in Python, pass Context(run=fit.run) with the point at fit.meta."
+            f"{name} works on a recorded run of meta-training and there is none. In Python, meta-train with "
+            "record=True (adam, sgd, ...) and pass Context(run=fit.run) with the point at fit.meta. Studies do "
+            "not pass runs yet."
         )
-
-
-def attribute(method: AttributionMethod, context: Context, targets: Targets) -> Scores:
-    """Score every item of the context's level against every target.
-
-    Args:
-        method: how to score.
-        context: λ*, the level of the items, and what else the method may look at.
-        targets: at the same λ*.
-
-    Returns:
-        Scores [items, T]; a note says where λ* is no minimum of the training objective.
-
-    Raises:
-        InputError: for a level that the method does not support, and for targets of another problem or at another λ.
-
-    Example:
-        >>> import metafluence as mf
-        >>> from metafluence.testing.worlds import world
-        >>> from metafluence_plugins.methods.influence import InfluenceFunction
-        >>> here = world(0)
-        >>> targets = mf.Targets(here.problem, here.validation, here.fit.meta)
-        >>> mf.attribute(InfluenceFunction(), here.context("task"), targets).values.shape
-        torch.Size([7, 1])
-    """
-    meta, theirs = context.point.meta, targets.point.meta
-    if meta.shape != theirs.shape or (context.run is None and not torch.equal(meta, theirs)):
-        raise InputError(
-            "The targets are not at the context's meta-parameters. Make them with Targets(problem, tasks, "
-            "context.point.meta)."
-        )
-    scores = method.scores(method.prepare(context), targets)
-    if len(scores.values) != context.items:
-        raise InputError(
-            f"{type(method).__name__} returned {len(scores.values)} rows of scores for {context.items} items of level "
-            f"{context.level!r}."
-        )
-    note = "" if method.retrains or context.run is not None else _not_stationary(context.point)
-    return replace(scores, notes=(*scores.notes, note)) if note else scores
-
-
-def _not_stationary(point: Point) -> str:
-    """A sentence where ‖∇F‖ is not small beside the two terms that cancel in it; else empty."""
-    penalty = point.problem.l2 * point.meta
-    gradient = float(torch.linalg.vector_norm(point.gradient))
-    scale = max(float(torch.linalg.vector_norm(term)) for term in (penalty, point.gradient - penalty))
-    if gradient <= STATIONARY * scale:
-        return ""
-    return (
-        f"λ* is no minimum: ‖∇F‖ is {gradient:.1e}, where the losses' part of it is {scale:.1e}. Scores are "
-        "derivatives at a minimum; train until ‖∇F‖ is small."
-    )

@@ -1,208 +1,102 @@
-"""A chunk of tasks at one λ: encoded, adapted and linearised together."""
+"""All tasks of a problem at one λ, worked on in chunks that fit into memory."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from metafluence.bilevel.encoder import Encoder
-from metafluence.bilevel.implicit_linearisation import ImplicitHead
-from metafluence.bilevel.linearisation import Form, Head, Jacobian
-from metafluence.bilevel.unrolled_linearisation import UnrolledHead
-from metafluence.errors import InputError
-from metafluence.learners import Adaptation, ImplicitLearner, MetaLearner
-from metafluence.linalg import Solver
-from metafluence.tasks import Batch, Level, TaskSet, Weights
+from metafluence.bilevel.chunk import Chunk
+from metafluence.bilevel.linearisation import Form, Jacobian
+from metafluence.bilevel.memory import MemoryPlan
+from metafluence.tasks import Level, Removal
+
+ChunkMaker = Callable[[slice, Tensor | None], Chunk]
+"""The chunk of a slice of the tasks, with a warm start [N, Q] for the adaptation of all tasks (or None)."""
 
 
-class Chunk:
-    """A few tasks at a point: their encoder pass, their adaptation, and one linearisation per Jacobian.
+class Chunks:
+    """Sums and per-item results over all tasks. Columns are [k, P].
 
-    Whatever is asked first adapts them, once: a learner that unrolls is best asked for its gradient before its losses,
-    which then follow from the same steps.
+    Chunks keep their graphs if the plan says so, else each is rebuilt when needed, its tasks adapting from where they
+    ended before.
     """
 
-    def __init__(
-        self,
-        learner: MetaLearner,
-        inner_solver: Solver,
-        tasks: TaskSet,
-        meta: Tensor,
-        weights: Weights,
-        where: slice,
-        init: Tensor | None,
-    ) -> None:
-        self._learner, self._inner_solver = learner, inner_solver
-        self.where = where
-        support, query = tasks.support[where], tasks.query[where]
-        self.weights = weights[where]
-        self.rows = meta[learner.own].expand(support.inputs.shape[0], -1)
-        self._encoder = Encoder(learner, meta, support, query)
-        self.support = Batch(self._encoder.support, support.targets)
-        self.query = Batch(self._encoder.query, query.targets)
-        self._init = None if init is None else init[where]
-        self._heads: dict[Jacobian, Head] = {}
-        self._holding: tuple[Jacobian, Form] | None = None
-
-    @cached_property
-    def adaptation(self) -> Adaptation:
-        with torch.no_grad():
-            return self._learner.adapt(self.rows, self.support, self.weights.support, self._init)
+    def __init__(self, count: int, make: ChunkMaker, plan: MemoryPlan, init: Tensor | None) -> None:
+        self._count, self._make, self._start = count, make, init
+        self.plan = plan
+        self._kept = list(self._build()) if plan.keeps else None
 
     @property
-    def adapted(self) -> Tensor:
-        """θ [n, Q]."""
-        return self._heads["total"].adapted if "total" in self._heads else self.adaptation.adapted
+    def kept(self) -> list[Chunk]:
+        """The chunks that keep their graphs: all or none."""
+        return self._kept or []
 
-    def losses(self) -> Tensor:
-        """Outer losses [n]."""
-        if "total" in self._heads:
-            return self._heads["total"].losses
-        with torch.no_grad():
-            return self._learner.outer_loss(self.rows, self.adapted, self.query, self.weights.query)
-
-    def predictions(self) -> Tensor:
-        """Outputs for the query instances, [n, n_q, ...]."""
-        with torch.no_grad():
-            return self._learner.predict(self.rows, self.adapted, self.query.inputs)
-
-    def linearise(self, jacobian: Jacobian) -> Head:
-        if not self._learner.adapted_size:
-            jacobian = "held"  # nothing adapts, so the two are one
-        if jacobian not in self._heads:
-            self._heads[jacobian] = self._head(jacobian)
-        return self._heads[jacobian]
-
-    def _head(self, jacobian: Jacobian) -> Head:
-        learner = self._learner
-        parts = (self.rows, self.support, self.query, self.weights)
-        if jacobian != "total":
-            return Head(learner, *parts, self.adapted, jacobian)
-        if learner.unrolls:
-            return UnrolledHead(learner, *parts)
-        if isinstance(learner, ImplicitLearner):
-            return ImplicitHead(learner, *parts, self.adapted, self._inner_solver)
-        raise InputError(
-            f"{type(learner).__name__} neither unrolls nor is an ImplicitLearner, so dθ/dλ is not known. "
-            "Give it `unroll` and set unrolls, or an inner_loss."
-        )
-
-    def ready(self) -> None:
-        """Build all that products keep."""
-        self.product(self._encoder.zeros(1), "total", "exact")
-
-    def gradient(self, jacobian: Jacobian) -> Tensor:
-        """Σ_i w_i D_λ L_O^i, [P]."""
-        head = self.linearise(jacobian)
-        lam, features = _split(head, head.gradient())
-        pulled = self._encoder.pull([self._weigh(f) for f in features])
-        return self._with_rows(pulled, None if lam is None else self._weigh(lam).sum(dim=0))
-
-    def gradients(self, jacobian: Jacobian) -> Tensor:
-        """D_λ L_O^i of every task, unweighted, [n, P]."""
-        head = self.linearise(jacobian)
-        lam, features = _split(head, head.gradient())
-        pulled = self._encoder.pull_each(features)
-        return self._with_rows(pulled, lam)
-
-    def instance_gradients(self, level: Level, jacobian: Jacobian) -> Iterator[Tensor]:
-        """w_i D_λ ∂L_O^i/∂ω for the weight of every instance, in order: some rows [instances, P] at a time."""
-        head = self.linearise(jacobian)
-        if level == "query" and head.separates:
-            yield from self._encoder.pull_queries(self._weigh(head.query_gradients()))
+    def __iter__(self) -> Iterator[Chunk]:
+        if self._kept is not None:
+            yield from self._kept
             return
-        lam, features = _split(head, head.instance_gradients(level))
-        pulled = []
-        for j in range(getattr(self.weights, level).shape[1]):
-            own = self._encoder.pull_each([f[j] for f in features])
-            pulled.append(self._weigh(self._with_rows(own, None if lam is None else lam[j])))
-        yield torch.stack(pulled, dim=1).flatten(0, 1)
+        adapted = []
+        for chunk in self._build():
+            yield chunk
+            adapted.append(chunk.adapted)
+        self._start = torch.cat(adapted)
 
-    def sums(self, picked: Tensor, level: Level, jacobian: Jacobian) -> Tensor:
-        """Picked [k, items] times `gradients` or `instance_gradients`, without forming them: [k, P]."""
-        head = self.linearise(jacobian)
-        if level == "task":
-            own = head.gradient()
-            parts = [picked.reshape(*picked.shape, *[1] * (g.dim() - 1)) * g for g in own]
-        else:
-            weighed = picked.unflatten(1, (len(self.rows), -1)) * self.weights.task.unsqueeze(-1)
-            parts = head.instance_gradients(level, weighed)
-        lam, features = _split(head, parts)
-        pulled = self._encoder.pull_columns(features) if features else self._encoder.zeros(len(picked))
-        return self._with_rows(pulled, None if lam is None else lam.sum(dim=1))
+    def _build(self) -> Iterator[Chunk]:
+        for start in range(0, self._count, self.plan.tasks):
+            yield self._make(slice(start, min(start + self.plan.tasks, self._count)), self._start)
+
+    def rows(self, level: Level, jacobian: Jacobian) -> Iterator[Tensor]:
+        """The responses of a few items at a time, in order, [m, P] each."""
+        for chunk in self:
+            yield from chunk.responses(level, jacobian)
+
+    def removed(self, removals: Sequence[Removal], weights: Tensor, level: Level, jacobian: Jacobian) -> Tensor:
+        """Σ weights_i r_i over the items of each removal, each item once, [removals, P]; weights [items]."""
+        pairs = [(number, item) for number, removal in enumerate(removals) for item in set(removal)]
+        numbers, items = torch.tensor(pairs, dtype=torch.long, device=weights.device).reshape(-1, 2).T
+        each, parts = len(weights) // self._count, []
+        for chunk in self:
+            first, last = chunk.where.start * each, chunk.where.stop * each
+            here = (items >= first) & (items < last)
+            at, number, weight = items[here] - first, numbers[here], weights[items[here]]
+            if len(removals) > chunk.passes(level, jacobian):
+                parts.append(self._gathered(chunk.responses(level, jacobian), at, number, weight, len(removals)))
+                continue
+            coefficients = weights.new_zeros(len(removals), last - first)
+            coefficients[number, at] = weight
+            some = coefficients.split(self.plan.columns)
+            parts.append(torch.cat([chunk.sums(few, level, jacobian) for few in some]))
+        return torch.stack(parts).sum(dim=0)
+
+    @staticmethod
+    def _gathered(rows: Iterator[Tensor], at: Tensor, number: Tensor, weight: Tensor, count: int) -> Tensor:
+        """Σ weight · (response `at`) for each `number` below `count`, as the responses come: [count, P]."""
+        parts, start = [], 0
+        for some in rows:
+            here = (at >= start) & (at < start + len(some))
+            part = some.new_zeros(count, some.shape[1])
+            parts.append(part.index_add_(0, number[here], weight[here].unsqueeze(1) * some[at[here] - start]))
+            start += len(some)
+        return torch.stack(parts).sum(dim=0)
 
     def slopes(self, columns: Tensor, level: Level, jacobian: Jacobian) -> Tensor:
-        """`gradients` or `instance_gradients` times columns [k, P], without forming them: [items, k]."""
-        head = self.linearise(jacobian)
-        weights = getattr(self.weights, level)
-        if not head.explicit:
-            return columns.new_zeros(weights.numel(), len(columns))
-        tangents = self._tangents(head, columns, "exact")
-        if level == "task":
-            return head.slopes(tangents).T
-        return (head.instance_slopes(tangents, level) * self.weights.task.unsqueeze(-1)).flatten(1).T
-
-    def instance_losses(self, level: Level) -> Tensor:
-        """The loss of every support or query instance after adaptation, [n, instances]: the ∂/∂ω of its task's loss.
-
-        A support instance counts as it would if the query held it.
-        """
-        half = self.support if level == "support" else self.query
-        ones = torch.ones_like(getattr(self.weights, level)).requires_grad_()
-        with torch.enable_grad():
-            loss = self._learner.outer_loss(self.rows, self.adapted, half, ones)
-            (each,) = torch.autograd.grad(loss.sum(), ones)
-        return each * ones.shape[1]
-
-    def outer_gradient(self) -> Tensor:
-        """∂_θ L_O of every task, [n, Q]."""
-        return self.linearise("total").outer_gradient if self._learner.adapted_size else torch.zeros_like(self.adapted)
+        """The responses times columns, [items, k]."""
+        found = []
+        for chunk in self:
+            if len(columns) > chunk.passes(level, jacobian):
+                found += [rows @ columns.T for rows in chunk.responses(level, jacobian)]
+                continue
+            parts = [chunk.slopes(some, level, jacobian) for some in columns.split(self.plan.columns)]
+            found.append(torch.cat(parts, dim=1))
+        return torch.cat(found)
 
     def product(self, columns: Tensor, jacobian: Jacobian, form: Form) -> Tensor:
         """Σ_i w_i H_i v for each column, [k, P]."""
-        head = self.linearise(jacobian)
-        tangents = self._tangents(head, columns, form)
-        lam, features = _split(head, head.product(tangents, self.weights.task, form))
-        if form == "gauss-newton":
-            found = self._encoder.pull_columns(features) if features else torch.zeros_like(columns)
-        else:
-            found = self._encoder.product(columns, features)
-        return self._with_rows(found, None if lam is None else lam.sum(dim=1))
-
-    def product_each(self, rows: Tensor, jacobian: Jacobian) -> Tensor:
-        """w_i H_i v_i of every task with its own column, [n, P] to [n, P]; H_i exact."""
-        head = self.linearise(jacobian)
-        own = [rows[:, self._learner.own].unsqueeze(0)] if head.uses_rows else []
-        parts = head.product([*own, *self._encoder.push_each(rows)], self.weights.task, "exact")
-        lam, features = _split(head, [p[0] for p in parts])
-        held = [self._weigh(f) for f in _split(head, head.gradient())[1]]
-        found = self._encoder.product_each(rows, held, features)
-        return self._with_rows(found, lam)
-
-    def _with_rows(self, found: Tensor, rows: Tensor | None) -> Tensor:
-        """What came through the encoder, [..., P], and what came through the rows, [..., R], where they count."""
-        if rows is None:
-            return found
-        own = self._learner.own
-        return torch.cat([found[..., : own.start or 0], found[..., own] + rows], dim=-1)
-
-    def _tangents(self, head: Head, columns: Tensor, form: Form) -> list[Tensor]:
-        """The explicit parts' tangents along columns [k, P]: [k, n, ...] each."""
-        held = "exact" if form == "gauss-newton" else form  # which has no second derivatives of the encoder
-        if self._holding != (head.jacobian, held):
-            self._encoder.hold([self._weigh(f) for f in _split(head, head.held_gradient(held))[1]])
-            self._holding = (head.jacobian, held)
-        own = columns[:, self._learner.own].unsqueeze(1).expand(-1, len(self.rows), -1)
-        rows = [own] if head.uses_rows else []
-        return [*rows, *self._encoder.push(columns)]
-
-    def _weigh(self, part: Tensor) -> Tensor:
-        return part * self.weights.task.reshape(-1, *([1] * (part.dim() - 1)))
-
-
-def _split(head: Head, parts: list[Tensor]) -> tuple[Tensor | None, list[Tensor]]:
-    """The part of the rows λ, if the losses depend on them, and those of the features."""
-    return (parts[0], parts[1:]) if head.uses_rows else (None, parts)
+        total = torch.zeros_like(columns)
+        for chunk in self:
+            for start in range(0, len(columns), self.plan.columns):
+                batch = slice(start, start + self.plan.columns)
+                total[batch] += chunk.product(columns[batch], jacobian, form)
+        return total

@@ -5,8 +5,8 @@ With the Lagrangian
     ℒ(λ, Z, θ; u) = outer(λ, Z, θ) − uᵀ ∂_θ inner(λ, Z, θ),     ∂²_θθ inner · u = ∂_θ outer,
 
 the total gradient is ℒ's explicit one and the total Hessian is Jᵀ ∇²ℒ J with J = [I; T], T = dθ/d(λ, Z).
-Third-order terms sit in uᵀ ∂_θ inner and cost one differentiation more; nothing third-order is ever formed.
-With ∇²outer in ∇²ℒ's place they are left out.
+The third-order terms are in uᵀ ∂_θ inner and cost one more differentiation; no third-order tensor is formed.
+With ∇²outer in place of ∇²ℒ they are left out.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd import grad
 
-from metafluence.bilevel.linearisation import Head
+from metafluence.bilevel.linearisation import Linearisation
 from metafluence.errors import SolverError
 from metafluence.learners import ImplicitLearner
 from metafluence.linalg import PreparedSolve, Solver
@@ -25,8 +25,8 @@ from metafluence.networks import batched_vjp, gradients
 from metafluence.tasks import Batch, Level, Weights
 
 
-class ImplicitHead(Head):
-    """A head whose θ is the argmin of the inner loss."""
+class ImplicitLinearisation(Linearisation):
+    """θ is the argmin of the inner loss: T = −(∂²_θθ inner)⁻¹ ∂_θ∂_(λ,Z) inner."""
 
     def __init__(
         self,
@@ -38,12 +38,12 @@ class ImplicitHead(Head):
         adapted: Tensor,
         inner_solver: Solver,
     ) -> None:
-        super().__init__(learner, rows, support, query, weights, adapted, "total")
+        super().__init__(learner, rows, support, query, weights, adapted)
         if not inner_solver.symmetric:
             raise SolverError(
-                f"{type(inner_solver).__name__} cannot be the inner solver: what it gives is not symmetric, so "
-                "products with the total Hessian would not be either, and no outer solver would arrive. Use "
-                "neumann with a truncation, ek-fac, or cg."
+                f"{type(inner_solver).__name__} cannot be the inner solver: its answers are not symmetric, so products "
+                "with the total Hessian would not be either, and no outer solver would converge. Use neumann with a "
+                "truncation, ek-fac, or cg."
             )
         with torch.enable_grad():
             self._inner = learner.inner_loss(self._rows, self._theta, self._support, self._weighed["support"]).sum()
@@ -77,12 +77,12 @@ class ImplicitHead(Head):
         found, bent = batched_vjp(self._first, [weight, self._theta], self._along(tangents))
         return found + batched_vjp([self._inner_gradient], [weight], [-self._solve_inner(bent)])[0]
 
-    def _push(self, tangents: list[Tensor]) -> Tensor:
+    def pushforward(self, tangents: list[Tensor]) -> Tensor:
         # ℒ is linear in u: ∂/∂u of its explicit gradient is −∂_θ∂_(λ,Z) inner.
         (mixed,) = batched_vjp(self._first[:-1], [self._adjoint], tangents)
         return self._solve_inner(mixed)
 
-    def _pull(self, parts: list[Tensor]) -> list[Tensor]:
+    def pullback(self, parts: list[Tensor]) -> list[Tensor]:
         *parts, theta_part = parts
         back = batched_vjp([self._inner_gradient], self.explicit, [-self._solve_inner(theta_part)])
         return [p + b for p, b in zip(parts, back, strict=True)]

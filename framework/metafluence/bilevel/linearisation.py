@@ -1,13 +1,17 @@
 """The derivatives of a few tasks' outer losses at one point, kept as graphs that every product reuses.
 
-Two stages meet at the features Z of the shared encoder. `Encoder` maps meta-parameters to Z, once for the images
-of all tasks; a `Head` holds the losses as functions of (rows λ, Z, adapted parameters θ). Heads differ in what θ does
-when λ and Z move: `Head` itself knows the two plain answers, nothing (held) and the same (identity); `ImplicitHead` and
-`UnrolledHead` the true one.
+Two stages meet at the features Z of the shared encoder. `Encoder` maps meta-parameters to Z, once for the images of
+all tasks; a `Linearisation` holds the losses as functions of (rows λ, Z, adapted parameters θ). Its subclasses differ
+in dθ/d(λ, Z):
+
+- `HeldLinearisation`: zero;
+- `IdentityLinearisation`: the identity, where λ and θ live in one space (first-order convention);
+- `ImplicitLinearisation`, `UnrolledLinearisation` (files of their own): the true one.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from functools import cached_property
 from typing import Literal
 
@@ -26,11 +30,13 @@ Form = Literal["exact", "no-third-order", "gauss-newton"]
 """What stands between Jᵀ and J in a task's Hessian: ∇²ℒ; ∇²outer; or ∇²outer with the outputs linearised."""
 
 
-class Head:
+class Linearisation(ABC):
     """The losses of n tasks as functions of rows λ [n, R], features Z and adapted parameters θ [n, Q].
 
-    All methods take and return parts in the order of `explicit`: the rows, if the losses depend on them, then the
-    two feature stacks, if there is an encoder. A column of a product carries the weight of each task in `weights`.
+    Methods take and return lists of parts in the order of `explicit`: the rows, if the losses depend on them, then the
+    two feature stacks, if there is an encoder. Parts of k columns are [k, n, ...].
+
+    Subclasses give `pushforward` and `pullback`, the products with J = [I; T], T = dθ/d(λ, Z), and Jᵀ.
     """
 
     inner_residual = 0.0
@@ -45,10 +51,8 @@ class Head:
         support: Batch,
         query: Batch,
         weights: Weights,
-        adapted: Tensor | None,
-        jacobian: Jacobian,
+        adapted: Tensor | None = None,
     ) -> None:
-        self.jacobian: Jacobian = jacobian
         self._learner, self._query = learner, query
         with torch.enable_grad():
             self._rows = rows.detach().requires_grad_()
@@ -60,7 +64,14 @@ class Head:
                 "query": weights.query.detach().requires_grad_(),
             }
         self._support = Batch(self._features[0], support.targets)
-        self._bent: tuple[Tensor, Tensor, list[Tensor]] | None = None
+
+    @abstractmethod
+    def pushforward(self, tangents: list[Tensor]) -> Tensor:
+        """T times tangents of the explicit parts: dθ, [k, n, Q]."""
+
+    @abstractmethod
+    def pullback(self, parts: list[Tensor]) -> list[Tensor]:
+        """Jᵀ times cotangents of the explicit parts and of θ (the last one): cotangents of the explicit parts."""
 
     @property
     def adapted(self) -> Tensor:
@@ -89,20 +100,21 @@ class Head:
 
     @cached_property
     def _lagrangian(self) -> Tensor:
-        """The scalar whose explicit gradient is the total one."""
+        """The scalar ℒ whose explicit gradient, pulled back, is the total one."""
         return self._outer
 
     def _depends(self) -> list[Tensor]:
-        """All that is differentiated by the rows."""
+        """All scalars whose derivatives by the rows matter."""
         return [self._outer]
 
     @cached_property
     def uses_rows(self) -> bool:
-        """Whether anything depends on the rows with features and θ held."""
-        return self.jacobian == "identity" or any(depends_on(d, self._rows) for d in self._depends())
+        """Whether anything depends on the rows when features and θ are held."""
+        return any(depends_on(d, self._rows) for d in self._depends())
 
     @cached_property
     def explicit(self) -> list[Tensor]:
+        """The explicit parts: the rows, if they are used, and the features, if there is an encoder."""
         return ([self._rows] if self.uses_rows else []) + (self._features if self._learner.encodes else [])
 
     @property
@@ -118,7 +130,7 @@ class Head:
 
     @cached_property
     def _plain(self) -> list[Tensor]:
-        """∇outer by the explicit parts and θ, where `_first` is ∇ℒ."""
+        """∇outer by the explicit parts and θ, itself differentiable."""
         if self._lagrangian is self._outer:
             return self._first
         with torch.enable_grad():
@@ -130,27 +142,22 @@ class Head:
         return gradients(self._outer, [self._theta])[0]
 
     @cached_property
-    def _total(self) -> list[Tensor]:
-        # A gradient alone needs no graph of itself, which costs as much again.
-        made = self.__dict__.get("_first")
-        parts = [p.detach() for p in made] if made is not None else gradients(self._lagrangian, self._variables)
-        if self.jacobian == "identity":
-            parts[0] = parts[0] + parts[-1]
-        return parts[: len(self.explicit)]
-
     def gradient(self) -> list[Tensor]:
         """Total gradient of each task's loss by each explicit part: [n, ...]."""
-        return list(self._total)
+        return self._explicit_gradient()
+
+    def _explicit_gradient(self) -> list[Tensor]:
+        # No graph of the gradient itself, which costs as much again.
+        return gradients(self._lagrangian, self.explicit)
 
     def held_gradient(self, form: Form) -> list[Tensor]:
-        """What a product's second derivatives of the explicit parts are weighed with: ∇ℒ, or ∇outer; [n, ...]."""
-        return self.gradient() if form == "exact" else [part.detach() for part in self._plain[:-1]]
+        """The gradient that weighs the encoder's own second derivatives in a product: of ℒ, or of outer; [n, ...]."""
+        return self.gradient if form == "exact" else [part.detach() for part in self._plain[: len(self.explicit)]]
 
     @property
     def separates(self) -> bool:
-        """A query instance's loss depends on its own features and on nothing else that depends on λ."""
-        alone = not self._learner.mixes_instances
-        return alone and self.jacobian == "held" and not self.uses_rows and len(self.explicit) == 2
+        """Whether a query instance's loss depends on λ through its own features alone."""
+        return False
 
     def query_gradients(self) -> Tensor:
         """∂ℓ_j/∂Z_j over the number of queries for each query instance, where it `separates`: [n, n_q, ...]."""
@@ -161,7 +168,9 @@ class Head:
     def instance_gradients(self, level: Level, sums: Tensor | None = None) -> list[Tensor]:
         """D_(λ,Z) ∂ℒ/∂ω for the weight ω of every support or query instance: [instances, n, ...].
 
-        sums [k, n, instances]: of each task's instances, the sums so weighted in place of each one alone: [k, n, ...].
+        Args:
+            level: `support` or `query`.
+            sums: [k, n, instances], coefficients of each task's instances; the k sums are then returned, [k, n, ...].
         """
         with torch.enable_grad():
             (by_weight,) = gradients(self._lagrangian, [self._weighed[level]], create_graph=True)
@@ -170,26 +179,35 @@ class Head:
 
     def slopes(self, tangents: list[Tensor]) -> Tensor:
         """The total derivative of every task's loss along tangents of the explicit parts, [k, n]."""
-        found = [(g * t).flatten(2).sum(dim=2) for g, t in zip(self.gradient(), tangents, strict=True)]
+        found = [(g * t).flatten(2).sum(dim=2) for g, t in zip(self.gradient, tangents, strict=True)]
         return torch.stack(found).sum(dim=0)
 
     def instance_slopes(self, tangents: list[Tensor], level: Level) -> Tensor:
         """`instance_gradients` along tangents of the explicit parts, all instances at once: [k, n, instances].
 
-        The same derivative taken the other way round: by ω, of the total derivative along the tangents.
+        The same mixed derivative in the other order: by ω, of the total derivative along the tangents.
         """
         return batched_vjp(self._first, [self._weighed[level]], self._along(tangents))[0]
 
     def product(self, tangents: list[Tensor], weights: Tensor, form: Form) -> list[Tensor]:
-        """The total Hessian times tangents of the explicit parts, [k, n, ...] each; weights [n]."""
+        """The weighted total Hessians Σ_i w_i H_i times tangents of the explicit parts.
+
+        Args:
+            tangents: [k, n, ...] each.
+            weights: w [n].
+            form: what stands between Jᵀ and J.
+
+        Returns:
+            For each explicit part [k, n, ...]; the sum over tasks is not taken yet.
+        """
         if not self.explicit:
             return []
         if form == "exact":
             return self._close(batched_vjp(self._first, self._variables, _weigh(self._along(tangents), weights)))
-        along = [*tangents, self._push(tangents)]
+        along = [*tangents, self.pushforward(tangents)]
         variables = [*self.explicit, self._theta]
         if form == "no-third-order":
-            return self._pull(batched_vjp(self._plain, variables, _weigh(along, weights)))
+            return self.pullback(batched_vjp(self._plain, variables, _weigh(along, weights)))
         return self._gauss_newton(along, variables, weights)
 
     def _gauss_newton(self, along: list[Tensor], variables: list[Tensor], weights: Tensor) -> list[Tensor]:
@@ -197,45 +215,69 @@ class Head:
         loss = self._learner.output_loss
         if loss is None:
             raise InputError(
-                "gauss-newton needs an outer loss of the outputs; this learner declares no output_loss. Use exact."
+                f"gauss-newton needs an outer loss of the outputs, and {type(self._learner).__name__} declares no "
+                "output_loss. Use the curvature exact."
             )
-        if self._bent is None:
-            with torch.enable_grad():
-                outputs = self._learner.predict(self._rows, self._theta, self._features[1])
-                dual = torch.zeros_like(outputs, requires_grad=True)
-                self._bent = outputs, dual, gradients((outputs * dual).sum(), variables, create_graph=True)
-        outputs, dual, pulled = self._bent
+        outputs, dual, pulled = self._output_pullback
         (moved,) = batched_vjp(pulled, [dual], along)
         weigh_query = self._weighed["query"].detach()
         scale = (weights.unsqueeze(-1) * weigh_query / weigh_query.shape[-1]).unsqueeze(-1)
-        return self._pull(batched_vjp([outputs], variables, [scale * loss.curvature(outputs, moved)]))
+        return self.pullback(batched_vjp([outputs], variables, [scale * loss.curvature(outputs, moved)]))
+
+    @cached_property
+    def _output_pullback(self) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Outputs f for the query, a dual c of them, and cᵀ ∂f by the explicit parts and θ, which is linear in c."""
+        with torch.enable_grad():
+            outputs = self._learner.predict(self._rows, self._theta, self._features[1])
+            dual = torch.zeros_like(outputs, requires_grad=True)
+            variables = [*self.explicit, self._theta]
+            return outputs, dual, gradients((outputs * dual).sum(), variables, create_graph=True)
 
     def _along(self, tangents: list[Tensor]) -> list[Tensor]:
         """Tangents of the variables along tangents of the explicit parts."""
-        return [*tangents, self._push(tangents)]
+        return [*tangents, self.pushforward(tangents)]
 
     def _close(self, parts: list[Tensor]) -> list[Tensor]:
         """Cotangents of the variables as cotangents of the explicit parts."""
-        return self._pull(parts)
-
-    def _push(self, tangents: list[Tensor]) -> Tensor:
-        """dθ along tangents of the explicit parts, [k, n, Q]."""
-        if self.jacobian == "identity":
-            return tangents[0]
-        return torch.zeros(tangents[0].shape[0], *self._theta.shape).to(self._theta)
-
-    def _pull(self, parts: list[Tensor]) -> list[Tensor]:
-        """Jᵀ of cotangents of the explicit parts and of θ: θ's is carried over to the explicit parts."""
-        *parts, theta_part = parts
-        if self.jacobian == "identity":
-            parts[0] = parts[0] + theta_part
-        return parts
+        return self.pullback(parts)
 
     def _each(self, level: Level) -> Tensor:
         """Every instance of all tasks' weights on its own: [instances, n, instances]."""
         weight = self._weighed[level]
         tasks, count = weight.shape
         return torch.eye(count).to(weight).unsqueeze(1).expand(-1, tasks, -1)
+
+
+class HeldLinearisation(Linearisation):
+    """θ stays where it is: T = 0."""
+
+    def pushforward(self, tangents: list[Tensor]) -> Tensor:
+        return torch.zeros(tangents[0].shape[0], *self._theta.shape).to(self._theta)
+
+    def pullback(self, parts: list[Tensor]) -> list[Tensor]:
+        return parts[:-1]
+
+    @property
+    def separates(self) -> bool:
+        return not self._learner.mixes_instances and not self.uses_rows and len(self.explicit) == 2
+
+
+class IdentityLinearisation(Linearisation):
+    """θ moves with the rows: T = I, the first-order convention for λ and θ of one space."""
+
+    @cached_property
+    def uses_rows(self) -> bool:
+        return True
+
+    def _explicit_gradient(self) -> list[Tensor]:
+        return self.pullback(gradients(self._lagrangian, self._variables))
+
+    def pushforward(self, tangents: list[Tensor]) -> Tensor:
+        return tangents[0]
+
+    def pullback(self, parts: list[Tensor]) -> list[Tensor]:
+        rows, *features, theta = parts
+        return [rows + theta, *features]
 
 
 def _weigh(tangents: list[Tensor], weights: Tensor) -> list[Tensor]:

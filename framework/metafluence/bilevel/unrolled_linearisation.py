@@ -1,4 +1,4 @@
-"""The true derivatives where θ comes of a differentiable procedure (steps, a closed form), by autograd through it."""
+"""The true derivatives where θ comes from steps or a closed form, by autograd through them."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from metafluence.bilevel.linearisation import Head
+from metafluence.bilevel.linearisation import Linearisation
 from metafluence.learners import MetaLearner
 from metafluence.networks import batched_vjp, gradients
 from metafluence.tasks import Batch, Weights
 
 
-class UnrolledHead(Head):
-    """A head whose θ is `learner.unroll` of rows, features and weights: it adapts the tasks itself.
+class UnrolledLinearisation(Linearisation):
+    """θ is `learner.unroll` of rows, features and weights; building this adapts the tasks.
 
-    The exact Hessian never sees θ.
+    The exact Hessian differentiates through the unrolled θ, so it needs neither `pushforward` nor `pullback`.
     """
 
     def __init__(self, learner: MetaLearner, rows: Tensor, support: Batch, query: Batch, weights: Weights) -> None:
-        super().__init__(learner, rows, support, query, weights, None, "total")
+        super().__init__(learner, rows, support, query, weights)
         with torch.enable_grad():
             self._unrolled = learner.unroll(self._rows, self._support, self._weighed["support"], track=True)
             self._theta = self._unrolled.detach().requires_grad_()
@@ -59,11 +59,11 @@ class UnrolledHead(Head):
             dual = torch.zeros_like(self._unrolled, requires_grad=True)
             return dual, gradients((self._unrolled * dual).sum(), self.explicit, create_graph=True)
 
-    def _push(self, tangents: list[Tensor]) -> Tensor:
+    def pushforward(self, tangents: list[Tensor]) -> Tensor:
         dual, pulled = self._pulled
         return batched_vjp(pulled, [dual], tangents)[0]
 
-    def _pull(self, parts: list[Tensor]) -> list[Tensor]:
+    def pullback(self, parts: list[Tensor]) -> list[Tensor]:
         *parts, theta_part = parts
         back = batched_vjp([self._unrolled], self.explicit, [theta_part])
         return [p + b for p, b in zip(parts, back, strict=True)]

@@ -6,9 +6,14 @@ that `list` answers at once.
 
 from __future__ import annotations
 
+import signal
 import sys
+import tempfile
+import threading
+import traceback
 from pathlib import Path
-from typing import Annotated
+from types import FrameType
+from typing import Annotated, NoReturn
 
 import typer
 from rich.table import Table
@@ -16,7 +21,7 @@ from rich.text import Text
 
 from metafluence.allocator import keep_freed_memory
 from metafluence.cli.data import data_app
-from metafluence.cli.study import RegistryOption, demo, report, run
+from metafluence.cli.study import RegistryOption, Terminated, demo, report, run
 from metafluence.cli.sweep import sweep_app
 from metafluence.cli.terminal import console, errors
 from metafluence.errors import InputError, MetafluenceError, StoreError
@@ -100,8 +105,10 @@ def _parameters(entry: Entry) -> str:
 
 
 def main() -> None:
-    """Entry point: turns our own errors into one message and an exit code."""
+    """Entry point: turns errors into one message and an exit code."""
     keep_freed_memory()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         app()
     except (InputError, StoreError) as error:
@@ -110,3 +117,14 @@ def main() -> None:
     except MetafluenceError as error:
         errors.print(Text(f"Error: {error}", style="red"), soft_wrap=True)
         sys.exit(1)
+    except Exception as error:
+        with tempfile.NamedTemporaryFile("w", prefix="metafluence-", suffix=".txt", delete=False) as file:
+            traceback.print_exc(file=file)
+        text = f"Error: unexpected {type(error).__name__}: {error}. The traceback is in {file.name}; please report it."
+        errors.print(Text(text, style="red"), soft_wrap=True)
+        sys.exit(1)
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    """SIGTERM ends a command as the keyboard does: what is finished is kept, and the command says so."""
+    raise Terminated

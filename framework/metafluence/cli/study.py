@@ -108,14 +108,18 @@ def open_study(
     return registry, folder, lambda bars: metafluence.Comparing(comparison, registry, folder, bars)
 
 
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end (SIGTERM)."""
+
+
 @contextmanager
 def kept(folder: Path) -> Iterator[None]:
     """Says, when work is interrupted, that what was finished is not lost."""
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as signalled:
         errors.print(f"\nInterrupted. What was finished is kept in {folder}; the same command goes on from there.")
-        raise typer.Exit(130) from None
+        raise typer.Exit(143 if isinstance(signalled, Terminated) else 130) from None
 
 
 def _run(study: Path, out: Path | None, overlay: Path | None, size: str | None, changes: Sequence[str]) -> None:

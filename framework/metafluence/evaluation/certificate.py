@@ -112,7 +112,8 @@ def certify(
         truth, _ = retrain([(i,) for i in sorted(drawn)], [], context.level, context.bank, targets)
         if truth is None:
             raise InputError("Fewer than two of the retrainings converged, so nothing can be certified.")
-    sizes = torch.linalg.vector_norm(context.point.responses(context.level), dim=0)
+    weights = context.point.item_weights(context.level)
+    sizes = weights * torch.linalg.vector_norm(context.point.responses(context.level), dim=0)
     if not bool(sizes.any()):
         return Certificate.refused(label, context.level, "to first order no item has an effect on the meta-parameters.")
     state = method.prepare(replace(context, strict=False))

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from metafluence.attribution import AttributionMethod, Context, Targets
 from metafluence.bilevel import BilevelProblem
-from metafluence.errors import MetafluenceError
+from metafluence.errors import in_words
 from metafluence.evaluation.evaluation import Evaluation
 from metafluence.evaluation.plan import Plan
 from metafluence.evaluation.row import Row, Run
@@ -103,8 +103,8 @@ def _lowest_with(
     context = replace(context, generator=evaluation.generator())
     try:
         scored = method.scores(method.prepare(context), targets)
-    except MetafluenceError as error:
-        return Tried(damping, reason=str(error))
+    except Exception as error:
+        return Tried(damping, reason=in_words(error))
     return Tried(damping, lowest(scored.values[:, 0], evaluation.remove[0]))
 
 

@@ -76,13 +76,13 @@ def sweep_damping(
     generator = generator or torch.Generator().manual_seed(0)
     operator, jacobian = curvature.at(point), curvature.jacobian(point)
     goals = targets.gradients(jacobian)[:, :1]
-    responses = point.task_gradients(jacobian)
+    responses = point.task_gradients(jacobian) * point.item_weights()
     solved = solve_sweep(solver, operator, goals, values, generator)
     scores = torch.cat([responses.T @ s.value for s in solved], dim=1).cpu()
     products = solved[0].matvecs
     changes: list[float] = [NAN] * len(values)
     if truth is not None:
-        removed = torch.stack([responses[:, list(r)].sum(dim=1) for r in truth.removals], dim=1)
+        removed = torch.stack([responses[:, sorted(set(r))].sum(dim=1) for r in truth.removals], dim=1)
         changes, more = _change_errors(solver, operator, removed, values, truth.change, generator)
         products += more
     lowest = float(extreme_eigenvalues(operator, generator).smallest)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from metafluence.attribution import AttributionMethod
 from metafluence.bilevel import Curvature
-from metafluence.errors import InputError, MetafluenceError
+from metafluence.errors import InputError, in_words
 from metafluence.evaluation.evaluation import Evaluation
 from metafluence.evaluation.metrics import median, moved
 from metafluence.evaluation.predictions import Predictions
@@ -132,8 +132,8 @@ def error_budget(
     for stage in chain.values():
         try:
             changes.append(predictions.of(stage))
-        except MetafluenceError as error:
-            return Budget(label, solver, evaluation.level, "failed", str(error))
+        except Exception as error:
+            return Budget(label, solver, evaluation.level, "failed", in_words(error))
     size = torch.linalg.vector_norm(changes[0], dim=0)[some]
     changes = [change[:, some] for change in changes]
     parts = [_median(one - other, size) for other, one in pairwise(changes)]

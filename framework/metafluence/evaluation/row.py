@@ -159,6 +159,8 @@ class Run:
     change_errors: Tensor = field(default_factory=lambda: torch.empty(0))
     """Relative error of the predicted parameter change, one for each left-out item of the ground truth."""
     curve: RemovalCurve = field(default_factory=RemovalCurve.unknown)
+    traceback: str = ""
+    """Of an error that no component raises on purpose; empty otherwise."""
 
 
 def run_name(method: str, solver: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metafluence.attribution import AttributionMethod, Scores
-from metafluence.errors import MetafluenceError
+from metafluence.attribution import AttributionMethod, Scores, check_items
+from metafluence.errors import MetafluenceError, StoreError, in_words
 from metafluence.evaluation.evaluation import Evaluation, TestQuality
 from metafluence.evaluation.ground_truth import Truth
 from metafluence.evaluation.metrics import (
@@ -36,19 +37,26 @@ def lowest(scores: Tensor, count: int) -> Removal:
 
 
 def execute(evaluation: Evaluation, method: AttributionMethod, label: str, solver: str) -> Run:
-    """Run one method. A MetafluenceError becomes a failed row with its reason; other errors are bugs and are raised."""
+    """Run one method. Any exception becomes a failed row with its reason; the other methods go on."""
+    told = ""
     try:
         return _execute(evaluation, method, label, solver)
-    except MetafluenceError as error:
+    except StoreError:  # every other run would fail of it too
+        raise
+    except Exception as error:
+        reason = str(error)
+        if not isinstance(error, MetafluenceError):
+            told = traceback.format_exc()
+            reason = f"The method raised {type(error).__name__}: {error}. The traceback is in the store's `failures`."
         row = Row(
             method=label,
             solver=solver,
             level=evaluation.level,
             retrains=method.retrains,
             status="failed",
-            reason=str(error),
+            reason=reason,
         )
-        return Run(row=row)
+        return Run(row=row, traceback=told)
 
 
 def _execute(evaluation: Evaluation, method: AttributionMethod, label: str, solver: str) -> Run:
@@ -56,6 +64,7 @@ def _execute(evaluation: Evaluation, method: AttributionMethod, label: str, solv
     context = evaluation.context()
     state = method.prepare(context)
     scored = method.scores(state, evaluation.targets())
+    check_items(method, scored, context)
     scores = scored.values[:, 0].cpu()  # waits for the device, so that the time is that of the work
     seconds = time.perf_counter() - started if scored.seconds is None else scored.seconds
     facts: dict[str, Any] = {
@@ -164,8 +173,8 @@ def _edit(evaluation: Evaluation, method: AttributionMethod, state: Any, removal
         started = time.perf_counter()
         try:
             change = method.parameter_change(state, [removal])
-        except MetafluenceError as error:  # the scores are still good
-            complaint = complaint or str(error)
+        except Exception as error:  # the scores are still good
+            complaint = complaint or in_words(error)
             qualities.append(TestQuality())
             continue
         if change is None:

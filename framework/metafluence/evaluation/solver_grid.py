@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metafluence.attribution import AttributionMethod, attribute
 from metafluence.bilevel import BilevelProblem
-from metafluence.errors import MetafluenceError
+from metafluence.errors import in_words
 from metafluence.evaluation.evaluation import Evaluation
 from metafluence.evaluation.metrics import score_agreement
 from metafluence.evaluation.plan import GridPlan
@@ -66,8 +66,8 @@ def run_cell(evaluation: Evaluation, plan: GridPlan, reference: Tensor) -> tuple
     """
     try:
         scores, facts = _score(evaluation, plan.method, evaluation.problem.solving_with(plan.inner_solver))
-    except MetafluenceError as error:
-        return Cell(plan.inner, plan.outer, status="failed", reason=str(error)), reference.new_empty(0)
+    except Exception as error:
+        return Cell(plan.inner, plan.outer, status="failed", reason=in_words(error)), reference.new_empty(0)
     facts["error"] = float(torch.linalg.vector_norm(scores - reference) / torch.linalg.vector_norm(reference))
     if evaluation.truth is not None:
         picked = scores[[removal[0] for removal in evaluation.truth.removals]]

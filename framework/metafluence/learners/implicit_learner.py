@@ -1,17 +1,9 @@
-"""Meta-learners: what is adapted to a task, and how it is then judged.
-
-A learner works on a stack of n tasks. Its losses take meta-parameters as rows [n, R], one per task (the same row n
-times in the real study), so that derivatives by the meta-parameters are known per task. Rows are `meta[own]`: all of λ,
-or where there is a shared encoder what of λ is not the encoder's.
-
-Where all tasks share a network of the meta-parameters (a backbone), `encode` runs it once over the images of all
-tasks, and the losses see its features in place of inputs. Derivatives through the encoder are then taken once.
-"""
+"""Learners whose adapted parameters are the minimum of an inner loss."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -30,10 +22,39 @@ NEWTON_LIMIT = 400
 class ImplicitLearner(MetaLearner):
     """The adapted parameters are the argmin of `inner_loss`; derivatives follow from the implicit function theorem.
 
-    layered: the learner gives `inner_layers`, so that solvers that work on layers (ek-fac) can be used.
+    Example:
+        θ is held near λ while it fits the support's targets; `inner_loss` alone says how tasks adapt:
+
+        >>> import torch, metafluence as mf
+        >>> class Proximal(mf.ImplicitLearner):
+        ...     meta_size = adapted_size = 1
+        ...
+        ...     def init_meta(self, generator):
+        ...         return torch.zeros(1, dtype=torch.float64)
+        ...
+        ...     def predict(self, rows, adapted, inputs):
+        ...         return adapted.unsqueeze(1).expand(*inputs.shape[:2], 1)
+        ...
+        ...     def inner_loss(self, rows, adapted, support, weights):
+        ...         outputs = self.predict(rows, adapted, support.inputs)
+        ...         fit = mf.weighted_mean(mf.squared_error(outputs, support.targets), weights)
+        ...         return fit + (adapted - rows).square().sum(dim=1) / 2
+        ...
+        ...     def outer_loss(self, rows, adapted, query, weights):
+        ...         outputs = self.predict(rows, adapted, query.inputs)
+        ...         return mf.weighted_mean(mf.squared_error(outputs, query.targets), weights)
+        >>> half = mf.Batch(torch.zeros(1, 2, 1).double(), torch.tensor([[[1.0], [3.0]]]).double())
+        >>> tasks = mf.TaskSet(half, half, ("only",))
+        >>> problem = mf.BilevelProblem(Proximal(), tasks, l2=0.0, inner_solver=mf.build("solver", "exact"))
+        >>> point = problem.at(torch.zeros(1, dtype=torch.float64))
+        >>> point.adapted.round(decimals=6), point.hessian().dense().round(decimals=6)  # θ = (λ + 2) / 2
+        (tensor([[1.]], dtype=torch.float64), tensor([[0.2500]], dtype=torch.float64))
     """
 
-    layered: ClassVar[bool] = False
+    @property
+    def layered(self) -> bool:
+        """It gives `inner_layers`, so that solvers that work on layers (ek-fac) can be used."""
+        return False
 
     @abstractmethod
     def inner_loss(self, rows: Tensor, adapted: Tensor, support: Batch, weights: Tensor) -> Tensor:

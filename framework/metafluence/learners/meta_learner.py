@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -41,12 +41,48 @@ class Adaptation:
 
 
 class MetaLearner(Component, ABC):
-    """A frozen dataclass whose fields are its configuration.
+    """How a task adapts, and how the adapted model is judged. A frozen dataclass: its fields are its configuration.
 
-    encodes: the learner has a shared encoder.
+    What it can do is said by its properties: `encodes`, `shares_space`, `unrolls`, `exact`, `mixes_instances`,
+    `output_loss`.
+    n tasks are worked on together: R meta-parameters reach each task's losses as a row, Q parameters adapt.
+
+    Example:
+        A learner that adapts one bias to the support's mean target, from real targets alone:
+
+        >>> import torch, metafluence as mf
+        >>> class MeanLearner(mf.MetaLearner):
+        ...     unrolls = True
+        ...     meta_size = 1  # λ shrinks the mean
+        ...     adapted_size = 1
+        ...
+        ...     def init_meta(self, generator):
+        ...         return torch.ones(1)
+        ...
+        ...     def unroll(self, rows, support, weights, track):
+        ...         return rows * mf.weighted_mean(support.targets.squeeze(-1), weights).unsqueeze(1)
+        ...
+        ...     def adapt(self, rows, support, weights, init):
+        ...         return mf.Adaptation.by_steps(self.unroll(rows, support, weights, False), 1)
+        ...
+        ...     def predict(self, rows, adapted, inputs):
+        ...         return adapted.unsqueeze(1).expand(*inputs.shape[:2], 1)
+        ...
+        ...     def outer_loss(self, rows, adapted, query, weights):
+        ...         outputs = self.predict(rows, adapted, query.inputs)
+        ...         return mf.weighted_mean(mf.squared_error(outputs, query.targets), weights)
+        >>> half = mf.Batch(torch.zeros(1, 2, 1), torch.tensor([[[1.0], [3.0]]]))
+        >>> tasks = mf.TaskSet(half, half, ("only",))
+        >>> problem = mf.BilevelProblem(MeanLearner(), tasks, l2=0.0, inner_solver=mf.build("solver", "exact"))
+        >>> point = problem.at(torch.tensor([0.5]))
+        >>> point.adapted, point.gradient, point.hessian().dense()  # θ = 2 λ, L_O = ((2 λ − 1)² + (2 λ − 3)²) / 4
+        (tensor([[1.]]), tensor([-2.]), tensor([[4.]]))
     """
 
-    encodes: ClassVar[bool] = False
+    @property
+    def encodes(self) -> bool:
+        """All tasks share an encoder on the meta-parameters: `encode` runs it, and the losses see its features."""
+        return False
 
     @property
     def shares_space(self) -> bool:
@@ -72,7 +108,7 @@ class MetaLearner(Component, ABC):
 
     @property
     def own(self) -> slice:
-        """Which of λ the losses see as rows; the rest reaches them through the encoder."""
+        """The part of λ that the losses see as rows; the rest reaches them through the encoder."""
         return slice(None)
 
     @property
@@ -84,7 +120,10 @@ class MetaLearner(Component, ABC):
         return False
 
     def bind(self, tasks: TaskSet) -> Self:
-        """A copy that knows the shape, type and number of classes of its tasks. Called once by the problem."""
+        """A copy that knows the shape, type and number of classes of its tasks. A problem calls it once.
+
+        Raises InputError for tasks that the learner cannot work on.
+        """
         return self
 
     @property
@@ -117,8 +156,8 @@ class MetaLearner(Component, ABC):
     def adapt(self, rows: Tensor, support: Batch, weights: Tensor, init: Tensor | None) -> Adaptation:
         """Adapt to n tasks. rows [n, R], support features [n, n_s, ...], weights [n, n_s], warm start [n, Q].
 
-        Raises RemovalError where it cannot do without the instances of weight zero: retraining without those has then
-        failed, and other retrainings go on.
+        Raises RemovalError if it cannot do without the instances of weight zero; that one retraining then fails and the
+        others go on.
         """
 
     def unroll(self, rows: Tensor, support: Batch, weights: Tensor, track: bool) -> Tensor:
@@ -144,10 +183,12 @@ class MetaLearner(Component, ABC):
         raise InputError(f"{type(self).__name__} does not know its layers; use a solver that needs products only (cg).")
 
     def unadapted(self) -> MetaLearner:
-        """The model as one that knows nothing of adaptation sees it: itself, where its loss depends on λ with θ held.
+        """The model without adaptation, for methods that ignore it: itself, if its loss depends on λ with θ held.
 
-        Raises InputError where it does not, and there is no such model.
+        Raises InputError where there is no such model.
         """
         if self.encodes:
             return self
-        raise InputError(f"{type(self).__name__} has no model without adaptation; use a method that knows of it.")
+        raise InputError(
+            f"{type(self).__name__} has no model without adaptation; use a method that differentiates it (influence)."
+        )

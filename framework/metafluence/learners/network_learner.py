@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 import torch
@@ -27,12 +27,29 @@ from metafluence.networks import (
 from metafluence.tasks import Batch, TaskSet
 
 
+@dataclass(frozen=True, eq=False)
+class Binding:
+    """What a learner knows of its tasks: the network at flat parameters, the loss of its outputs, and the shape of
+    what the network gives for one instance.
+    """
+
+    network: FlatModule
+    loss: OutputLoss
+    output_shape: torch.Size
+
+
+_BINDING = "_metafluence_binding"
+"""Where a bound learner keeps its Binding: one name, that no learner uses by accident."""
+
+
 class NetworkLearner(MetaLearner):
     """A dataclass with the fields `backbone` and `ways`. λ: the network's parameters, then `extra_size` others.
 
     The loss follows the targets: softmax cross-entropy of class indices, ½ squared error of real values (regression).
-    classifies: the network ends in one output per class (or target value); else in features.
-    regresses: real targets are accepted.
+
+    Class variables:
+        classifies: the network ends in one output per class (or target value); else in features.
+        regresses: real targets are accepted.
     """
 
     backbone: Backbone | nn.Module
@@ -55,19 +72,36 @@ class NetworkLearner(MetaLearner):
         module = build_module(self.backbone, tasks.input_shape, ways if self.classifies else None)
         if not isinstance(self.backbone, Backbone):
             probe_module(module, tasks.input_shape, tasks.dtype, tasks.device)
+        network = FlatModule(module, tasks.dtype, tasks.device)
+        with torch.no_grad():
+            shape = network(network.flat(), tasks.support.inputs[0, :2]).shape[1:]
+        if self.classifies and (len(shape) != 1 or shape[0] < ways or (real and shape[0] > ways)):
+            what = "target values" if real else "classes"
+            raise InputError(
+                f"The backbone {type(module).__name__} gives outputs of shape {list(shape)} per instance, but {name} "
+                f"needs one for each of the {ways} {what}. End the module with nn.Linear(..., {ways})."
+            )
         bound = replace(self, backbone=module, ways=ways)  # type: ignore[type-var]
-        object.__setattr__(bound, "_network", FlatModule(module, tasks.dtype, tasks.device))
-        object.__setattr__(bound, "_loss", SquaredLoss() if real else SoftmaxLoss())
+        object.__setattr__(bound, _BINDING, Binding(network, SquaredLoss() if real else SoftmaxLoss(), shape))
         return bound
+
+    @property
+    def binding(self) -> Binding:
+        """What the learner knows of its tasks. Raises InputError before it is bound."""
+        if _BINDING not in self.__dict__:
+            raise InputError(
+                "This learner does not know its tasks yet. Give it to a BilevelProblem, or call bind(tasks)."
+            )
+        return self.__dict__[_BINDING]
 
     @property
     def network(self) -> FlatModule:
         """The network as a function of flat parameters. Raises InputError before the learner is bound."""
-        return self._bound("_network")
+        return self.binding.network
 
     @property
     def output_loss(self) -> OutputLoss:
-        return self._bound("_loss")
+        return self.binding.loss
 
     @property
     def extra_size(self) -> int:
@@ -118,11 +152,3 @@ class NetworkLearner(MetaLearner):
         inputs, targets, weigh = (p.flatten(0, 1).unsqueeze(0) for p in (query.inputs, query.targets, weights))
         flat = meta.unsqueeze(0)
         return LayerStack(1, lambda _: layered_loss(self.network, flat, inputs, targets, weigh, loss, shift))
-
-    def _bound(self, name: str):
-        try:
-            return self.__dict__[name]
-        except KeyError:
-            raise InputError(
-                "This learner does not know its tasks yet. Give it to a BilevelProblem, or call bind(tasks)."
-            ) from None

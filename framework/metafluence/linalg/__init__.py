@@ -18,15 +18,5 @@ from metafluence.linalg.operators import (
     ShiftedOperator,
     random_groups,
 )
-from metafluence.linalg.solvers import (
-    Applied,
-    Preconditioner,
-    PreparedSolve,
-    Solution,
-    Solver,
-    Status,
-    check_requirements,
-    relative_residual,
-    solve,
-    solve_sweep,
-)
+from metafluence.linalg.solvers import Applied, Preconditioner, Solver, Status, check_requirements
+from metafluence.linalg.solving import PreparedSolve, Solution, relative_residual, solve, solve_sweep

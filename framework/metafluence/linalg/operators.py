@@ -25,11 +25,28 @@ LOW_RANK = "low-rank"
 
 
 class LinearOperator(ABC):
-    """A square linear map known by its products.
+    """A square linear map known by its products. A subclass gives `size`, `dtype`, `device` and `matmat`.
 
-    size: n. batch_shape: leading dimensions, () for a single matrix. tags: what is known to hold, of {"symmetric",
-    "psd", "sum", "layered", "low-rank"}. structure: what the last two tags promise, for solvers that need more than
-    products.
+    Attributes:
+        size: n.
+        batch_shape: leading dimensions, () for a single matrix.
+        tags: what is known to hold, of SYMMETRIC, PSD, SUM, LAYERED, LOW_RANK.
+        structure: what the last two tags promise, for solvers that need more than products.
+
+    Example:
+        >>> import torch, metafluence as mf
+        >>> class Diagonal(mf.LinearOperator):
+        ...     tags = frozenset({mf.SYMMETRIC, mf.PSD})
+        ...
+        ...     def __init__(self, values):
+        ...         self.values = values
+        ...         self.size, self.dtype, self.device = len(values), values.dtype, values.device
+        ...
+        ...     def matmat(self, columns):
+        ...         return self.values.unsqueeze(1) * columns
+        >>> Diagonal(torch.tensor([1.0, 2.0])).dense()
+        tensor([[1., 0.],
+                [0., 2.]])
     """
 
     size: int

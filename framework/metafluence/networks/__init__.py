@@ -3,7 +3,7 @@
 from metafluence.networks.autograd import batched_vjp, depends_on, gradients
 from metafluence.networks.backbones import ACTIVATIONS, Backbone, activation, build_module, pooled_size, pooling
 from metafluence.networks.flat_module import FlatModule
-from metafluence.networks.layers import Layer, LayeredLoss, LayerStack, gradients_each, layered_loss
+from metafluence.networks.layers import LayeredLoss, LayerStack, gradients_each, layered_loss
 from metafluence.networks.losses import (
     OutputLoss,
     SoftmaxLoss,
@@ -16,3 +16,5 @@ from metafluence.networks.losses import (
 )
 from metafluence.networks.normalisation import GroupNorm, TaskBatchNorm, norm
 from metafluence.networks.probe import probe_module
+from metafluence.networks.smooth_twin import kinks, smooth_twin
+from metafluence.networks.trace import Layer

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.parameter import UninitializedParameter
 
 from metafluence.errors import InputError
 from metafluence.networks.normalisation import TaskBatchNorm
@@ -25,9 +26,20 @@ class FlatModule:
         self.device = torch.device(device)
         parameters = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
         self._names = list(parameters)
+        # Modules may share a parameter, and one module may have several names: each of its places is set once. (Torch's
+        # own tying sets a module of two names twice, and then leaves it changed.)
+        first = {id(p): name for name, p in parameters.items()}
+        self._shared = {
+            f"{place}.{name}" if place else name: first[id(p)]
+            for place, layer in self.module.named_modules()
+            for name, p in layer.named_parameters(recurse=False, remove_duplicate=False)
+            if id(p) in first
+        }
         self._shapes = [p.shape for p in parameters.values()]
         self._sizes = [p.numel() for p in parameters.values()]
         self.size = sum(self._sizes)
+        self.proven_layers: dict[torch.Size, tuple[str, ...]] = {}
+        """By the shape of instances, filled by `proven_layers`."""
         if not self.size:
             raise InputError(f"{type(module).__name__} has no trainable parameter.")
 
@@ -73,7 +85,12 @@ class FlatModule:
         """Outputs for `inputs` [n, *shape] at parameters [P]."""
         parts = flat.split(self._sizes)
         named = {n: part.reshape(shape) for n, part, shape in zip(self._names, parts, self._shapes, strict=True)}
-        return functional_call(self.module, named, (inputs,))
+        return self.with_parameters(named, inputs)
+
+    def with_parameters(self, named: dict[str, Tensor], inputs: Tensor) -> Tensor:
+        """Outputs for `inputs` [n, *shape], the trained parameters given by name, as in `positions`."""
+        placed = {place: named[name] for place, name in self._shared.items()}
+        return functional_call(self.module, placed, (inputs,), tie_weights=False)
 
     def stacked(self, flat: Tensor, inputs: Tensor) -> Tensor:
         """Outputs [N, n, ...] for a stack: parameters [N, P], inputs [N, n, *shape]."""
@@ -92,6 +109,11 @@ def check_module(module: nn.Module) -> None:
     """Refuse what cannot be differentiated as a fixed function of its parameters."""
     for name, layer in module.named_modules():
         where = f"Layer {name or type(module).__name__!r} ({type(layer).__name__})"
+        if any(isinstance(p, UninitializedParameter) for p in layer.parameters(recurse=False)):
+            raise InputError(
+                f"{where} is lazy and does not know its shape yet, so its parameters cannot be counted. Call the "
+                "module once on a batch of inputs first."
+            )
         if isinstance(layer, _NormBase) and layer.track_running_stats:
             raise InputError(
                 f"{where} keeps running statistics, which mix tasks. Use metafluence's TaskBatchNorm (the "

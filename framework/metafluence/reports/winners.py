@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from metafluence.evaluation import Interval
+from metafluence.evaluation import Interval, Standing, compare_auroc, compare_means, compare_medians, compare_spearman
 from metafluence.reports.columns import Column
-from metafluence.reports.groups import SEEDS, Group, Mean, Method, mean, methods, retrains, values
-from metafluence.reports.paired import item_difference, seed_difference
+from metafluence.reports.groups import SEEDS, Array, Group, Mean, Method, lines, mean, methods, retrains, values
 from metafluence.tasks import Level
 
 UNINFORMED = ("random",)
@@ -26,7 +24,7 @@ class Ranking:
         order: The estimators with a value, the best first.
         means: Their means over the common seeds.
         best: The first, and those that cannot be told apart from it; empty where nothing tests it.
-        lead: The mean difference of the first to the best that can be told apart from it, with its interval.
+        lead: By how much the first is better than the best that can be told apart from it, with its interval.
         behind: That one; None where there is none.
         chance: The first is not better than an estimator that knows nothing.
     """
@@ -42,8 +40,7 @@ class Ranking:
 def rank(group: Group, level: Level, column: Column, chance: float | None = None, size: bool = False) -> Ranking:
     """Rank the estimators of a group by a column.
 
-    Estimators whose difference is tested are compared pair by pair on the same seeds, or, of fewer than three seeds,
-    on the same items.
+    Differences are tested on the same seeds where there are three or more, and of one seed on the same items.
 
     Args:
         group: The group.
@@ -58,24 +55,26 @@ def rank(group: Group, level: Level, column: Column, chance: float | None = None
     seeds = _common(list(known.values()))
     known = {m: v[seeds] for m, v in known.items() if np.isfinite(v[seeds]).all() and len(seeds)}
     means = {m: mean(v) for m, v in known.items()}
-    sign = 1.0 if column.better == "high" else -1.0
+    sign = -1.0 if size or column.better == "low" else 1.0
     order = tuple(sorted(known, key=lambda m: -sign * means[m].value))
     if not order:
         return Ranking((), {})
-    first, limit = order[0], column.chance if chance is None else chance
-    if limit is not None and sign * means[first].value <= sign * limit:
+    limit = column.chance if chance is None else chance
+    if limit is not None and sign * means[order[0]].value <= sign * limit:
         return Ranking(order, means, chance=True)
-    differences = {m: _difference(group, level, column, (first, m), known, seeds) for m in order[1:]}
-    if any(one is None for one in differences.values()):
+    standing = _standing(group, level, column.field, order, np.array([known[m] for m in order]), sign > 0)
+    if standing is None or len(order) < 2:
         return Ranking(order, means)
-    apart = [m for m, one in differences.items() if one is not None and sign * one.value > 0 and not _spans_zero(one)]
-    best = tuple(m for m in order if m not in apart and (limit is None or sign * means[m].value > sign * limit))
-    behind = apart[0] if apart else None
-    lead = differences[behind] if behind is not None else None
-    return Ranking(order, means, best, lead or Interval(), behind)
+    apart = [rival for rival in standing.rivals if not rival.tied]
+    behind = {str(order.index(m)): m for m in order}
+    beaten = {behind[rival.name] for rival in apart}
+    best = tuple(m for m in order if m not in beaten and (limit is None or sign * means[m].value > sign * limit))
+    if not apart:
+        return Ranking(order, means, best)
+    return Ranking(order, means, best, apart[0].difference, behind[apart[0].name])
 
 
-def _common(columns: Sequence[np.ndarray]) -> list[int]:
+def _common(columns: Sequence[Array]) -> list[int]:
     """The seeds on which the methods are compared: those that all have, of the methods with the most seeds in common.
 
     A method that has none of the others' seeds is left out rather than the others.
@@ -88,15 +87,22 @@ def _common(columns: Sequence[np.ndarray]) -> list[int]:
     return [] if seeds is None else np.flatnonzero(seeds).tolist()
 
 
-def _difference(
-    group: Group, level: Level, column: Column, pair: tuple[Method, Method], known: dict[Method, np.ndarray],
-    seeds: Sequence[int],
-) -> Interval | None:  # fmt: skip
-    """The first method's value less the second's, with its interval; None where nothing tests it."""
-    if len(seeds) >= SEEDS:
-        return seed_difference(known[pair[0]], known[pair[1]])
-    return item_difference(group, level, column.field, pair, seeds)
-
-
-def _spans_zero(difference: Interval) -> bool:
-    return not math.isfinite(difference.low) or difference.low <= 0 <= difference.high
+def _standing(
+    group: Group, level: Level, field: str, order: Sequence[Method], known: Array, high: bool
+) -> Standing | None:
+    """The methods, named by their place in the order, by paired tests; None where there is no test."""
+    names = [str(place) for place in range(len(order))]
+    if known.shape[1] >= SEEDS:
+        return compare_means(names, known, high)
+    if len(group.outcomes) != 1:
+        return None
+    side, runs = group.outcomes[0].sides[level], [lines(group, level, method)[0][1] for method in order]
+    if field == "change_error" and all(len(run.change_errors) for run in runs):
+        errors = np.stack([run.change_errors.numpy() for run in runs])
+        return compare_medians(names, errors[:, np.isfinite(errors).all(axis=0)])
+    if not all(len(run.scores) for run in runs):
+        return None
+    scores = np.stack([run.scores.numpy() for run in runs]) if runs else np.empty((0, 0))
+    if field == "spearman" and side.left_out:
+        return compare_spearman(names, scores[:, list(side.left_out)], np.array(side.loss_change))
+    return compare_auroc(names, scores, np.array(side.marks)) if field == "auroc" and side.marks else None

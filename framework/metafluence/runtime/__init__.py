@@ -18,11 +18,23 @@ from metafluence.runtime.executors import (
     warn,
 )
 from metafluence.runtime.fingerprints import component_fingerprint, hash_tensor
-from metafluence.runtime.memory import graph_bytes
+from metafluence.runtime.memory import (
+    ACTIVATION_BYTES,
+    COLUMN_BYTES,
+    GRADIENT_GRAPH_BYTES,
+    KEPT_GRAPH_BYTES,
+    ROW_BYTES,
+    TRACE_BYTES,
+    count_within,
+    graph_bytes,
+)
 from metafluence.runtime.provenance import versions
 from metafluence.runtime.storage import (
+    Shelf,
     check_identity,
     claim,
+    digest_of,
+    folder_of,
     load_facts,
     load_tensors,
     save_facts,

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import os
+import platform
 import reprlib
 import threading
+import time
 import traceback
 import warnings
 from abc import ABC, abstractmethod
@@ -74,7 +77,10 @@ class RemoteExecutor(Executor):
             for index, item in enumerate(items):
                 yield index, function(item)
             return
-        parcel = Parcel(function, 1 if self.elsewhere else divided_threads(self.local_jobs(len(items))))
+        if self.elsewhere:
+            parcel = Parcel(function)
+        else:
+            parcel = Parcel(function, divided_threads(self.local_jobs(len(items))), owned=True)
         with closing(self.carry(parcel, [parcel.seal(item) for item in items], notice)) as found:
             for index, outcome in found:
                 yield index, parcel.open(outcome)
@@ -93,17 +99,22 @@ class RemoteExecutor(Executor):
 class Parcel(Generic[Item, Result]):
     """A function on its way to other processes, whatever carries it; `threads` are torch's there.
 
+    owned: the workers are this process's own, and end when it is killed.
+
     It is pickled once, and unpickled once in each thread that runs it. What goes and what comes back, exceptions
     included, travels by cloudpickle: with it the classes from a user's own file, which no other process can import.
     """
 
-    def __init__(self, function: Callable[[Item], Result], threads: int = 1) -> None:
+    def __init__(self, function: Callable[[Item], Result], threads: int = 1, owned: bool = False) -> None:
         self._key, self._threads = uuid4().hex, threads
+        self._owner = (platform.node(), os.getpid()) if owned else None
         # An array, because joblib and Ray have arrays in memory that processes share.
         self._code = np.frombuffer(cloudpickle.dumps(function), dtype=np.uint8)
 
     def __call__(self, index: int, item: bytes) -> tuple[int, bytes]:
         """In a worker: run it on a sealed item."""
+        if self._owner is not None:
+            _end_with(*self._owner)
         keep_freed_memory()
         full_precision()
         torch.set_num_threads(self._threads)
@@ -130,6 +141,34 @@ class Parcel(Generic[Item, Result]):
             _UNPACKED.function = cloudpickle.loads(self._code.data)
             _UNPACKED.key = self._key
         return _UNPACKED.function
+
+
+_WATCHED: set[int] = set()
+"""The processes of this machine that this worker ends with."""
+
+
+def _end_with(host: str, owner: int) -> None:
+    """End this worker within seconds of its owner, if that is a process of this machine that was killed."""
+    if host != platform.node() or owner == os.getpid() or owner in _WATCHED:
+        return
+    _WATCHED.add(owner)
+
+    def watch() -> None:
+        while _alive(owner):
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="metafluence-owner", daemon=True).start()
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 _UNPACKED = threading.local()

@@ -1,4 +1,7 @@
-"""How much memory autograd keeps for a computation."""
+"""How much memory work may take at once, and how much autograd keeps for a computation.
+
+All limits are here, in bytes. They bound the speed of results, never their values.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,31 @@ from collections.abc import Callable
 
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
+
+KEPT_GRAPH_BYTES = 2**27
+"""On a processor: graphs of the tasks of one chunk, kept for Hessian products. Past it the processor waits for memory
+(conv4 takes 2.5 times as long)."""
+
+GRADIENT_GRAPH_BYTES = 2**26
+"""On a processor: graphs of the tasks of one chunk, for one gradient and then freed."""
+
+COLUMN_BYTES = 2**27
+"""Graphs times the columns that go through them together. Larger batches only fall out of the caches: at 256 columns
+a column costs twice as much as at 64."""
+
+ROW_BYTES = 2**27
+"""Per-instance gradients [instances, P] formed together."""
+
+ACTIVATION_BYTES = 2**23
+"""The largest layer's inputs, over the tasks whose layers are traced together."""
+
+TRACE_BYTES = 2**24
+"""The widest buffer while the gradients of several groups of instances are formed by their layers."""
+
+
+def count_within(limit: float, each: float) -> int:
+    """How many items of `each` bytes fit into `limit` bytes; at least one."""
+    return int(max(1, limit // each))
 
 
 def graph_bytes(build: Callable[[], object]) -> int:

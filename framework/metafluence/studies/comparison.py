@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from metafluence.errors import InputError, MetafluenceError, StoreError
+from metafluence.errors import InputError, MetafluenceError, StoreError, in_words
 from metafluence.progress import Observer
 from metafluence.registry import Registry
-from metafluence.runtime import load_facts, save_facts, versions
+from metafluence.runtime import load_facts, save_facts, versions, write_atomically
 from metafluence.studies.config import listed
 from metafluence.studies.outcomes import Outcome, load_outcome, outcome, save_outcome
 from metafluence.studies.study import Study, StudyResult
@@ -77,10 +78,13 @@ class Comparing:
                 self._observer.study(number, count, f"{variation.label} seed {variation.config.seed}".strip())
             try:
                 result = study.run()
-            except MetafluenceError as error:
-                errors.append(error)
+            except StoreError:  # no other variation could be kept either
+                raise
+            except Exception as error:
+                errors.append(self._refusal(variation, error))
+                reason = str(errors[-1])
                 outcomes.append(
-                    Outcome(id=variation.id, varied=variation.varied, seed=variation.config.seed, reason=str(error))
+                    Outcome(id=variation.id, varied=variation.varied, seed=variation.config.seed, reason=reason)
                 )
                 continue
             kept = outcome(variation, result)
@@ -90,6 +94,14 @@ class Comparing:
         if len(errors) == count:
             raise errors[0]
         return outcomes
+
+    def _refusal(self, variation: Variation, error: Exception) -> MetafluenceError:
+        """The error of a variation as one of ours; of any other the traceback is kept in a file."""
+        if isinstance(error, MetafluenceError):
+            return error
+        file = self.store.folder / "failures" / f"{variation.id}.txt"
+        write_atomically(file, "".join(traceback.format_exception(error)).encode())
+        return MetafluenceError(f"A component raised {in_words(error)}. The traceback is in {file}.")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,15 @@ from metafluence.learners import MetaLearner
 from metafluence.linalg import Solver
 from metafluence.progress import Observer
 from metafluence.registry import Registry
-from metafluence.runtime import Executor, RemoteExecutor, claim, component_fingerprint, find_device
+from metafluence.runtime import (
+    Executor,
+    RemoteExecutor,
+    Shelf,
+    component_fingerprint,
+    digest_of,
+    find_device,
+    folder_of,
+)
 from metafluence.studies.config import StudyConfig
 from metafluence.tasks import Dataset, Level, Removal, Split, TaskSet, corrupt
 from metafluence.training import Checkpoint, Fit, Record, RetrainBank, Trainer, stored_fit
@@ -60,7 +68,7 @@ class Preparation:
     def __init__(self, config: StudyConfig, registry: Registry, folder: Path, observer: Observer) -> None:
         self.config, self.folder = config, folder
         self.notices: list[str] = []
-        """What went wrong in retraining, whenever it was asked for, and was mended."""
+        """What went wrong in retraining or was found wrong in the store, and was made good."""
         self._observer = observer
         if config.damping is not None and (config.truth is None or config.episodes.validation < 2):
             lacks = "has no `truth`" if config.truth is None else "has fewer than two of those"
@@ -130,7 +138,7 @@ class Preparation:
         """The retrainings about λ*; None where the study asks for no ground truth."""
         if self.config.truth is None:
             return None
-        return self._bank(started.problem, started.fit, started.split, "fit", self.folder / "bank")
+        return self._bank(started.problem, started.fit, started.split, "fit", self.shelf.folder / "bank")
 
     def removals(self, level: Level, items: int) -> tuple[list[Removal], list[Removal]]:
         """The single items and the random subsets that the ground truth leaves out."""
@@ -162,13 +170,17 @@ class Preparation:
 
     def _claim(self, problem: BilevelProblem, split: Split) -> None:
         identity = {
-            "problem": problem.fingerprint(),
+            "learner": component_fingerprint(problem.learner),
+            "inner_solver": component_fingerprint(problem.inner_solver),
+            "l2": repr(problem.l2),
+            "train": split.train.fingerprint(),
             "validation": split.validation.fingerprint(),
             "test": split.test.fingerprint(),
             "trainer": component_fingerprint(self._trainer),
             "seed": str(self.config.seed),
         }
-        claim(self.folder, identity)
+        folder = folder_of(self.folder, identity, self.notices.append)
+        self.shelf = Shelf(folder, digest_of(identity), self.notices.append)
 
     def _fit(self, stage: str, name: str, trainer: Trainer, problem: BilevelProblem, split: Split, purpose: str) -> Fit:
         judged = ""
@@ -185,13 +197,13 @@ class Preparation:
                 generator=self._generator(purpose),
                 progress=report,
                 validation=split.validation if trainer.needs_validation else None,
-                folder=self.folder / "training" / name,
+                folder=self.shelf.folder / "training" / name,
             )
             best = "" if fit.best_step is None else f", validation best after {fit.best_step}"
             self._observer.done(f"‖∇F‖ = {fit.gradient_norm:.1e} after {fit.steps} steps{best}")
             return fit
 
-        return stored_fit(self.folder / f"{name}.safetensors", make, self.device)
+        return stored_fit(self.shelf, name, make, self.device)
 
     def _bank(self, problem: BilevelProblem, fit: Fit, split: Split, purpose: str, store: Path) -> RetrainBank:
         assert self.config.truth is not None
@@ -231,7 +243,7 @@ class Preparation:
             purpose = f"fit {seed}"
             stage = f"meta-training with other seed {seed}"
             fit = self._fit(stage, f"fit-{seed}", self._trainer, problem, split, purpose)
-            bank = self._bank(problem, fit, split, purpose, self.folder / f"bank-{seed}")
+            bank = self._bank(problem, fit, split, purpose, self.shelf.folder / f"bank-{seed}")
             found.append((bank, Targets(problem, targets, fit.meta)))
         return found
 

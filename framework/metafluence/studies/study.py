@@ -7,7 +7,7 @@ from pathlib import Path
 
 from metafluence.attribution import AttributionMethod
 from metafluence.bilevel import Diagnostics
-from metafluence.errors import ConvergenceError, InputError, MetafluenceError
+from metafluence.errors import ConvergenceError, InputError, in_words
 from metafluence.evaluation import (
     Budget,
     Cell,
@@ -29,7 +29,7 @@ from metafluence.evaluation import (
 )
 from metafluence.progress import Observer
 from metafluence.registry import Registry
-from metafluence.runtime import component_fingerprint, load_facts, load_tensors, save_facts, save_tensors
+from metafluence.runtime import component_fingerprint, write_atomically
 from metafluence.studies.config import StudyConfig
 from metafluence.studies.plans import make_grid, make_plans, parts
 from metafluence.studies.preparation import Preparation, Prepared
@@ -149,18 +149,25 @@ class Study:
         runs, reused = [], 0
         for number, plan in enumerate(self.plans, start=1):
             evaluation = evaluations[plan.level]
-            file = self.folder / "runs" / f"{plan.id}-{self.preparation.run_key(evaluation)}.safetensors"
-            if file.exists():
-                tensors, facts = load_tensors(file)
-                curve = RemovalCurve.from_tensor(tensors.pop("curve"))
-                run = Run(row=Row.from_facts(facts), curve=curve, **tensors)
+            name = f"runs/{plan.id}-{self.preparation.run_key(evaluation)}"
+            stored = self.preparation.shelf.find(name)
+            if stored is not None:
+                tensors, facts = stored
+                run = Run(
+                    row=Row.from_facts(facts),
+                    scores=tensors["scores"],
+                    change_errors=tensors["change_errors"],
+                    curve=RemovalCurve.from_tensor(tensors["curve"]),
+                )
                 reused += 1
             else:
                 run = execute_plan(evaluation, plan)
                 if run.row.status == "ok":
                     curve = run.curve.tensor()
                     tensors = {"scores": run.scores, "change_errors": run.change_errors, "curve": curve}
-                    save_tensors(file, tensors, run.row.facts())
+                    self.preparation.shelf.keep(name, tensors, run.row.facts())
+                elif run.traceback:
+                    write_atomically(self.folder / "failures" / f"{plan.id}.txt", run.traceback.encode())
             runs.append(run)
             self._observer.step(number, len(self.plans), f"{plan.label} {plan.solver}")
             self._hook.metafluence_run_finished(study=self, run=run)
@@ -175,15 +182,16 @@ class Study:
         suffix = self.preparation.run_key(evaluation)
         cells, reference = [], None
         for number, plan in enumerate(self.grid_plans, start=1):
-            file = self.folder / "grid" / f"{plan.id}-{suffix}.safetensors"
-            if file.exists():
-                cell = Cell.from_facts(load_tensors(file)[1])
+            name = f"grid/{plan.id}-{suffix}"
+            stored = self.preparation.shelf.find(name)
+            if stored is not None:
+                cell = Cell.from_facts(stored[1])
             else:
                 if reference is None:
                     reference = reference_scores(evaluation, self._grid_reference())
                 cell, scores = run_cell(evaluation, plan, reference)
                 if cell.status == "ok":
-                    save_tensors(file, {"scores": scores}, cell.facts())
+                    self.preparation.shelf.keep(name, {"scores": scores}, cell.facts())
             cells.append(cell)
             self._observer.step(number, len(self.grid_plans), f"{plan.inner} × {plan.outer}")
         self._observer.done()
@@ -220,15 +228,16 @@ class Study:
         for number, plan in enumerate(plans, start=1):
             evaluation = evaluations[plan.level]
             exact = "-".join(component_fingerprint(s) for s in (self._reference.inner, self._reference.outer))
-            file = self.folder / "budget" / f"{plan.id}-{self.preparation.run_key(evaluation)}-{exact}.json"
-            if file.exists():
-                budget = Budget.from_facts(load_facts(file))
+            name = f"budget/{plan.id}-{self.preparation.run_key(evaluation)}-{exact}"
+            stored = self.preparation.shelf.find(name)
+            if stored is not None:
+                budget = Budget.from_facts(stored[1])
             else:
                 budget = error_budget(
                     evaluation, plan.method, plan.label, plan.solver, self._reference, predictions[plan.level]
                 )
                 if budget.status == "ok":
-                    save_facts(file, budget.facts())
+                    self.preparation.shelf.keep(name, {}, budget.facts())
             found.append(budget)
             self._observer.step(number, len(plans), plan.label)
         self._observer.done()
@@ -241,17 +250,19 @@ class Study:
         self._observer.stage("certifying", len(evaluations))
         found, method = [], self._registry.build("method", "influence")
         for number, evaluation in enumerate(evaluations, start=1):
-            file = self.folder / "certificates" / f"{evaluation.level}-{self.preparation.run_key(evaluation)}.json"
-            if file.exists():
-                found.append(Certificate.from_facts(load_facts(file)))
+            name = f"certificates/{evaluation.level}-{self.preparation.run_key(evaluation)}"
+            stored = self.preparation.shelf.find(name)
+            if stored is not None:
+                found.append(Certificate.from_facts(stored[1]))
             else:
                 try:
                     known = predictions[evaluation.level].made(method)
                     given = (evaluation.context(), evaluation.targets(), ready.diagnostics, evaluation.truth)
                     found.append(certify(method, *given, change=known, label="influence"))
-                    save_facts(file, asdict(found[-1]))
-                except MetafluenceError as error:
-                    found.append(Certificate.refused("influence", evaluation.level, str(error)))
+                except Exception as error:
+                    found.append(Certificate.refused("influence", evaluation.level, in_words(error)))
+                else:
+                    self.preparation.shelf.keep(name, {}, asdict(found[-1]))
             self._observer.step(number, len(evaluations), evaluation.level)
         self._observer.done()
         return found

@@ -36,8 +36,9 @@ def check_items(items: Any, count: int, level: Level) -> Removal:
     return tuple(dict.fromkeys(listed))
 
 
-def check_removals(removals: Any, count: int, level: Level) -> tuple[Removal, ...]:
-    """A list of removals, each a tuple of items; a bare number is a removal of one item.
+def check_removals(removals: Any, count: int, level: Level, nothing: bool = False) -> tuple[Removal, ...]:
+    """A list of removals, each a tuple of items; a bare number is a removal of one item. With `nothing` a removal may
+    be empty.
 
     Raises:
         InputError: there is no removal, one removes nothing, or `check_items` refuses an item.
@@ -48,7 +49,7 @@ def check_removals(removals: Any, count: int, level: Level) -> tuple[Removal, ..
         raise InputError("There is nothing to remove: the list of removals is empty. Give one or more, as [(0,)].")
     found = tuple(check_items(removal, count, level) for removal in removals)
     for place, removal in enumerate(found):
-        if not removal:
+        if not (removal or nothing):
             raise InputError(f"Removal {place} names no {level} item. Leave it out, or give it one or more items.")
     return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from copy import copy
+from dataclasses import replace
 
 import torch
 from hypothesis import assume
@@ -43,9 +43,7 @@ class Trial:
 
     def over(self, tasks: TaskSet) -> BilevelProblem:
         """The same objective over other tasks."""
-        other = copy(self.problem)
-        other.tasks = tasks
-        return other
+        return replace(self.problem, tasks=tasks)
 
 
 def near(found: Tensor, wanted: Tensor, tolerance: float, what: str, scale: float = 0.0) -> None:

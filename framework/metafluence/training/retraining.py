@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,16 +13,7 @@ from torch import Tensor
 
 from metafluence.bilevel import BilevelProblem
 from metafluence.errors import ConvergenceError, RemovalError, SolverError
-from metafluence.runtime import (
-    NAMED,
-    Executor,
-    claim,
-    component_fingerprint,
-    hash_tensor,
-    load_tensors,
-    save_tensors,
-    warn,
-)
+from metafluence.runtime import NAMED, Executor, Shelf, claim, component_fingerprint, digest_of, hash_tensor, warn
 from metafluence.tasks import Level, Removal, TaskSet, Weights, check_removals
 from metafluence.training.trainer import Fit, Shared, Trainer
 
@@ -71,6 +62,7 @@ class RetrainBank:
     same as in the fit, where it does. notice: told what went wrong and was mended, such as a worker that died.
     expected: about how many fits will be asked for in all, by which the trainer shares work between them; each call is
     taken for itself if it is not given, so that what is done already has a part in it.
+    weights: of all items in the fit that nothing is removed from; ones if not given.
     """
 
     def __init__(
@@ -86,10 +78,13 @@ class RetrainBank:
         validation: TaskSet | None = None,
         notice: Callable[[str], None] = warn,
         expected: int | None = None,
+        weights: Weights | None = None,
     ) -> None:
         self._problem, self._trainer, self._executor = problem, trainer, executor
+        self.weights = weights or Weights.ones(problem.tasks)
         self._init = fit.meta if start == "warm" else None
-        self._seed, self._store, self._progress, self._validation = seed, store, progress, validation
+        self._seed, self._progress, self._validation = seed, progress, validation
+        self._shelf: Shelf | None = None
         self._notice, self._expected = notice, expected
         self._kept: dict[str, tuple[Tensor, dict[str, Any]]] = {}
         self._shared: Shared | None = None
@@ -104,12 +99,15 @@ class RetrainBank:
             }
             if validation is not None:
                 identity["validation"] = validation.fingerprint()
+            if weights is not None:
+                identity["weights"] = weights.fingerprint()
             claim(store, identity)
+            self._shelf = Shelf(store, digest_of(identity), notice)
 
     def leave_out(
         self, removals: Sequence[Removal], level: Level = "task", strict: bool = True, weight: float = 0.0
     ) -> Retrained:
-        """λ without each removal, or with its items at another weight than zero.
+        """λ without each removal, or with the weights of its items multiplied by `weight`.
 
         A fit that does not converge, or that the problem refuses without these items, raises ConvergenceError, after
         all are kept; if not `strict` it is marked.
@@ -119,7 +117,7 @@ class RetrainBank:
         self._load(keys)
         missing = {k: r for k, r in zip(keys, removals, strict=True) if k not in self._kept}
         trainer = self._trainer_of(len(missing))
-        work = _Refit(self._problem, trainer, self._init, self._seed, level, weight, self._validation)
+        work = _Refit(self._problem, trainer, self._init, self._seed, level, weight, self._validation, self.weights)
         names = list(missing)
         found = self._executor.map(work, list(missing.values()), self._notice)
         for done, (index, fit) in enumerate(found, start=1):
@@ -159,12 +157,12 @@ class RetrainBank:
         return self._trainer if self._shared is None else self._shared.trainer
 
     def _load(self, keys: list[str]) -> None:
-        if self._store is None:
+        if self._shelf is None:
             return
         for key in keys:
-            file = self._store / f"{key}.safetensors"
-            if key not in self._kept and file.exists():
-                tensors, facts = load_tensors(file)
+            found = self._shelf.find(key) if key not in self._kept else None
+            if found is not None:
+                tensors, facts = found
                 self._kept[key] = (tensors["meta"], facts)
 
     def _keep(self, key: str, removal: Removal, level: Level, found: Fit | str) -> None:
@@ -186,8 +184,8 @@ class RetrainBank:
         if self._shared is not None:
             facts |= {"shared_seconds": self._shared.seconds, "shared_products": self._shared.products}
         self._kept[key] = (fit.meta.cpu(), facts)
-        if self._store is not None:
-            save_tensors(self._store / f"{key}.safetensors", {"meta": fit.meta}, facts)
+        if self._shelf is not None:
+            self._shelf.keep(key, {"meta": fit.meta}, facts)
 
 
 @dataclass(frozen=True)
@@ -201,13 +199,15 @@ class _Refit:
     level: Level
     weight: float
     validation: TaskSet | None
+    weights: Weights
 
     def __call__(self, removal: Removal) -> Fit | str:
         """The fit; the reason where there can be none without these items, so that the others go on."""
-        weights = Weights.ones(self.problem.tasks).set(self.level, removal, self.weight)
+        weights = self.weights.scaled(self.level, removal, self.weight)
         generator = torch.Generator().manual_seed(self.seed)
         try:
-            return self.trainer.fit(self.problem, weights, self.init, generator, validation=self.validation)
+            fit = self.trainer.fit(self.problem, weights, self.init, generator, validation=self.validation)
+            return replace(fit, run=None)  # a recorded run would travel back from other processes, and is not used
         except (RemovalError, SolverError) as error:
             return str(error)
 

@@ -106,22 +106,11 @@ def run_tangent(run: TrainingRun, removals: Sequence[Removal], level: Level = "t
             point, size = _point(run, step), len(step.batch)
             along = point.product(parts[0].T, "total").T / size + run.problem.l2 / count * parts[0]
             if any(local):
-                along = along - _weighed_sums(point, local, level) / size
+                along = along - point.removed(local, level).T / size
             parts = run.rule.jvp(step.state, step.gradient, step.rate, parts, along * alive)
             parts[0] = parts[0] * alive
             _check_finite(run, step.number, parts, [])
     return parts[0].T
-
-
-def _weighed_sums(point: Point, removals: Sequence[Removal], level: Level) -> Tensor:
-    """Σ weight · response of each removal's items, [s, P]."""
-    weights = getattr(point.weights, level).flatten()
-    total = point.meta.new_zeros(len(removals), point.meta.numel())
-    for value in {float(weights[i]) for removal in removals for i in removal}:
-        if value:
-            some = [tuple(i for i in removal if float(weights[i]) == value) for removal in removals]
-            total += value * point.summed(some, level).T
-    return total
 
 
 def _point(run: TrainingRun, step: RunStep) -> Point:
@@ -167,7 +156,7 @@ def check_run(run: TrainingRun | None, point: Point) -> TrainingRun:
     """The run, if it is one of the point's problem that ends there. Raises InputError for another."""
     if run is None:
         raise InputError(
-            "There is no recorded run. Meta-train with record: true (adam, sgd, ...) and give Context(run=fit.run)."
+            "There is no recorded run. Meta-train with record=True (adam, sgd, ...) and pass Context(run=fit.run)."
         )
     if run.problem is not point.problem and run.problem.fingerprint() != point.problem.fingerprint():
         raise InputError("The run is one of another problem (tasks, learner or l2) than the context's point.")

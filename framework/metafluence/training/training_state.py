@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from metafluence.errors import StoreError
-from metafluence.runtime import check_identity, load_tensors, save_tensors
+from metafluence.runtime import check_identity, load_tensors, save_tensors, warn
 from metafluence.training.trainer import Checkpoint, Record, stack_checkpoints
 
 OPTIMISER = "optimiser."
@@ -53,13 +53,17 @@ def save_training(file: Path, state: TrainingState, identity: Mapping[str, str])
 
 
 def load_training(file: Path, identity: Mapping[str, str], like: Tensor) -> TrainingState | None:
-    """The state kept in `file`, on the device of the meta-parameters `like` [P]; None where there is no file.
+    """The state kept in `file`, on the device of the meta-parameters `like` [P]; None where there is none.
 
-    Raises StoreError for the state of another fit, and for a file that is damaged.
+    A damaged file is warned of, and counts as none: the fit starts anew. Raises StoreError for that of another fit.
     """
     if not file.exists():
         return None
-    tensors, facts = load_tensors(file)
+    try:
+        tensors, facts = load_tensors(file)
+    except StoreError as error:
+        warn(f"{str(error).partition(' Delete it')[0]} The fit starts anew.")
+        return None
     try:
         check_identity(file, facts["identity"], identity)
         meta, best, stacked = (tensors.pop(name) for name in ("meta", "best", "checkpoints"))
@@ -79,4 +83,5 @@ def load_training(file: Path, identity: Mapping[str, str], like: Tensor) -> Trai
             [Record(**record) for record in facts["history"]],
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"{file} is damaged ({error!r}). Delete it; the fit starts anew.") from error
+        warn(f"{file} is damaged ({error!r}). The fit starts anew.")
+        return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -39,11 +38,13 @@ class IMAML(NetworkLearner, ImplicitLearner):
     tolerance: float | None = None
     ways: int | None = None
 
-    layered: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
         if not self.proximal > 0:
             raise InputError(f"imaml needs proximal > 0 to hold θ near λ; it is {self.proximal}. Try 1.0.")
+
+    @property
+    def layered(self) -> bool:
+        return True
 
     @property
     def shares_space(self) -> bool:

@@ -40,10 +40,20 @@ class StepLearner(NetworkLearner):
         return Adaptation.by_steps(self.unroll(rows, support, weights, track=False), self.steps)
 
 
-class _SmoothAdam(DifferentiableAdam):
-    """higher's Adam of one tensor, where some gradients have been exactly zero so far: what they belong to stays."""
+class _TorchAdam(DifferentiableAdam):
+    """torch's Adam of one tensor, by higher; entries whose gradients have been exactly zero so far stay where they are.
+
+    higher adds eps to √v, torch to √v / √(1 − β₂ᵗ); an eps that shrinks with the bias makes them the same.
+    """
 
     def _update(self, grouped_grads: list[list[Tensor]], **kwargs: object) -> None:
+        group, state = self.param_groups[0], self.state[0][0]
+        eps, steps = group["eps"], state.get("step", 0) + 1
+        group["eps"] = eps * (1 - group["betas"][1] ** steps) ** 0.5
+        self._update_moved(grouped_grads, **kwargs)
+        group["eps"] = eps
+
+    def _update_moved(self, grouped_grads: list[list[Tensor]], **kwargs: object) -> None:
         # √v has no derivative at v = 0, and a NaN there would spread to all others.
         ((gradient,),), state, params = grouped_grads, self.state[0][0], self.param_groups[0]["params"]
         (before,) = params
@@ -69,7 +79,7 @@ def descend(
     alone, so that a stack of tasks is stepped as one. first_order: derivatives do not go through the gradients.
     """
     reference = torch.zeros(0, requires_grad=True)
-    kind, plain = (DifferentiableSGD, torch.optim.SGD) if rule == "sgd" else (_SmoothAdam, torch.optim.Adam)
+    kind, plain = (DifferentiableSGD, torch.optim.SGD) if rule == "sgd" else (_TorchAdam, torch.optim.Adam)
     optimiser: DifferentiableOptimizer = kind(
         plain([reference], lr=1.0),
         [reference],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -20,7 +19,9 @@ class Joint(NetworkLearner):
     backbone: Backbone | nn.Module
     ways: int | None = None
 
-    encodes: ClassVar[bool] = True
+    @property
+    def encodes(self) -> bool:
+        return True
 
     @property
     def adapted_size(self) -> int:

@@ -13,25 +13,26 @@ from metafluence import Batch, InputError, Layer, LayeredLoss, NetworkLearner, T
 class FeatureLearner(NetworkLearner):
     """A backbone that gives features [n, d], under something that adapts."""
 
-    encodes: ClassVar[bool] = True
     classifies: ClassVar[bool] = False
+
+    @property
+    def encodes(self) -> bool:
+        return True
 
     def bind(self, tasks: TaskSet) -> Self:
         bound = super().bind(tasks)
-        with torch.no_grad():
-            features = bound.network(bound.network.flat(), tasks.support.inputs[0, :2])
-        if features.dim() != 2:
+        shape = bound.binding.output_shape
+        if len(shape) != 1:
             raise InputError(
-                f"The backbone gives features of shape {list(features.shape[1:])} per instance; "
+                f"The backbone gives features of shape {list(shape)} per instance; "
                 f"{type(self).__name__} needs a vector. End the module with nn.Flatten()."
             )
-        object.__setattr__(bound, "_width", features.shape[1])
         return bound
 
     @property
     def width(self) -> int:
         """d, the number of features."""
-        return self.__dict__["_width"]
+        return self.binding.output_shape[0]
 
 
 class LinearHead(FeatureLearner):

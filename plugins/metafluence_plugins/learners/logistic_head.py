@@ -40,12 +40,15 @@ class LogisticHead(LinearHead, ImplicitLearner):
     ways: int | None = None
     tolerance: float | None = None
 
-    layered: ClassVar[bool] = True
     regresses: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not self.penalty > 0:
             raise InputError(f"logistic-head needs penalty > 0 for a unique head; it is {self.penalty}. Try 0.1.")
+
+    @property
+    def layered(self) -> bool:
+        return True
 
     def inner_loss(self, rows: Tensor, adapted: Tensor, support: Batch, weights: Tensor) -> Tensor:
         losses = cross_entropy(self.predict(rows, adapted, support.inputs), support.targets)

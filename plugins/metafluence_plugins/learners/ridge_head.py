@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ from metafluence_plugins.learners.linear_head import LinearHead, with_one
 
 @dataclass(frozen=True, eq=False)
 class RidgeHead(LinearHead, ImplicitLearner):
-    """Meta-parameters: the backbone, then ln(ridge / its start) and, for classes, ln(scale / its start).
+    """Meta-parameters: the backbone, then with `learn` ln(ridge / its start) and, for classes, ln(scale / its start).
 
     inner_loss = mean ½ ‖head [z; 1] − y‖² over the support + ridge/2 ‖head‖², y one-hot for classes: least squares,
     solved exactly. Classes are then told apart by cross-entropy of scale times the head's outputs; real targets by ½
@@ -47,15 +47,15 @@ class RidgeHead(LinearHead, ImplicitLearner):
                 "Try 0.1 and 10."
             )
 
-    layered: ClassVar[bool] = False
-
     @property
     def unrolls(self) -> bool:
         return self.differentiation == "unrolled"
 
     @property
     def extra_size(self) -> int:
-        return 2 if self.learn else 0
+        if not self.learn:
+            return 0
+        return 1 if self._real else 2  # the squared error of real targets has no scale
 
     def predict(self, rows: Tensor, adapted: Tensor, inputs: Tensor) -> Tensor:
         outputs = self.outputs(adapted, inputs)

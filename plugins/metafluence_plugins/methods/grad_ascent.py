@@ -49,7 +49,7 @@ class GradAscent(AttributionMethod):
 
     def parameter_change(self, state: Context, removals: Sequence[Removal]) -> ParameterChange:
         start = state.point
-        first = start.summed(removals, state.level)  # the first step's gradients, for all removals at once
+        first = start.removed(removals, state.level)  # the first step's gradients, for all removals at once
         moved = [self._ascend(state, removal, own) for removal, own in zip(removals, first.T, strict=True)]
         return ParameterChange(torch.stack(moved, dim=1) - start.meta.unsqueeze(1), tuple(removals))
 
@@ -62,5 +62,5 @@ class GradAscent(AttributionMethod):
         meta = context.point.meta + self.learning_rate * first
         for _ in range(self.steps - 1):
             part = part.problem.at(meta, weights, part.adapted)
-            meta = meta + self.learning_rate * part.summed([tuple(own)], context.level)[:, 0]
+            meta = meta + self.learning_rate * part.removed([tuple(own)], context.level)[:, 0]
         return meta

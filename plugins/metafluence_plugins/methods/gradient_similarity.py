@@ -29,6 +29,7 @@ class GradientSimilarity(AttributionMethod):
     def scores(self, state: Context, targets: Targets) -> Scores:
         goals = targets.gradients()
         if self.kind == "dot":
-            return Scores(state.point.slopes(goals, state.level), state.level, self.units)
-        own = torch.nn.functional.normalize(state.point.responses(state.level), dim=0)
+            return Scores(state.point.removal_slopes(goals, state.level), state.level, self.units)
+        own = state.point.responses(state.level) * state.point.item_weights(state.level)
+        own = torch.nn.functional.normalize(own, dim=0)
         return Scores(own.T @ torch.nn.functional.normalize(goals, dim=0), state.level, self.units)

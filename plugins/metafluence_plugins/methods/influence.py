@@ -79,14 +79,14 @@ class InfluenceFunction(AttributionMethod):
             change = self.parameter_change(state, context.singles())
             return Scores(change.values.T @ goals, context.level, self.units, change.solve, change.notes)
         solution = state.full.solve(goals, context.generator, context.strict, self.judge)
-        values = context.point.slopes(solution.value, context.level, state.jacobian)
+        values = context.point.removal_slopes(solution.value, context.level, state.jacobian)
         return Scores(values, context.level, self.units, SolveReport.of(solution, state.full.matvecs), state.notes)
 
     def parameter_change(self, state: Influence, removals: Sequence[Removal]) -> ParameterChange:
         context = state.context
         if self.leave_out:
             return self._newton_steps(state, removals)
-        rhs = context.point.summed(removals, context.level, state.jacobian)
+        rhs = context.point.removed(removals, context.level, state.jacobian)
         solution = state.full.solve(rhs, context.generator, context.strict, self.judge)
         return ParameterChange(
             solution.value, tuple(removals), SolveReport.of(solution, state.full.matvecs), state.notes
@@ -98,7 +98,7 @@ class InfluenceFunction(AttributionMethod):
         if whole and context.level == "task" and list(removals) == context.singles():
             operator = LeaveOneOut(context.point, state.operator, state.jacobian)
             prepared = PreparedSolve(self.solver, operator, self.damping, context.generator)
-            responses = context.point.task_gradients(state.jacobian)
+            responses = context.point.removed(removals, "task", state.jacobian)
             solution = prepared.solve(responses.T.unsqueeze(-1), context.generator, context.strict)
             # A product of this batch is one column for every task.
             report = SolveReport.of(solution, prepared.matvecs)

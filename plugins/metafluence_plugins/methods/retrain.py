@@ -34,6 +34,11 @@ class Retrain(AttributionMethod):
     def prepare(self, context: Context) -> tuple[Context, RetrainBank]:
         if context.bank is None:
             raise InputError("retrain needs a retrain bank. Pass Context(bank=RetrainBank(...)).")
+        if context.bank.weights.fingerprint() != context.point.weights.fingerprint():
+            raise InputError(
+                "The retrain bank fits with other weights than the context's point has, so its retrainings answer "
+                "another question. Give both the same: RetrainBank(..., weights=point.weights)."
+            )
         return context, context.bank
 
     def scores(self, state: tuple[Context, RetrainBank], targets: Targets) -> Scores:

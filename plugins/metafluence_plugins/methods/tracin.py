@@ -82,14 +82,14 @@ class TracIn(AttributionMethod):
         total: Tensor | float = 0.0
         for point, rate in zip(state.points, state.rates, strict=True):
             goals = targets.at(point.meta).gradients(state.jacobian)
-            total = total + rate * point.slopes(goals, state.level, state.jacobian)
+            total = total + rate * point.removal_slopes(goals, state.level, state.jacobian)
         assert isinstance(total, Tensor)
         return Scores(total, state.level, self.units)
 
     def parameter_change(self, state: Trace, removals: Sequence[Removal]) -> ParameterChange:
         total = torch.stack(
             [
-                rate * point.summed(removals, state.level, state.jacobian)
+                rate * point.removed(removals, state.level, state.jacobian)
                 for point, rate in zip(state.points, state.rates, strict=True)
             ]
         ).sum(dim=0)

@@ -121,10 +121,13 @@ class TRAK(AttributionMethod):
             ]
         )
         mean = values.mean(dim=0) * torch.stack([model.rest for model in state.models]).mean(dim=0).unsqueeze(1)
+        point = state.models[0].point
         if state.level == "task":
-            own = state.models[0].point.weights.query
-            mean = (mean.unflatten(0, own.shape) * own.unsqueeze(-1)).sum(dim=1)
-        return Scores(mean, state.level, self.units)
+            own = point.weights.query
+            removal = (mean.unflatten(0, own.shape) * own.unsqueeze(-1)).sum(dim=1)
+        else:
+            removal = point.item_weights(state.level).unsqueeze(1) * mean
+        return Scores(removal, state.level, self.units)
 
     def _goals(self, projection: Projection, targets: Targets, point: Point) -> Tensor:
         """The targets' projected gradients, [dim, T]."""

@@ -39,9 +39,9 @@ class Neumann(Solver):
     """x <- x + step (b − A x): after J steps, step Σ_{j<J} (I − step A)ʲ b. Converges if 0 < step < 2/λ_max.
 
     step: None for 2/(λ_min + λ_max) from a few Lanczos steps, separately for each member of a batch; a given one is
-    checked against them before anything is iterated. truncation: J steps and no more, with an answer that is then
-    approximate by design; None to go on to rtol (or 100 times the precision, if that is more). lanczos_steps: products
-    spent on the eigenvalues.
+    checked against them before anything is iterated. truncation: exactly J steps, with an answer that is approximate by
+    design; None: as many as reach rtol (or 100 times the precision, if that is more). lanczos_steps: products spent on
+    the eigenvalues.
     """
 
     step: float | None = None
@@ -102,7 +102,9 @@ class Neumann(Solver):
             ended = status[..., columns]
             # An eigenvalue that Lanczos did not see can still make it diverge.
             ended = torch.where(running[..., columns] & ~(size <= 1e6 * scale), int(Status.BREAKDOWN), ended)
-            ended = torch.where(running[..., columns] & (size <= target[..., columns]), int(Status.CONVERGED), ended)
+            if self.truncation is None:
+                there = running[..., columns] & (size <= target[..., columns])
+                ended = torch.where(there, int(Status.CONVERGED), ended)
             status[..., columns] = ended
             if iterations % STRETCH == 0 and self.truncation is None:
                 # So slow that max_iterations would not do, or at the limit of the precision.

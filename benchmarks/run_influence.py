@@ -1,0 +1,146 @@
+"""How well the adjoint of a recorded meta-training run predicts its replays, and what the sweep costs.
+
+`few`: 96 digit tasks seen again and again by MAML in a smooth run (Adam with eps_root, cosine to zero, batches of 32);
+single tasks and random tenths of them are left out. `fresh`: digit episodes drawn once each, plain Adam with a short
+warm-up, random 2 to 5 % of them left out, with TracIn over the run's own steps beside it. One thread. Prints a line
+for each run: accuracy on unseen tasks, agreement with replays, and the sweep's seconds over those of training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+
+import metafluence as mf
+
+LEARNERS: dict[str, dict[str, Any]] = {
+    "maml": {"use": "maml", "steps": 2, "rate": 0.4},
+    "anil": {"use": "anil", "steps": 3, "rate": 0.4},
+    "protonet": {"use": "protonet"},
+    "ridge-head": {"use": "ridge-head"},
+    "logistic-head": {"use": "logistic-head"},
+}
+
+
+def split(count: int) -> mf.Split:
+    """3-way digit tasks, validation and test of other images: 3 support and 5 query images of each class."""
+    episodes = mf.Episodes(train=count, validation=16, test=64, way=3, shot=3, query=5, split="instances")
+    return mf.build("dataset", "digits").tasks(episodes, torch.Generator().manual_seed(0), torch.float64)
+
+
+def problem(learner: str, tasks: mf.TaskSet, hidden: int, l2: float = 0.0) -> mf.BilevelProblem:
+    built = mf.default_registry().build(
+        "learner", {**LEARNERS[learner], "backbone": {"use": "mlp", "hidden": [hidden]}}
+    )
+    return mf.BilevelProblem(built, tasks, l2, mf.build("solver", "exact"))
+
+
+def spearman(predicted: np.ndarray, true: np.ndarray) -> float:
+    return float(np.asarray(spearmanr(predicted, true))[0])
+
+
+def slope(predicted: np.ndarray, true: np.ndarray) -> float:
+    centred = true - true.mean()
+    return float(centred @ (predicted - predicted.mean()) / (centred @ centred))
+
+
+def own_steps(run: mf.TrainingRun, targets: mf.Targets) -> np.ndarray:
+    """TracIn with every step of the run, at the tasks of its batch: scores [N]."""
+    total = torch.zeros(len(run.problem.tasks), dtype=torch.float64)
+    for segment in run.segments():
+        for step in run.replayed(*segment):
+            goal = targets.at(step.state.meta).gradients()
+            point = run.problem.over(run.problem.tasks[step.batch]).at(step.state.meta)
+            total[step.batch] += step.rate / len(step.batch) * point.slopes(goal)[:, 0]
+    return total.numpy()
+
+
+def timed(work):
+    started = time.perf_counter()
+    found = work()
+    return found, time.perf_counter() - started
+
+
+def scored(name: str, trainer: dict[str, Any], drawn: mf.Split, hidden: int, l2: float = 0.0):
+    """The recorded run, its targets, the scores of tasks [N], and a sentence about accuracy and cost."""
+    bilevel = problem(name, drawn.train, hidden, l2)
+    adam = mf.build("trainer", "adam", record=True, checkpoints=0, **trainer)
+    fit, training = timed(lambda: adam.fit(bilevel, generator=torch.Generator().manual_seed(1)))
+    run = fit.run
+    assert run is not None
+    targets = mf.Targets(bilevel, drawn.validation, run.final)
+    context = mf.Context(bilevel.at(run.final), run=run)
+    found, sweep = timed(lambda: mf.attribute(mf.build("method", "run-influence"), context, targets))
+    accuracy = mf.validate(bilevel.over(drawn.test), run.final).accuracy
+    said = f"accuracy {accuracy:.2f}, ‖∇F‖ {fit.gradient_norm:.1e}, P {bilevel.size}, sweep/run {sweep / training:.1f}"
+    return run, targets, found.values[:, 0].numpy(), said
+
+
+def sums(scores: np.ndarray, sets: list[mf.Removal]) -> np.ndarray:
+    return np.array([scores[list(one)].sum() for one in sets])
+
+
+def few(options: argparse.Namespace) -> None:
+    drawn, draws = split(96), torch.Generator().manual_seed(2)
+    for eps_root in (1e-2, 1e-3):
+        trainer = {"steps": options.steps, "batch": 32, "learning_rate": 1e-2, "schedule": "cosine", "warmup": 5}
+        run, targets, scores, said = scored("maml", {**trainer, "eps_root": eps_root}, drawn, options.hidden)
+        singles = [(int(i),) for i in torch.randperm(96, generator=draws)[: options.singles]]
+        sets = [tuple(torch.randperm(96, generator=draws)[:10].tolist()) for _ in range(options.subsets)]
+        alone = mf.replayed(run, singles, targets)
+        together = mf.replayed(run, sets, targets).loss_change[:, 0].numpy()
+        true = alone.loss_change[:, 0].numpy()
+        found, summed = sums(scores, singles), sums(scores, sets)
+        moved = mf.run_tangent(run, singles)
+        errors = (moved - alone.change).norm(dim=0) / alone.change.norm(dim=0)
+        print(
+            f"maml, 96 tasks, {options.steps} x 32, eps_root {eps_root}: {said}; LOO {spearman(found, true):.3f}, LDS "
+            f"{spearman(summed, together):.3f}, slope {slope(found, true):.2f}, median error of an effect "
+            f"{np.median(np.abs(found - true) / np.abs(true)):.1%}, of a Δλ {float(errors.median()):.1%}",
+            flush=True,
+        )
+
+
+def fresh(options: argparse.Namespace) -> None:
+    drawn, draws = split(8 * options.steps), torch.Generator().manual_seed(2)
+    for name in options.learners:
+        rate = options.rate
+        trainer = {"steps": options.steps, "batch": 8, "learning_rate": rate, "warmup": 5, "order": "epochs"}
+        run, targets, scores, said = scored(name, trainer, drawn, options.hidden)
+        shares = torch.linspace(0.02, 0.05, options.subsets)
+        count = 8 * options.steps
+        sets = [tuple(torch.randperm(count, generator=draws)[: round(float(s) * count)].tolist()) for s in shares]
+        true = mf.replayed(run, sets, targets).loss_change[:, 0].numpy()
+        traced = own_steps(run, targets)
+        print(
+            f"{name}, {options.steps} x 8 fresh episodes, rate {rate}: {said}; LDS "
+            f"{spearman(sums(scores, sets), true):.3f}, slope {slope(sums(scores, sets), true):.2f}, tracin "
+            f"{spearman(sums(traced, sets), true):.2f}",
+            flush=True,
+        )
+        if options.trust:
+            print(mf.run_trust(run, targets, share=0.03), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kind", choices=("few", "fresh"))
+    parser.add_argument("--learners", nargs="+", default=list(LEARNERS), choices=list(LEARNERS))
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--rate", type=float, default=3e-3)
+    parser.add_argument("--hidden", type=int, default=16)
+    parser.add_argument("--singles", type=int, default=24)
+    parser.add_argument("--subsets", type=int, default=24)
+    parser.add_argument("--trust", action="store_true", help="also try whether the run can be trusted")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    few(options) if options.kind == "few" else fresh(options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""Scoring in one call, and the checks that need both the method's answer and the question."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from metafluence.attribution.method import AttributionMethod, Context, Scores, Targets
+from metafluence.bilevel import STATIONARY, Point
+from metafluence.errors import InputError
+
+
+def check_items(method: AttributionMethod, scores: Scores, context: Context) -> None:
+    """Raises InputError where scores are not those of the context's items, one row each."""
+    name = type(method).__name__
+    if scores.level != context.level:
+        raise InputError(f"{name} returned scores of level {scores.level!r}; the context has level {context.level!r}.")
+    if len(scores.values) != context.items:
+        raise InputError(
+            f"{name} returned {len(scores.values)} rows of scores for {context.items} items of level {context.level!r}."
+        )
+
+
+def attribute(method: AttributionMethod, context: Context, targets: Targets) -> Scores:
+    """Score every item of the context's level against every target.
+
+    Args:
+        method: how to score.
+        context: λ*, the level of the items, and what else the method may look at.
+        targets: at the same λ*.
+
+    Returns:
+        Scores [items, T]; a note says where λ* is no minimum of the training objective.
+
+    Raises:
+        InputError: for a level that the method does not support, and for targets of another problem or at another λ.
+
+    Example:
+        >>> import metafluence as mf
+        >>> from metafluence.testing.worlds import world
+        >>> from metafluence_plugins.methods.influence import InfluenceFunction
+        >>> here = world(0)
+        >>> targets = mf.Targets(here.problem, here.validation, here.fit.meta)
+        >>> mf.attribute(InfluenceFunction(), here.context("task"), targets).values.shape
+        torch.Size([7, 1])
+    """
+    meta, theirs = context.point.meta, targets.point.meta
+    if meta.shape != theirs.shape or (context.run is None and not torch.equal(meta, theirs)):
+        raise InputError(
+            "The targets are not at the context's meta-parameters. Make them with Targets(problem, tasks, "
+            "context.point.meta)."
+        )
+    scores = method.scores(method.prepare(context), targets)
+    check_items(method, scores, context)
+    note = "" if method.retrains or context.run is not None else _not_stationary(context.point)
+    return replace(scores, notes=(*scores.notes, note)) if note else scores
+
+
+def _not_stationary(point: Point) -> str:
+    """A sentence where ‖∇F‖ is not small beside the two terms that cancel in it; else empty."""
+    penalty = point.problem.l2 * point.meta
+    gradient = float(torch.linalg.vector_norm(point.gradient))
+    scale = max(float(torch.linalg.vector_norm(term)) for term in (penalty, point.gradient - penalty))
+    if gradient <= STATIONARY * scale:
+        return ""
+    return (
+        f"λ* is no minimum: ‖∇F‖ is {gradient:.1e}, where the losses' part of it is {scale:.1e}. Scores are "
+        "derivatives at a minimum; train until ‖∇F‖ is small."
+    )

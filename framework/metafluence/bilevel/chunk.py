@@ -1,0 +1,230 @@
+"""A chunk of tasks at one λ: encoded, adapted and linearised together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from metafluence.bilevel.encoder import Encoder, WeighedEncoder
+from metafluence.bilevel.implicit_linearisation import ImplicitLinearisation
+from metafluence.bilevel.linearisation import Form, HeldLinearisation, IdentityLinearisation, Jacobian, Linearisation
+from metafluence.bilevel.unrolled_linearisation import UnrolledLinearisation
+from metafluence.errors import InputError
+from metafluence.learners import Adaptation, ImplicitLearner, MetaLearner
+from metafluence.linalg import Solver
+from metafluence.tasks import Batch, Level, TaskSet, Weights
+
+
+class Chunk:
+    """A few tasks at a point: one encoder pass, one adaptation, and one linearisation per Jacobian.
+
+    The tasks adapt when something first needs it, once. A learner that unrolls adapts again to be differentiated: ask
+    it for the gradient before the losses, which then reuse its steps.
+    """
+
+    def __init__(
+        self,
+        learner: MetaLearner,
+        inner_solver: Solver,
+        tasks: TaskSet,
+        meta: Tensor,
+        weights: Weights,
+        where: slice,
+        init: Tensor | None,
+    ) -> None:
+        self._learner, self._inner_solver = learner, inner_solver
+        self.where = where
+        support, query = tasks.support[where], tasks.query[where]
+        self.weights = weights[where]
+        self.rows = meta[learner.own].expand(support.inputs.shape[0], -1)
+        self._encoder = Encoder(learner, meta, support, query)
+        self.support = Batch(self._encoder.support, support.targets)
+        self.query = Batch(self._encoder.query, query.targets)
+        self._init = None if init is None else init[where]
+        self._linearisations: dict[Jacobian, Linearisation] = {}
+        self._weighed: tuple[tuple[Linearisation, Form], WeighedEncoder] | None = None
+
+    @cached_property
+    def adaptation(self) -> Adaptation:
+        with torch.no_grad():
+            return self._learner.adapt(self.rows, self.support, self.weights.support, self._init)
+
+    @property
+    def adapted(self) -> Tensor:
+        """θ [n, Q]."""
+        made = self._linearisations.get("total")
+        return self.adaptation.adapted if made is None else made.adapted
+
+    def losses(self) -> Tensor:
+        """Outer losses [n]."""
+        made = self._linearisations.get("total")
+        if made is not None:
+            return made.losses
+        with torch.no_grad():
+            return self._learner.outer_loss(self.rows, self.adapted, self.query, self.weights.query)
+
+    def predictions(self) -> Tensor:
+        """Outputs for the query instances, [n, n_q, ...]."""
+        with torch.no_grad():
+            return self._learner.predict(self.rows, self.adapted, self.query.inputs)
+
+    def linearise(self, jacobian: Jacobian) -> Linearisation:
+        """The losses' derivatives under this dθ/dλ, made once. Raises InputError where the true one is not known."""
+        if not self._learner.adapted_size:
+            jacobian = "held"  # nothing adapts, so that all are the same
+        if jacobian not in self._linearisations:
+            self._linearisations[jacobian] = self._linearise(jacobian)
+        return self._linearisations[jacobian]
+
+    def _linearise(self, jacobian: Jacobian) -> Linearisation:
+        learner = self._learner
+        parts = (self.rows, self.support, self.query, self.weights)
+        if jacobian == "held":
+            return HeldLinearisation(learner, *parts, self.adapted)
+        if jacobian == "identity":
+            return IdentityLinearisation(learner, *parts, self.adapted)
+        if learner.unrolls:
+            return UnrolledLinearisation(learner, *parts)
+        if isinstance(learner, ImplicitLearner):
+            return ImplicitLinearisation(learner, *parts, self.adapted, self._inner_solver)
+        raise InputError(
+            f"{type(learner).__name__} neither unrolls nor is an ImplicitLearner, so dθ/dλ is not known. "
+            "Give it `unroll` and set unrolls, or an inner_loss."
+        )
+
+    def build_graphs(self) -> None:
+        """Build all graphs that products keep."""
+        self.product(self._encoder.zeros(1), "total", "exact")
+
+    def passes(self, level: Level, jacobian: Jacobian) -> int:
+        """How many passes form all responses: one for tasks and for instances that act alone, else one per instance."""
+        alone = level == "task" or not self._learner.adapted_size or jacobian == "held"
+        return 1 if alone else getattr(self.weights, level).shape[1]
+
+    def responses(self, level: Level, jacobian: Jacobian) -> Iterator[Tensor]:
+        """The responses of a few items at a time, in order, [m, P] each."""
+        if level == "task":
+            yield self.gradients(jacobian)
+        else:
+            yield from self.instance_gradients(level, jacobian)
+
+    def gradient(self, jacobian: Jacobian) -> Tensor:
+        """Σ_i w_i D_λ L_O^i, [P]."""
+        at = self.linearise(jacobian)
+        lam, features = _split(at, at.gradient)
+        pulled = self._encoder.pullback([self._weigh(f) for f in features])
+        return self._with_rows(pulled, None if lam is None else self._weigh(lam).sum(dim=0))
+
+    def gradients(self, jacobian: Jacobian) -> Tensor:
+        """D_λ L_O^i of every task, unweighted, [n, P]."""
+        at = self.linearise(jacobian)
+        lam, features = _split(at, at.gradient)
+        pulled = self._encoder.pullback_each(features)
+        return self._with_rows(pulled, lam)
+
+    def instance_gradients(self, level: Level, jacobian: Jacobian) -> Iterator[Tensor]:
+        """w_i D_λ ∂L_O^i/∂ω for the weight of every instance, in order: some rows [instances, P] at a time."""
+        at = self.linearise(jacobian)
+        if level == "query" and at.separates:
+            yield from self._encoder.pullback_queries(self._weigh(at.query_gradients()))
+            return
+        lam, features = _split(at, at.instance_gradients(level))
+        pulled = []
+        for j in range(getattr(self.weights, level).shape[1]):
+            own = self._encoder.pullback_each([f[j] for f in features])
+            pulled.append(self._weigh(self._with_rows(own, None if lam is None else lam[j])))
+        yield torch.stack(pulled, dim=1).flatten(0, 1)
+
+    def sums(self, picked: Tensor, level: Level, jacobian: Jacobian) -> Tensor:
+        """Picked [k, items] times `gradients` or `instance_gradients`, without forming them: [k, P]."""
+        at = self.linearise(jacobian)
+        if level == "task":
+            own = at.gradient
+            parts = [picked.reshape(*picked.shape, *[1] * (g.dim() - 1)) * g for g in own]
+        else:
+            weighed = picked.unflatten(1, (len(self.rows), -1)) * self.weights.task.unsqueeze(-1)
+            parts = at.instance_gradients(level, weighed)
+        lam, features = _split(at, parts)
+        pulled = self._encoder.pullback_columns(features) if features else self._encoder.zeros(len(picked))
+        return self._with_rows(pulled, None if lam is None else lam.sum(dim=1))
+
+    def slopes(self, columns: Tensor, level: Level, jacobian: Jacobian) -> Tensor:
+        """`gradients` or `instance_gradients` times columns [k, P], without forming them: [items, k]."""
+        at = self.linearise(jacobian)
+        weights = getattr(self.weights, level)
+        if not at.explicit:
+            return columns.new_zeros(weights.numel(), len(columns))
+        tangents = self._tangents(at, self._weighed_encoder(at, "exact"), columns)
+        if level == "task":
+            return at.slopes(tangents).T
+        return (at.instance_slopes(tangents, level) * self.weights.task.unsqueeze(-1)).flatten(1).T
+
+    def instance_losses(self, level: Level) -> Tensor:
+        """The loss of every support or query instance after adaptation, [n, instances]: the ∂/∂ω of its task's loss.
+
+        A support instance counts as it would if the query held it.
+        """
+        half = self.support if level == "support" else self.query
+        ones = torch.ones_like(getattr(self.weights, level)).requires_grad_()
+        with torch.enable_grad():
+            loss = self._learner.outer_loss(self.rows, self.adapted, half, ones)
+            (each,) = torch.autograd.grad(loss.sum(), ones)
+        return each * ones.shape[1]
+
+    def outer_gradient(self) -> Tensor:
+        """∂_θ L_O of every task, [n, Q]."""
+        return self.linearise("total").outer_gradient if self._learner.adapted_size else torch.zeros_like(self.adapted)
+
+    def product(self, columns: Tensor, jacobian: Jacobian, form: Form) -> Tensor:
+        """Σ_i w_i H_i v for each column, [k, P]."""
+        at = self.linearise(jacobian)
+        weighed = self._weighed_encoder(at, form)
+        tangents = self._tangents(at, weighed, columns)
+        lam, features = _split(at, at.product(tangents, self.weights.task, form))
+        if form == "gauss-newton":
+            found = self._encoder.pullback_columns(features) if features else torch.zeros_like(columns)
+        else:
+            found = weighed.product(columns, features)
+        return self._with_rows(found, None if lam is None else lam.sum(dim=1))
+
+    def product_each(self, rows: Tensor, jacobian: Jacobian) -> Tensor:
+        """w_i H_i v_i of every task with its own column, [n, P] to [n, P]; H_i exact."""
+        at = self.linearise(jacobian)
+        own = [rows[:, self._learner.own].unsqueeze(0)] if at.uses_rows else []
+        parts = at.product([*own, *self._encoder.pushforward_each(rows)], self.weights.task, "exact")
+        lam, features = _split(at, [p[0] for p in parts])
+        held = [self._weigh(f) for f in _split(at, at.gradient)[1]]
+        found = self._encoder.product_each(rows, held, features)
+        return self._with_rows(found, lam)
+
+    def _with_rows(self, found: Tensor, rows: Tensor | None) -> Tensor:
+        """The part through the encoder, [..., P], plus the part through the rows, [..., R], if there is one."""
+        if rows is None:
+            return found
+        own = self._learner.own
+        return torch.cat([found[..., : own.start or 0], found[..., own] + rows], dim=-1)
+
+    def _weighed_encoder(self, at: Linearisation, form: Form) -> WeighedEncoder:
+        """The encoder's graph for products of this form; the last one is kept."""
+        if form == "gauss-newton":  # it uses first derivatives of the encoder alone
+            form = "exact"
+        if self._weighed is None or self._weighed[0] != (at, form):
+            held = [self._weigh(f) for f in _split(at, at.held_gradient(form))[1]]
+            self._weighed = ((at, form), self._encoder.weighed(held))
+        return self._weighed[1]
+
+    def _tangents(self, at: Linearisation, weighed: WeighedEncoder, columns: Tensor) -> list[Tensor]:
+        """The explicit parts' tangents along columns [k, P]: [k, n, ...] each."""
+        own = columns[:, self._learner.own].unsqueeze(1).expand(-1, len(self.rows), -1)
+        return [*([own] if at.uses_rows else []), *weighed.pushforward(columns)]
+
+    def _weigh(self, part: Tensor) -> Tensor:
+        return part * self.weights.task.reshape(-1, *([1] * (part.dim() - 1)))
+
+
+def _split(at: Linearisation, parts: list[Tensor]) -> tuple[Tensor | None, list[Tensor]]:
+    """The part of the rows λ, if the losses depend on them, and those of the features."""
+    return (parts[0], parts[1:]) if at.uses_rows else (None, parts)

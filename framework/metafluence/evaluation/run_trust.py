@@ -1,0 +1,159 @@
+"""Whether a first order predicts a recorded run: how smooth its end is in the weights of its items."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from metafluence.attribution import Targets
+from metafluence.errors import InputError, MetafluenceError
+from metafluence.evaluation.metrics import score_agreement
+from metafluence.evaluation.run_truth import replayed
+from metafluence.learners import NetworkLearner
+from metafluence.networks import kinks
+from metafluence.tasks import Level, Removal
+from metafluence.training import TrainingRun, run_adjoint, run_tangent
+
+SIZES = (1e-3, 1e-2, 1e-1, 1.0)
+NAN = float("nan")
+# What a run has to reach. Measured on digits and Omniglot: smooth runs .95 to 1.00, rough ones -.3 to .6.
+SMOOTH, COSINE, ORDER, FLOOR, SLOPE = 0.9, 0.9, 0.8, 3.0, 1.5
+
+
+@dataclass(frozen=True)
+class RunTrust:
+    """What a first order through a run is worth.
+
+    verdict: `sizes` (predicted sizes and order hold), `order` (the order alone), or `none`; reason: why, in a sentence.
+    metasmoothness: agreement in sign of successive differences of the final λ, weighted by how far each parameter moved
+    (Engstrom et al. 2025, arXiv 2503.13751, Definition 2), from -1 to 1.
+    moved: ‖λ_T(1 + h v) − λ_T‖ / (h ‖λ_T(1 + v) − λ_T‖) for h of SIZES, v random. It is 1 where a change a tenth as
+    large moves the run a tenth as far, and far above 1 where small changes meet a floor.
+    growth: the largest ‖dJ/dλ_t‖ over the last. lowered_cosine, lowered_ratio: of predicted and true Δλ where random
+    sets of items have weight .9, means. order, slope: Spearman correlation of predicted and true loss changes without
+    these sets, and the slope of predicted on true. kinks: layers that are not smooth.
+    """
+
+    verdict: Literal["sizes", "order", "none"]
+    reason: str
+    metasmoothness: float = NAN
+    moved: tuple[float, ...] = ()
+    growth: float = NAN
+    lowered_cosine: float = NAN
+    lowered_ratio: float = NAN
+    order: float = NAN
+    slope: float = NAN
+    kinks: tuple[str, ...] = ()
+
+
+def run_trust(
+    run: TrainingRun,
+    targets: Targets,
+    level: Level = "task",
+    share: float = 0.05,
+    subsets: int = 6,
+    generator: torch.Generator | None = None,
+) -> RunTrust:
+    """Try a run: 5 replays for smoothness, two for each random set of items, one sweep forwards and one backwards.
+
+    Args:
+        run: the run.
+        targets: whose mean loss is predicted.
+        level: of the items.
+        share: of the items, that each random set holds.
+        subsets: how many sets are left out, and lowered to weight .9.
+        generator: of the sets and of the direction v; a seed of 0 if it is not given.
+
+    Raises:
+        InputError: fewer than three sets, or a share outside (0, 1).
+    """
+    if subsets < 3 or not 0 < share < 1:
+        raise InputError(f"run_trust needs at least 3 subsets and a share in (0, 1); got {subsets} and {share}.")
+    draws = generator or torch.Generator().manual_seed(0)
+    learner = run.problem.learner
+    rough = kinks(learner.network.module) if isinstance(learner, NetworkLearner) else ()
+    try:
+        return _tried(run, targets, level, _sets(run, level, share, subsets, draws), draws, rough)
+    except MetafluenceError as error:
+        return RunTrust("none", f"A replay or a sweep failed: {error}", kinks=rough)
+
+
+def _sets(run: TrainingRun, level: Level, share: float, subsets: int, draws: torch.Generator) -> list[Removal]:
+    items = getattr(run.weights, level).numel()
+    size = min(max(1, round(share * items)), items - 1)
+    return [tuple(sorted(torch.randperm(items, generator=draws)[:size].tolist())) for _ in range(subsets)]
+
+
+def _tried(
+    run: TrainingRun,
+    targets: Targets,
+    level: Level,
+    sets: list[Removal],
+    draws: torch.Generator,
+    rough: tuple[str, ...],
+) -> RunTrust:
+    alive = torch.ones_like(run.final)
+    for where in run.dead_parameters().values():
+        alive[where] = 0.0
+    smoothness, moved = _smoothness(run, level, draws, alive)
+    goal = targets.at(run.final).gradients().mean(dim=1, keepdim=True)
+    norms = run_adjoint(run, goal, ()).growth.norm(dim=1)
+    predicted = run_tangent(run, sets, level)
+    lowered = replayed(run, sets, targets, level, 0.1).change * alive.unsqueeze(1)
+    cosine = torch.cosine_similarity(predicted, lowered, dim=0).mean()
+    ratio = (0.1 * predicted.norm(dim=0) / lowered.norm(dim=0)).mean()
+    true = replayed(run, sets, targets, level).loss_change.mean(dim=1)
+    agreement = score_agreement((predicted.T @ goal)[:, 0].cpu().numpy(), true.cpu().numpy())
+    found = RunTrust(
+        "none",
+        "",
+        smoothness,
+        moved,
+        float(norms.max() / norms[-1]),
+        float(cosine),
+        float(ratio),
+        agreement.spearman,
+        agreement.slope,
+        rough,
+    )
+    return _judged(found)
+
+
+def _smoothness(
+    run: TrainingRun, level: Level, draws: torch.Generator, alive: Tensor
+) -> tuple[float, tuple[float, ...]]:
+    weights = getattr(run.weights, level)
+    direction = (2 * torch.rand(weights.shape, generator=draws, dtype=torch.float64) - 1).to(weights)
+
+    def end(h: float) -> Tensor:
+        return run.replay(replace(run.weights, **{level: weights * (1 + h * direction)})) * alive
+
+    start, at = run.final * alive, {h: end(h) for h in SIZES}
+    whole = float((at[1.0] - start).norm())
+    moved = tuple(float((at[h] - start).norm()) / (h * whole) for h in SIZES)
+    first, second = at[0.1] - start, end(0.2) - at[0.1]
+    share = first.abs() / first.abs().sum()
+    return float((share * first.sign() * second.sign()).sum()), moved
+
+
+def _judged(found: RunTrust) -> RunTrust:
+    """The same with its verdict and the reason for it."""
+    smallest = f"a change of {SIZES[0]} of a weight moves the run {found.moved[0]:.1f} times as far as in proportion"
+    faults = [
+        (not found.metasmoothness >= SMOOTH, f"metasmoothness is {found.metasmoothness:.2f}, below {SMOOTH}"),
+        (not found.lowered_cosine >= COSINE, f"weights of .9 are predicted with cosine {found.lowered_cosine:.2f}"),
+        (not found.order >= ORDER, f"sets left out are predicted with Spearman {found.order:.2f}"),
+        (not found.moved[0] <= FLOOR, smallest),
+    ]
+    wrong = [said for bad, said in faults if bad]
+    if wrong:
+        smooth = f" The network is not smooth: {', '.join(found.kinks[:3])}; try smooth_twin." if found.kinks else ""
+        return replace(found, reason=f"{wrong[0][0].upper()}{wrong[0][1:]}.{smooth}")
+    if not 1 / SLOPE <= found.slope <= SLOPE:
+        reason = f"Sets left out are predicted in order ({found.order:.2f}), their sizes not (slope {found.slope:.2f})."
+        return replace(found, verdict="order", reason=reason)
+    reason = f"Sets left out are predicted in order ({found.order:.2f}) and size (slope {found.slope:.2f})."
+    return replace(found, verdict="sizes", reason=reason)

@@ -1,0 +1,54 @@
+"""The ground truth of a recorded run: the run replayed without items."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from metafluence.attribution import Targets
+from metafluence.tasks import Level, Removal
+from metafluence.training import TrainingRun
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """change [P, s]: the final λ after each of s removals, minus the run's own; loss_change [s, T]: of the targets."""
+
+    change: Tensor
+    loss_change: Tensor
+
+
+def replayed(
+    run: TrainingRun,
+    removals: Sequence[Removal],
+    targets: Targets,
+    level: Level = "task",
+    share: float = 1.0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Replayed:
+    """Replay a run without each of some sets of items: same start, batches and rates, other weights.
+
+    This is the truth about this very run. What the procedure ends in, from another seed, may be something else.
+
+    Args:
+        run: the run.
+        removals: the sets of items.
+        targets: whose losses are compared, each after adaptation.
+        level: of the items.
+        share: of an item's weight that is taken away: 1 removes it, 0.1 lowers its weight by a tenth.
+        progress: told how many are done, of how many.
+
+    Raises:
+        ConvergenceError: a replay diverges.
+    """
+    before = targets.losses(run.final)
+    metas, losses = [], []
+    for done, removal in enumerate(removals, start=1):
+        metas.append(run.replay(run.removing(level, removal, share)))
+        losses.append(targets.losses(metas[-1]) - before)
+        if progress is not None:
+            progress(done, len(removals))
+    return Replayed(torch.stack(metas, dim=1) - run.final.unsqueeze(1), torch.stack(losses))

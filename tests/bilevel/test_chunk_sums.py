@@ -1,0 +1,32 @@
+"""Sums and slopes over chunks of tasks whose weights are not 1."""
+
+import pytest
+import torch
+
+import metafluence as mf
+from metafluence.testing.worlds import world
+from parts import EXACT, LEARNERS
+
+
+@pytest.mark.parametrize("level", mf.LEVELS)
+@pytest.mark.parametrize("memory", [2.0, 3.5])
+def test_sums_and_slopes_are_those_of_the_responses(level, memory):
+    """Several tasks to a chunk; the weights of the other levels are all different."""
+    tasks = world(0).problem.tasks
+    problem = mf.BilevelProblem(LEARNERS["logistic-head"](), tasks, 0.7, EXACT)
+    meta = problem.learner.init_meta(torch.Generator().manual_seed(0))
+    if memory > 3:  # three tasks at a time
+        gib = memory * problem.bytes_per_task(meta) / 2**30
+        problem = mf.BilevelProblem(LEARNERS["logistic-head"](), tasks, 0.7, EXACT, gib)
+    weights = mf.Weights.ones(tasks)
+    for kind in set(mf.LEVELS) - {level}:
+        count = getattr(weights, kind).numel()
+        for item in range(count):
+            weights = weights.set(kind, item, 0.5 + item / count)
+    point = problem.at(meta, weights)
+    responses = point.responses(level)
+    removals = [(0, 3), (1, 2, 6), (5,)]
+    wanted = torch.stack([responses[:, list(items)].sum(dim=1) for items in removals], dim=1)
+    assert torch.allclose(point.removed(removals, level), wanted, rtol=1e-9)
+    columns = torch.randn(len(meta), 2, generator=torch.Generator().manual_seed(1), dtype=meta.dtype)
+    assert torch.allclose(point.slopes(columns, level), responses.T @ columns, rtol=1e-9)

@@ -1,0 +1,68 @@
+"""Replays as ground truth, and whether a run is to be trusted: one that is smooth and one that is not."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+import metafluence as mf
+from metafluence import BilevelProblem, InputError, Targets
+from metafluence_plugins.learners.protonet import ProtoNet
+from metafluence_plugins.trainers.adam import Adam
+from metafluence_plugins.trainers.sgd import SGD
+from parts import EXACT
+from small_problems import problem, seeded, tasks
+
+
+def recorded(trainer, bilevel: BilevelProblem) -> tuple[mf.TrainingRun, Targets]:
+    run = replace(trainer, record=True).fit(bilevel, generator=seeded()).run
+    assert run is not None
+    return run, Targets(bilevel, tasks(4, seed=1), run.final)
+
+
+@pytest.mark.parametrize("level", mf.LEVELS)
+def test_a_replay_without_items_is_training_without_them(level):
+    bilevel, trainer = problem(), Adam(steps=4, batch=4)
+    run, targets = recorded(trainer, bilevel)
+    removals = [(1,), (0, 3)]
+    found = mf.replayed(run, removals, targets, level)
+    for removal, change, loss in zip(removals, found.change.T, found.loss_change, strict=True):
+        weights = mf.Weights.ones(bilevel.tasks).without(level, removal)
+        end = trainer.fit(bilevel, weights, generator=seeded()).meta
+        assert torch.equal(run.final + change, end) or torch.allclose(run.final + change, end, atol=1e-15)
+        torch.testing.assert_close(loss, targets.losses(end) - targets.losses(run.final), rtol=1e-9, atol=1e-15)
+    seen = []
+    part = mf.replayed(run, removals, targets, level, 0.1, lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 2), (2, 2)]
+    assert float(part.change.norm()) < 0.5 * float(found.change.norm())
+
+
+def test_a_smooth_run_is_trusted():
+    run, targets = recorded(SGD(steps=8, batch=8, learning_rate=0.05), problem(tasks(24)))
+    found = mf.run_trust(run, targets, share=0.1)
+    assert found.verdict == "sizes", found.reason
+    assert found.metasmoothness > 0.95
+    assert found.moved == pytest.approx((1, 1, 1, 1), rel=0.2)
+    assert found.lowered_cosine > 0.99
+    assert found.lowered_ratio == pytest.approx(1, rel=0.1)
+    assert "in order" in found.reason
+    assert found.kinks == ()
+
+
+def test_a_run_at_the_edge_of_stability_is_not():
+    """A rectified network at a rate far too large, where small changes decide the end."""
+    module = nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 4))
+    bilevel = BilevelProblem(ProtoNet(module), tasks(24), 0.0, EXACT)
+    run, targets = recorded(Adam(steps=25, batch=4, learning_rate=0.15), bilevel)
+    found = mf.run_trust(run, targets, share=0.1)
+    assert found.verdict == "none"
+    assert "not smooth: 1 (ReLU); try smooth_twin" in found.reason
+    assert found.growth > 1
+
+
+def test_what_cannot_be_tried_is_refused():
+    run, targets = recorded(SGD(steps=2), problem())
+    for options in ({"subsets": 2}, {"share": 0.0}, {"share": 1.0}):
+        with pytest.raises(InputError, match=r"at least 3 subsets and a share in \(0, 1\)"):
+            mf.run_trust(run, targets, **options)
