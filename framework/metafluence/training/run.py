@@ -14,7 +14,7 @@ from metafluence.bilevel import BilevelProblem
 from metafluence.errors import ConvergenceError, InputError, StoreError
 from metafluence.learners import NetworkLearner
 from metafluence.runtime import check_identity, load_tensors, save_tensors
-from metafluence.tasks import Weights, check_items
+from metafluence.tasks import Level, Weights, check_items
 from metafluence.training.step_rules import RULES, StepRule, StepState
 from metafluence.training.trainer import Quality, loss_gradient
 
