@@ -9,9 +9,10 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from metafluence import (
@@ -72,7 +73,7 @@ class Minibatch(Trainer):
     patience: Count | None = None
     checkpoints: Whole = 5
     save_every: Count = 50
-    tolerance: Positive = 1e-3
+    tolerance: Annotated[float, Field(gt=0)] = 1e-3
     record: bool = False
 
     def __post_init__(self) -> None:
