@@ -93,7 +93,7 @@ def test_columns_and_members_that_are_done_cost_nothing_and_stay_finite():
 @settings(max_examples=25)
 def test_neumann_is_its_series(seed, terms, step):
     matrix, rhs = with_spectrum([0.5, 1.0, 2.0, 9.0], seed), normal(4, 2, seed=seed + 1)
-    found = solve(Neumann(step=step, truncation=terms, rtol=0.0), DenseOperator(matrix), rhs)
+    found = solve(Neumann(step=step, truncation=terms, rtol=1e-300), DenseOperator(matrix), rhs)
     alpha = step or 2 / 9.5
     eye = torch.eye(4, dtype=torch.float64)
     wanted = alpha * sum(torch.linalg.matrix_power(eye - alpha * matrix, j) for j in range(terms)) @ rhs
@@ -212,7 +212,7 @@ def test_nystrom_has_the_formula_of_its_paper():
 def test_nystrom_refuses_what_is_indefinite():
     with pytest.raises(SolverError, match=r"positive semi-definite.*damping.*minres"):
         solve(CG(preconditioner=Nystrom(rank=3)), DenseOperator(with_spectrum([-1.0, 1.0, 2.0])), normal(3, 1))
-    with pytest.raises(InputError, match="rank >= 1"):
+    with pytest.raises(InputError, match="rank is 0, but a whole number at least 1"):
         Nystrom(rank=0)
 
 

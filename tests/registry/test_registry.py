@@ -87,7 +87,7 @@ def test_components_are_built_with_their_own_types():
     assert mf.build("solver", "cg", rtol=1e-4) == CG(1e-4)
 
 
-@given(st.floats(1e-14, 1.0))
+@given(st.floats(1e-14, 1.0, exclude_max=True))
 def test_any_way_of_writing_a_number_is_read(value):
     assert SHIPPED.build("solver", {"use": "cg", "rtol": f"{value:.17e}"}).rtol == value
 
@@ -104,7 +104,7 @@ def test_any_way_of_writing_a_number_is_read(value):
             {"use": "cg", "rtol": "tight"},
             r"solver \(cg, metafluence .*rtol is 'tight', but a number.* is expected",
         ),
-        ("solver", {"use": "cg", "rtol": True}, "a yes or no is not a number"),
+        ("solver", {"use": "cg", "rtol": True}, "rtol is True, but a number above 0"),
         ("solver", {"use": "cg", "max_iterations": 2.5}, r"max_iterations is 2\.5, but a whole number.* is expected"),
         ("solver", {"rtol": 1}, "Give a name, or a mapping with use: NAME"),
         ("solver", 3, "solver is 3"),

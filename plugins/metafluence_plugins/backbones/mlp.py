@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from metafluence import Backbone, activation
+from metafluence import Backbone, Count, activation
 
 
 @dataclass(frozen=True)
 class MLP(Backbone):
     """Flattened inputs, `hidden` layers with one activation after each, then logits where they are asked for."""
 
-    hidden: tuple[int, ...] = (32,)
+    hidden: tuple[Count, ...] = (32,)
     activation: str = "tanh"
 
     def module(self, input_shape: torch.Size, outputs: int | None) -> nn.Module:

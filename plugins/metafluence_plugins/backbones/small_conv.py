@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from metafluence import Backbone, activation, pooled_size
+from metafluence import Backbone, Count, activation, pooled_size
 
 
 @dataclass(frozen=True)
 class SmallConv(Backbone):
     """Per entry of `channels`: a 3x3 convolution, an activation, and 2x2 average pooling (max is not smooth)."""
 
-    channels: tuple[int, ...] = (8, 8)
+    channels: tuple[Count, ...] = (8, 8)
     activation: str = "softplus"
 
     def module(self, input_shape: torch.Size, outputs: int | None) -> nn.Module:

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from metafluence import SYMMETRIC, InputError, LinearOperator, Preconditioner, SolverError
+from metafluence import SYMMETRIC, Count, InputError, LinearOperator, Preconditioner, SolverError
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +28,7 @@ class Nystrom(Preconditioner):
     positive semi-definite but for rounding.
     """
 
-    rank: int = 20
+    rank: Count = 20
 
     requires: ClassVar[frozenset[str]] = frozenset({SYMMETRIC})
 

@@ -9,7 +9,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from metafluence import SYMMETRIC, Applied, KrylovSpace, LinearOperator, Preconditioner, Solver, Status
+from metafluence import (
+    SYMMETRIC,
+    Applied,
+    Count,
+    KrylovSpace,
+    LinearOperator,
+    Preconditioner,
+    Solver,
+    Status,
+    Tolerance,
+)
 from metafluence_plugins.solvers.krylov import KrylovState
 
 
@@ -22,8 +32,8 @@ class CG(Solver):
     preconditioner: `nystrom` for any operator, `ek-fac` for a network's inner Hessian.
     """
 
-    rtol: float = 1e-8
-    max_iterations: int | None = None
+    rtol: Tolerance = 1e-8
+    max_iterations: Count | None = None
     preconditioner: Preconditioner | None = None
 
     requires: ClassVar[frozenset[str]] = frozenset({SYMMETRIC})

@@ -13,6 +13,7 @@ from metafluence import (
     LAYERED,
     SYMMETRIC,
     Applied,
+    Count,
     Layer,
     LayeredLoss,
     LayerStack,
@@ -67,7 +68,7 @@ class EKFAC(Solver, Preconditioner):
     """
 
     fisher: Literal["exact", "sampled", "empirical"] = "exact"
-    samples: int = 1
+    samples: Count = 1
     unsupported: Literal["refuse", "diagonal"] = "refuse"
 
     requires: ClassVar[frozenset[str]] = frozenset({SYMMETRIC, LAYERED})

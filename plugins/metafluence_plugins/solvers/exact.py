@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from metafluence import SYMMETRIC, Applied, LinearOperator, ShiftedOperator, Solver, SolverError, Status
+from metafluence import SYMMETRIC, Applied, LinearOperator, Positive, ShiftedOperator, Solver, SolverError, Status
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Exact(Solver):
     memory_gib: the most memory that the factorisation may take; a larger one is refused.
     """
 
-    memory_gib: float = 4.0
+    memory_gib: Positive = 4.0
 
     requires: ClassVar[frozenset[str]] = frozenset({SYMMETRIC})
 

@@ -12,8 +12,10 @@ from metafluence import (
     SUM,
     SYMMETRIC,
     Applied,
+    Count,
     InputError,
     LinearOperator,
+    Positive,
     ShiftedOperator,
     Solver,
     SolverError,
@@ -43,10 +45,10 @@ class Lissa(Solver):
     every step stable; a given one must be below 2/λ_max.
     """
 
-    iterations: int = 1000
-    repeats: int = 8
-    parts: int = 8
-    step: float | None = None
+    iterations: Count = 1000
+    repeats: Count = 8
+    parts: Count = 8
+    step: Positive | None = None
 
     requires: ClassVar[frozenset[str]] = frozenset({SYMMETRIC, SUM})
     approximate: ClassVar[bool] = True

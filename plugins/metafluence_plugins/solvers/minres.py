@@ -8,7 +8,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from metafluence import SYMMETRIC, Applied, LinearOperator, Preconditioner, Solver, SolverError, Status
+from metafluence import (
+    SYMMETRIC,
+    Applied,
+    Count,
+    LinearOperator,
+    Preconditioner,
+    Solver,
+    SolverError,
+    Status,
+    Tolerance,
+)
 from metafluence_plugins.solvers.krylov import KrylovState
 
 
@@ -20,8 +30,8 @@ class Minres(Solver):
     if that is more). max_iterations: None for ten times the operator's size. preconditioner: as for cg.
     """
 
-    rtol: float = 1e-8
-    max_iterations: int | None = None
+    rtol: Tolerance = 1e-8
+    max_iterations: Count | None = None
     preconditioner: Preconditioner | None = None
 
     requires: ClassVar[frozenset[str]] = frozenset({SYMMETRIC})

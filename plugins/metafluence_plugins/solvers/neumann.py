@@ -12,12 +12,15 @@ from torch import Tensor
 from metafluence import (
     SYMMETRIC,
     Applied,
+    Count,
     Extremes,
     LinearOperator,
+    Positive,
     ShiftedOperator,
     Solver,
     SolverError,
     Status,
+    Tolerance,
     extreme_eigenvalues,
 )
 
@@ -44,11 +47,11 @@ class Neumann(Solver):
     the eigenvalues.
     """
 
-    step: float | None = None
-    truncation: int | None = None
-    rtol: float = 1e-8
-    max_iterations: int = 20_000
-    lanczos_steps: int = 30
+    step: Positive | None = None
+    truncation: Count | None = None
+    rtol: Tolerance = 1e-8
+    max_iterations: Count = 20_000
+    lanczos_steps: Count = 30
 
     requires: ClassVar[frozenset[str]] = frozenset({SYMMETRIC})
 

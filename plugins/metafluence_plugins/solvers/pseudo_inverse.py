@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from metafluence import SYMMETRIC, Applied, LinearOperator, Solver, Status
+from metafluence import SYMMETRIC, Applied, LinearOperator, Solver, Status, Tolerance
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +26,7 @@ class PseudoInverse(Solver):
     cutoff: eigenvalues below this share of the largest one are treated as zero. Where none is, this is the inverse.
     """
 
-    cutoff: float = 1e-8
+    cutoff: Tolerance = 1e-8
 
     requires: ClassVar[frozenset[str]] = frozenset({SYMMETRIC})
     approximate: ClassVar[bool] = True

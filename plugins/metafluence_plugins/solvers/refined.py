@@ -8,7 +8,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from metafluence import SYMMETRIC, Applied, LinearOperator, ShiftedOperator, Solver, Status, check_requirements
+from metafluence import (
+    SYMMETRIC,
+    Applied,
+    Count,
+    LinearOperator,
+    ShiftedOperator,
+    Solver,
+    Status,
+    Tolerance,
+    check_requirements,
+)
 from metafluence_plugins.solvers.cg import CG
 
 # A step that leaves more than this of the residual is not going to arrive: single precision cannot resolve the rest.
@@ -36,8 +46,8 @@ class Refined(Solver):
     """
 
     solver: Solver = CG(rtol=1e-4)
-    rtol: float = 1e-8
-    max_steps: int = 30
+    rtol: Tolerance = 1e-8
+    max_steps: Count = 30
 
     requires: ClassVar[frozenset[str]] = frozenset({SYMMETRIC})
 

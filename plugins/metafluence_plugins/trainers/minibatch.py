@@ -73,7 +73,7 @@ class Minibatch(Trainer):
     patience: Count | None = None
     checkpoints: Whole = 5
     save_every: Count = 50
-    tolerance: Annotated[float, Field(gt=0)] = 1e-3
+    tolerance: Annotated[float, Field(gt=0, le=float("inf"), allow_inf_nan=True)] = 1e-3
     record: bool = False
 
     def __post_init__(self) -> None:
