@@ -63,8 +63,8 @@ MINE = "components: {backbone: {mine: {at: './part.py:Part', about: x}}}"
         ("interfaces: {thing: {about: x}}", "interfaces.thing: say {at: module:Class"),
         ("interfaces: {thing: x}", "interfaces.thing: say {at: module:Class"),
         ("interfaces: {solver: {at: 'a:B', about: x}}", "the kind 'solver', which exists already"),
-        ("components: {backbone: {3: './part.py:Part'}}", "the name 3, which is no text. Put it in quotes"),
-        ("components: {backbone: {on: './part.py:Part'}}", "the name True, which is no text"),
+        ("components: {backbone: {3: './part.py:Part'}}", "the name '3' is no text, put it in quotes"),
+        ("components: {backbone: {on: './part.py:Part'}}", "the name 'on' is no text"),
         ("components: {solver: {a: {use: [cg]}}}", r"use is ['cg']; the name of one component"),
         ("components: {solver: {a: {use: cg, at: 'x:Y'}}}", "not both"),
         ("components: {solver: {a: {use: cgg}}}", "components.solver.a: Unknown solver 'cgg'. Did you mean 'cg'"),
@@ -130,7 +130,7 @@ def test_presets_stand_on_each_other_in_any_order(tmp_path_factory, order):
     text = "".join(f"    {name}: {presets[name]}\n" for name in order)
     registry = overlay(tmp_path_factory.mktemp("presets"), f"components:\n  solver:\n{text}")
     assert registry.build("solver", "c") == CG(1e-4, 5)
-    assert registry.entry("solver", "c").about == "b with rtol=1e-4"
+    assert registry.entry("solver", "c").about == "b with rtol=0.0001"
 
 
 def test_an_overlay_file_comes_after_the_folder(tmp_path):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from metafluence.errors import InputError
-from metafluence.tasks import Level, Removal, TaskSet
+from metafluence.tasks import Level, Removal, TaskSet, check_removals
 
 
 def by_task(tasks: TaskSet, level: Level) -> list[Removal]:
@@ -34,16 +34,16 @@ def by_class(tasks: TaskSet, level: Level) -> dict[tuple[str, int], Removal]:
     return found
 
 
-def group_scores(scores: Tensor, groups: Sequence[Removal]) -> Tensor:
+def group_scores(scores: Tensor, groups: Sequence[Removal], level: Level = "task") -> Tensor:
     """Scores [groups, T] from those of items [n, T], by additivity; an item named twice in a group counts once.
 
     The joint solve of a group is a method's `parameter_change(state, groups)`; the two agree where the method is
     `additive`, and differ for those that leave the removed items' own curvature out.
     """
-    return torch.stack([scores[sorted(set(group))].sum(dim=0) for group in groups])
+    groups = check_removals(groups, len(scores), level)
+    return torch.stack([scores[list(group)].sum(dim=0) for group in groups])
 
 
 def _numbers(tasks: TaskSet, level: Level) -> Tensor:
     """The items' numbers, [N, per task]."""
-    per_task = 1 if level == "task" else getattr(tasks, level).targets.shape[1]
-    return torch.arange(len(tasks) * per_task).reshape(len(tasks), per_task)
+    return torch.arange(tasks.items(level)).reshape(len(tasks), tasks.each(level))

@@ -20,7 +20,7 @@ from metafluence.bilevel import BilevelProblem, Jacobian, Point
 from metafluence.errors import InputError
 from metafluence.linalg import Solution, Solver
 from metafluence.registry import Component
-from metafluence.tasks import LEVELS, Level, Removal, TaskSet
+from metafluence.tasks import LEVELS, Level, Removal, TaskSet, check_level
 from metafluence.training import Checkpoint, RetrainBank, TrainingRun
 
 Units = Literal["loss_change", "rank_only"]
@@ -49,8 +49,7 @@ class Context:
     """The recorded run that ended in λ*."""
 
     def __post_init__(self) -> None:
-        if self.level not in LEVELS:
-            raise InputError(f"There is no level {self.level!r}. Levels are {', '.join(LEVELS)}.")
+        check_level(self.level)
 
     @property
     def problem(self) -> BilevelProblem:
@@ -59,7 +58,7 @@ class Context:
     @property
     def items(self) -> int:
         """How many items the level has."""
-        return getattr(self.point.weights, self.level).numel()
+        return self.problem.tasks.items(self.level)
 
     def singles(self) -> list[Removal]:
         """Every item on its own."""

@@ -20,7 +20,7 @@ from metafluence.learners import Adaptation, MetaLearner
 from metafluence.linalg import Solver
 from metafluence.networks import LayerStack
 from metafluence.runtime import component_fingerprint
-from metafluence.tasks import Level, Removal, TaskSet, Weights
+from metafluence.tasks import Level, Removal, TaskSet, Weights, check_level, check_removals
 
 Projector = Callable[[Tensor], Tensor]
 """A linear map of rows [m, P] to [m, k]."""
@@ -234,7 +234,7 @@ class Point:
 
     def item_weights(self, level: Level = "task") -> Tensor:
         """ω of every item of the level, [items], in the order of `responses`; removing an item changes it by −ω."""
-        return getattr(self.weights, level).flatten()
+        return getattr(self.weights, check_level(level)).flatten()
 
     def task_gradients(self, jacobian: Jacobian = "total") -> Tensor:
         """D_λ L_O^i of every task, per unit weight, [P, N]: the responses of tasks."""
@@ -257,7 +257,9 @@ class Point:
         An item named twice in a removal counts once. Costs about one gradient per removal; for many removals the
         responses of all items are formed instead, where that takes fewer passes.
         """
-        return self.chunks.removed(removals, self.item_weights(level), level, jacobian).T
+        weights = self.item_weights(level)
+        removals = check_removals(removals, len(weights), level, nothing=True)
+        return self.chunks.removed(removals, weights, level, jacobian).T
 
     def removal_slopes(self, columns: Tensor, level: Level = "task", jacobian: Jacobian = "total") -> Tensor:
         """`removed`ᵀ V of every item on its own, for V [P, k]: ω times `slopes`, [items, k]."""

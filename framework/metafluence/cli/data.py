@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-import yaml
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
 import metafluence
+from metafluence.cli.places import check_file
 from metafluence.cli.terminal import console
 from metafluence.errors import ConfigError, InputError
-from metafluence.registry import default_registry
+from metafluence.registry import default_registry, parse_yaml
 
 data_app = typer.Typer(no_args_is_help=True, help="Download a data set, or see what is in it.")
 
@@ -73,6 +73,8 @@ def show_data(
     registry: RegistryOption = None,
 ) -> None:
     """Show a data set: its classes, instances, shape, values, memory and splits, and a picture of a few tasks."""
+    if picture is not None:
+        check_file(picture, "--picture")
     known = default_registry(registry, Path.cwd())
     dataset = known.build("dataset", {**_settings(settings), "use": name})
     table = Table(box=None, pad_edge=False, show_header=False, title=name, title_justify="left", title_style="bold")
@@ -95,8 +97,5 @@ def _settings(given: list[str] | None) -> dict[str, Any]:
         key, equals, value = setting.partition("=")
         if not equals or not key:
             raise ConfigError(f"--set is {setting!r}; write --set KEY=VALUE.")
-        try:
-            found[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {key}: {value!r} is not valid YAML. Put quotes around it.") from error
+        found[key] = parse_yaml(value, f"--set {key}: {value!r}")
     return found

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 import metafluence
+from metafluence.cli.places import check_folder
 from metafluence.cli.progress_bars import Bars
 from metafluence.cli.terminal import console, errors
 from metafluence.package_files import resource
@@ -76,6 +77,8 @@ def report(
     ] = None,
 ) -> None:
     """Write the report of what is finished in a store, or one report of several, without computing anything anew."""
+    if out is not None:
+        check_folder(out)
     found = metafluence.open_stores(stores)
     for store in found:
         if store.missing:
@@ -101,7 +104,7 @@ def open_study(
     comparison = metafluence.load_comparison(study, size, asked)
     registry = default_registry(overlay, study.resolve().parent)
     name = comparison.name if size is None else f"{comparison.name}-{size}"
-    folder = out or Path("results") / name
+    folder = check_folder(out or Path("results") / name)
     return registry, folder, lambda bars: metafluence.Comparing(comparison, registry, folder, bars)
 
 

@@ -141,12 +141,12 @@ def _smoothness(
 
 def _judged(found: RunTrust) -> RunTrust:
     """The same with its verdict and the reason for it."""
-    smallest = f"a change of {SIZES[0]} of a weight moves the run {found.moved[0]:.1f} times as far as in proportion"
+    tenth = f"a change a tenth as large moves the run {found.moved[-2]:.1f} times as far as a tenth"
     faults = [
         (not found.metasmoothness >= SMOOTH, f"metasmoothness is {found.metasmoothness:.2f}, below {SMOOTH}"),
         (not found.lowered_cosine >= COSINE, f"weights of .9 are predicted with cosine {found.lowered_cosine:.2f}"),
         (not found.order >= ORDER, f"sets left out are predicted with Spearman {found.order:.2f}"),
-        (not found.moved[0] <= FLOOR, smallest),
+        (not found.moved[-2] <= FLOOR, tenth),
     ]
     wrong = [said for bad, said in faults if bad]
     if wrong:

@@ -9,13 +9,12 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import metafluence
 from metafluence.errors import MetafluenceError, RegistryError, UnknownNameError, unknown
 from metafluence.hooks import PROJECT, new_manager
 from metafluence.package_files import resource
 from metafluence.registry.registry import PROGRAM, Entry, Registry, preset, relative_to
+from metafluence.registry.yaml_text import read_yaml
 
 
 def default_registry(overlay: Path | None = None, folder: Path | None = None) -> Registry:
@@ -74,12 +73,7 @@ def read_catalogue(registry: Registry, file: Path, origin: str) -> None:
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
-    try:
-        raw = yaml.load(file.read_text(encoding="utf-8"), _UniqueKeys)
-    except OSError as error:
-        raise RegistryError(f"The registry {file} cannot be read: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RegistryError(f"{file} is not valid YAML: {error}") from error
+    raw = read_yaml(file, "registry", RegistryError)
     raw = _mapping({} if raw is None else raw, file, "The file")
     for section in raw:
         if section not in ("interfaces", "components", "disabled"):
@@ -208,18 +202,3 @@ def _mapping(value: Any, file: Path, where: str) -> dict[str, Any]:
         if not isinstance(name, str):  # YAML reads 3, on and no as a number and truth values
             raise RegistryError(f"{file}: {where} has the name {name!r}, which is no text. Put it in quotes.")
     return value
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """Refuses a key that stands twice in a mapping; plain YAML keeps the last one in silence."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: list[Any] = []
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"{key!r} stands here for the second time; keep one", key_node.start_mark
-                )
-            seen.append(key)
-        return super().construct_mapping(node, deep)

@@ -61,7 +61,7 @@ def checked(values: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
         raise Refusal(str(first["loc"][0]).removeprefix(PREFIX), _reason(first["msg"])) from error
     converted = {name: getattr(found, PREFIX + name) for name in values}
     for name, value in converted.items():
-        if _truth_became_number(values[name], value):
+        if truth_as_number(values[name], value, name) is not None:
             raise Refusal(name, "a yes or no is not a number")
     return converted
 
@@ -88,15 +88,17 @@ def interface_kind(annotation: Any, interfaces: dict[str, type]) -> str | None:
     return None
 
 
-def _truth_became_number(given: Any, checked: Any) -> bool:
-    """Pydantic reads True as 1, also inside a list."""
+def truth_as_number(given: Any, checked: Any, path: str = "") -> str | None:
+    """Where in `given` a truth value stands that `checked` has as a number, as pydantic reads True as 1; or None."""
     if isinstance(given, bool):
-        return isinstance(checked, int | float) and not isinstance(checked, bool)
+        return path if isinstance(checked, int | float) and not isinstance(checked, bool) else None
+    pairs: list[tuple[Any, Any, Any]] = []
     if isinstance(given, dict) and isinstance(checked, dict):
-        return any(_truth_became_number(value, checked.get(key)) for key, value in given.items())
-    if isinstance(given, list | tuple) and isinstance(checked, list | tuple):
-        return any(map(_truth_became_number, given, checked))
-    return False
+        pairs = [(key, value, checked.get(key)) for key, value in given.items()]
+    elif isinstance(given, list | tuple) and isinstance(checked, list | tuple):
+        pairs = [(place, one, other) for place, (one, other) in enumerate(zip(given, checked, strict=False))]
+    found = (truth_as_number(one, other, f"{path}.{key}") for key, one, other in pairs)
+    return next((place for place in found if place is not None), None)
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from metafluence.errors import ConfigError, nearest
+from metafluence.registry import Positive, Seed, read_yaml, truth_as_number
 from metafluence.runtime import device_name
 from metafluence.tasks import Corruption, Episodes, Level
 
@@ -42,10 +43,10 @@ class TruthConfig(_Strict):
     agrees with itself. start: warm from λ*, or cold.
     """
 
-    items: Annotated[int, Field(ge=2)] | Literal["all"] = 64
-    subsets: int = Field(default=0, ge=0)
+    items: Annotated[int, Field(ge=2, le=10**9)] | Literal["all"] = 64
+    subsets: int = Field(default=0, ge=0, le=10**6)
     subset_share: float = Field(default=0.5, gt=0, lt=1)
-    seeds: int = Field(default=0, ge=0)
+    seeds: int = Field(default=0, ge=0, le=10**4)
     start: Literal["warm", "cold"] = "warm"
 
 
@@ -73,7 +74,7 @@ class DampingConfig(_Strict):
     no targets of any method's scores, so that nothing in a row is measured on tasks that had a part in it.
     """
 
-    values: list[Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field([0.0, 0.01, 0.1, 1.0, 10.0], min_length=1)
+    values: list[Annotated[float, Field(ge=0, le=1e15)]] = Field([0.0, 0.01, 0.1, 1.0, 10.0], min_length=1)
     share: Share = 0.5
 
 
@@ -93,14 +94,14 @@ class StudyConfig(_Strict):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     about: str = ""
-    seed: int = 0
+    seed: Seed = 0
     dtype: Literal["float64", "float32"] = "float64"
     device: Annotated[str, AfterValidator(device_name)] = "cpu"
     dataset: Spec
     episodes: Episodes = Episodes()
     corruption: Annotated[list[Corruption], BeforeValidator(listed)] = []
     learner: Spec
-    l2: float = Field(gt=0)
+    l2: Positive
     inner_solver: Spec = "exact"
     trainer: Spec = "newton"
     checkpoints: Spec | None = None
@@ -114,7 +115,7 @@ class StudyConfig(_Strict):
     truth: TruthConfig | None = TruthConfig()
     remove: Annotated[list[Share], BeforeValidator(listed)] = []
     executor: Spec = "processes"
-    memory_gib: float = Field(2.0, gt=0)
+    memory_gib: Positive = 2.0
 
 
 LISTED = ("corruption", "remove", "published")
@@ -122,14 +123,11 @@ LISTED = ("corruption", "remove", "published")
 
 def read_mapping(path: Path) -> dict[str, Any]:
     """A study's YAML as it stands. Raises ConfigError where there is none."""
-    if not path.is_file():
+    if not os.path.exists(path):
         near = nearest(path.name, [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else [])
         guess = f" Did you mean {near[0]!r}?" if near else ""
         raise ConfigError(f"There is no study file {path}.{guess}")
-    try:
-        raw = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    raw = read_yaml(path, "study")
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} holds no study: a study is a mapping of fields such as dataset, learner, methods.")
     return raw
@@ -143,9 +141,15 @@ def parse_study(raw: dict[str, Any], where: str = "The study") -> StudyConfig:
 def check(model: type[Model], raw: dict[str, Any], where: str) -> Model:
     """Validate a mapping. Raises ConfigError with a sentence for each thing that is wrong."""
     try:
-        return model.model_validate(raw)
+        found = model.model_validate(raw)
     except ValidationError as error:
         raise ConfigError("\n".join(_sentence(where, dict(e)) for e in error.errors())) from error
+    parsed = found.model_dump()
+    for name, value in raw.items():
+        place = truth_as_number(listed(value) if isinstance(parsed.get(name), list) else value, parsed.get(name), name)
+        if place is not None:
+            raise ConfigError(f"{where}: {place} is a yes or no, where a number is expected. Give a number.")
+    return found
 
 
 def _sentence(where: str, error: dict[str, Any]) -> str:

@@ -6,9 +6,8 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
 from metafluence.errors import ConfigError
+from metafluence.registry import parse_yaml
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
@@ -16,10 +15,7 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     key, sign, value = text.partition("=")
     if not sign or not key.strip():
         raise ConfigError(f"{text!r} sets nothing. Write key=value, such as learner.penalty=0.1.")
-    try:
-        return key.strip(), yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"The value of {key.strip()!r} is not valid YAML: {value!r}.") from error
+    return key.strip(), parse_yaml(value, f"The value of {key.strip()!r}, {value!r},")
 
 
 def changed(raw: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from metafluence.errors import ConfigError, nearest
+from metafluence.registry import Seed
 from metafluence.studies.config import StudyConfig, check, listed, no_field, parse_study, read_mapping
 from metafluence.studies.overrides import changed
 from metafluence.tasks import Level
@@ -27,10 +28,13 @@ NOT_ASKED = {"name", "about", "device", "executor", "memory_gib"}
 Changes = dict[str, Any]
 
 
+MOST_SEEDS = 10_000
+
+
 def _seeds(value: Any) -> Any:
     """A number is that many, from 0."""
-    if (isinstance(value, int) and value < 1) or value == []:
-        raise ValueError("Give one seed or more, or leave the field out")
+    if isinstance(value, bool) or (isinstance(value, int) and not 1 <= value <= MOST_SEEDS) or value == []:
+        raise ValueError(f"Give one seed or more, at most {MOST_SEEDS}, or leave the field out")
     return list(range(value)) if isinstance(value, int) else value
 
 
@@ -71,7 +75,7 @@ class Plural(BaseModel):
     study is run. published: a table, or several of different levels, to be shown beside the study's own.
     """
 
-    seeds: Annotated[list[int], BeforeValidator(_seeds)] | None = None
+    seeds: Annotated[list[Seed], BeforeValidator(_seeds)] | None = None
     vary: Annotated[dict[str, list[Any] | dict[str, Changes]], BeforeValidator(_axes)] = {}
     sizes: dict[str, Changes] = {}
     published: Annotated[list[Published], BeforeValidator(listed)] = []
@@ -127,7 +131,12 @@ def parse_comparison(
     raw: Mapping[str, Any], size: str | None = None, changes: Mapping[str, Any] | None = None, where: str = "The study"
 ) -> Comparison:
     """As `load_comparison`, of a mapping."""
+    wrong = next((key for key in raw if not isinstance(key, str)), None)
+    if wrong is not None:
+        raise ConfigError(f"{where} has the field {wrong!r}, which is no text. Put it in quotes.")
     sizes = raw.get("sizes") or {}
+    if not isinstance(sizes, dict) or not all(isinstance(one, dict) for one in sizes.values()):
+        raise ConfigError(f"{where}: sizes is {sizes!r}. Give each size a name and its changes, as small: {{l2: 1}}.")
     if size is not None and size not in sizes:
         close = nearest(size, sizes)
         guess = f" Did you mean {close[0]!r}?" if close else ""

@@ -6,7 +6,7 @@ support and the query to disagree, or the inputs to be spoilt.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -55,8 +55,7 @@ def corrupt(tasks: TaskSet, corruption: Corruption, generator: torch.Generator) 
     batch: Batch = getattr(tasks, half)
     ways = None if tasks.real else tasks.ways
     targets, touched = _relabel(batch.targets, ways, chosen, strengths, generator)
-    marks = touched | getattr(tasks, f"corrupted_{half}")
-    return replace(tasks, **{half: Batch(batch.inputs, targets), f"corrupted_{half}": marks})
+    return tasks.spoilt(half, Batch(batch.inputs, targets), touched)
 
 
 def _spoil(tasks: TaskSet, chosen: Tensor, strengths: Tensor, generator: torch.Generator) -> TaskSet:
@@ -66,8 +65,7 @@ def _spoil(tasks: TaskSet, chosen: Tensor, strengths: Tensor, generator: torch.G
         noise = torch.randn(inputs[chosen].shape, generator=generator, dtype=inputs.dtype)
         inputs[chosen] += strengths.to(inputs).reshape(-1, *([1] * (inputs.dim() - 1))) * noise
         touched[chosen] = (strengths > 0).unsqueeze(1)
-        marks = touched | getattr(tasks, f"corrupted_{half}")
-        tasks = replace(tasks, **{half: Batch(inputs, batch.targets), f"corrupted_{half}": marks})
+        tasks = tasks.spoilt(half, Batch(inputs, batch.targets), touched)
     return tasks
 
 

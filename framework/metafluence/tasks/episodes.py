@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from metafluence.errors import DataError, InputError
+from metafluence.registry import Component, Share
 from metafluence.tasks.task_set import Batch, Task, TaskSet
 
+Tasks = Annotated[int, Field(ge=1, le=10**6)]
+"""How many tasks are drawn."""
+Each = Annotated[int, Field(ge=1, le=10**5)]
+"""How many instances of a class are drawn."""
 SETS = ("train", "validation", "test")
 
 
@@ -60,7 +66,7 @@ class Labelled:
 
 
 @dataclass(frozen=True)
-class Episodes:
+class Episodes(Component):
     """How tasks are drawn.
 
     train, validation, test: numbers of tasks. way: classes per task; shot and query: instances per class in each half.
@@ -68,14 +74,20 @@ class Episodes:
     classes that the data set's publishers give each (`published`). shares: of the split that is drawn.
     """
 
-    train: int = 40
-    validation: int = 20
-    test: int = 20
-    way: int = 5
-    shot: int = 5
-    query: int = 5
+    train: Tasks = 40
+    validation: Tasks = 20
+    test: Tasks = 20
+    way: Annotated[int, Field(ge=2, le=10**4)] = 5
+    shot: Each = 5
+    query: Each = 5
     split: Literal["classes", "instances", "published"] = "classes"
-    shares: tuple[float, float, float] = (0.6, 0.2, 0.2)
+    shares: tuple[Share, Share, Share] = (0.6, 0.2, 0.2)
+
+    def __post_init__(self) -> None:
+        if abs(sum(self.shares) - 1) > 1e-6:
+            raise InputError(f"episodes.shares are {self.shares}; they must add up to 1.")
+        if self.split not in ("classes", "instances", "published"):
+            raise InputError(f"episodes.split is {self.split!r}; it may be classes, instances or published.")
 
 
 @dataclass(frozen=True)
@@ -98,8 +110,6 @@ class Split:
 
 def sample(data: Labelled, episodes: Episodes, generator: torch.Generator, dtype: torch.dtype) -> Split:
     """Draw the three sets of tasks. Raises InputError where the data set is too small for what is asked."""
-    if min(episodes.shares) < 0 or abs(sum(episodes.shares) - 1) > 1e-6:
-        raise InputError(f"episodes.shares are {episodes.shares}; they must add up to 1.")
     splitting, *drawing = generators(generator)
     pools = _pools(data, episodes, splitting)
     sets = []
@@ -165,8 +175,6 @@ def _cut(items: list[int], shares: tuple[float, float, float]) -> list[list[int]
 
 def _check_pool(name: str, pool: list[Tensor], episodes: Episodes) -> None:
     each = episodes.shot + episodes.query
-    if getattr(episodes, name) < 1:
-        raise InputError(f"episodes.{name} is {getattr(episodes, name)}; at least one task is needed.")
     if len(pool) < episodes.way:
         raise InputError(
             f"The {name} split has {len(pool)} classes, fewer than way={episodes.way}. Lower episodes.way, change "

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from copy import copy
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from metafluence.errors import InputError
 from metafluence.runtime import hash_tensor
+from metafluence.tasks.items import check_level
 from metafluence.tasks.levels import Level
+from metafluence.tasks.targets import check_classes, clean_targets
 
 
 @dataclass(frozen=True)
@@ -57,10 +61,13 @@ class TaskSet:
     corrupted_query: Tensor = field(default=None)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
+        if not self.ids:
+            raise InputError("A task set has no task. Give at least one Task.")
         for half in ("support", "query"):
             batch: Batch = getattr(self, half)
+            batch = Batch(batch.inputs.detach(), clean_targets(half, batch.targets.detach()))
             _check_half(half, batch, self.ids)
-            _check_targets(half, batch.targets, self.ids)
+            object.__setattr__(self, half, batch)
             if getattr(self, f"corrupted_{half}") is None:
                 clean = torch.zeros(batch.targets.shape[:2], dtype=torch.bool)
                 object.__setattr__(self, f"corrupted_{half}", clean)
@@ -70,6 +77,26 @@ class TaskSet:
         if len(set(self.ids)) != len(self.ids):
             twice = next(name for name in self.ids if self.ids.count(name) > 1)
             raise InputError(f"Two tasks are called {twice!r}. Give every task an id of its own.")
+        devices = sorted({str(t.device) for half in (self.support, self.query) for t in (half.inputs, half.targets)})
+        types = sorted({str(half.inputs.dtype) for half in (self.support, self.query)})
+        if len(devices) > 1 or len(types) > 1:
+            differing = " and ".join(devices if len(devices) > 1 else types)
+            raise InputError(
+                f"The tensors of a task set are of {differing}. Move them to one device and give them one type."
+            )
+        if not self.real:
+            check_classes(self.support.targets, self.query.targets)
+
+    def _like(self, **changes: Any) -> TaskSet:
+        """A copy with other fields, of values that are known to be right: part of a set need not have all classes."""
+        other = copy(self)
+        for name, value in changes.items():
+            object.__setattr__(other, name, value)
+        return other
+
+    def spoilt(self, half: str, batch: Batch, touched: Tensor) -> TaskSet:
+        """A copy with another half whose `touched` instances [N, n] (bool) are marked as corrupted."""
+        return self._like(**{half: batch, f"corrupted_{half}": touched | getattr(self, f"corrupted_{half}")})
 
     @classmethod
     def stack(cls, tasks: Iterable[Task]) -> TaskSet:
@@ -103,12 +130,12 @@ class TaskSet:
     def __getitem__(self, index: slice | Sequence[int] | Tensor) -> TaskSet:
         """A subset, in the order asked for."""
         numbers = torch.arange(len(self))[index if isinstance(index, slice) else torch.as_tensor(index).cpu()]
-        return TaskSet(
-            self.support[numbers],
-            self.query[numbers],
-            tuple(self.ids[i] for i in numbers.tolist()),
-            self.corrupted_support[numbers],
-            self.corrupted_query[numbers],
+        return self._like(
+            support=self.support[numbers],
+            query=self.query[numbers],
+            ids=tuple(self.ids[i] for i in numbers.tolist()),
+            corrupted_support=self.corrupted_support[numbers],
+            corrupted_query=self.corrupted_query[numbers],
         )
 
     def chunks(self, size: int) -> Iterator[slice]:
@@ -127,7 +154,7 @@ class TaskSet:
         pairs = ((support, self.support), (query, self.query))
         if all(new.inputs is old.inputs and new.targets is old.targets for new, old in pairs):
             return self
-        return replace(self, support=support, query=query)
+        return self._like(support=support, query=query)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -159,9 +186,17 @@ class TaskSet:
         """[N] bool: tasks in which any instance was corrupted."""
         return self.corrupted_support.any(dim=1) | self.corrupted_query.any(dim=1)
 
+    def items(self, level: Level) -> int:
+        """How many items a level has: tasks, or the instances of a half of all tasks together."""
+        return len(self) * self.each(level)
+
+    def each(self, level: Level) -> int:
+        """How many items of a level a task has: 1 of level `task`."""
+        return 1 if check_level(level) == "task" else getattr(self, level).targets.shape[1]
+
     def corrupted_items(self, level: Level) -> Tensor:
         """[items] bool, numbered as `Weights` does."""
-        return self.corrupted if level == "task" else getattr(self, f"corrupted_{level}").flatten()
+        return self.corrupted if check_level(level) == "task" else getattr(self, f"corrupted_{level}").flatten()
 
     def fingerprint(self) -> str:
         """A hash of everything a result can depend on: ids, values, shapes and types."""
@@ -181,16 +216,8 @@ def _check_half(half: str, batch: Batch, ids: tuple[str, ...]) -> None:
     if not inputs.is_floating_point():
         raise InputError(f"The {half} inputs are {inputs.dtype}. Convert them to floating point, scaled to about 1.")
     _check_finite(half, "inputs", inputs, ids)
-
-
-def _check_targets(half: str, targets: Tensor, ids: tuple[str, ...]) -> None:
-    if targets.is_floating_point() and targets.dim() == 3:
+    if targets.is_floating_point():
         _check_finite(half, "targets", targets, ids)
-    elif targets.is_floating_point() or targets.dim() != 2 or (targets.numel() and int(targets.min()) < 0):
-        raise InputError(
-            f"The {half} targets must be class indices 0, 1, ... of an integer type, [N, n], or real values [N, n, C]; "
-            f"these are {targets.dtype} {tuple(targets.shape)}."
-        )
 
 
 def _check_finite(half: str, what: str, values: Tensor, ids: tuple[str, ...]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from metafluence.errors import InputError
 from metafluence.runtime import hash_tensor
+from metafluence.tasks.items import check_items, check_level
 from metafluence.tasks.levels import LEVELS, Level
 from metafluence.tasks.task_set import TaskSet
 
@@ -25,6 +27,24 @@ class Weights:
     task: Tensor
     support: Tensor
     query: Tensor
+
+    def __post_init__(self) -> None:
+        for level in LEVELS:
+            weights: Tensor = getattr(self, level)
+            if weights.dim() != (1 if level == "task" else 2) or len(weights) != len(self.task):
+                raise InputError(
+                    f"The {level} weights have shape {tuple(weights.shape)} beside {len(self.task)} task weights. "
+                    "Task weights are [N], support and query weights [N, n]."
+                )
+            if not weights.is_floating_point():
+                raise InputError(f"The {level} weights are {weights.dtype}. Convert them to floating point.")
+            wrong = ~(weights.detach().isfinite() & (weights.detach() >= 0)).flatten()
+            if bool(wrong.any()):
+                item = int(wrong.nonzero()[0])
+                raise InputError(
+                    f"The weight of {level} item {item} is {float(weights.flatten()[item])}. Weights are finite and 0 "
+                    "or more."
+                )
 
     @classmethod
     def ones(cls, tasks: TaskSet) -> Weights:
@@ -38,16 +58,10 @@ class Weights:
 
         Items of level `support` and `query` are numbered task by task: task i's instance j is i * n + j.
         """
-        if level not in LEVELS:
-            raise InputError(f"There is no level {level!r}. Levels are {', '.join(LEVELS)}.")
-        flat = getattr(self, level).clone().reshape(-1)
-        index = torch.as_tensor(items, device=flat.device).reshape(-1)
-        if index.numel() and (int(index.max()) >= flat.numel() or int(index.min()) < 0):
-            raise InputError(
-                f"There is no {level} item {int(index.max() if index.max() >= flat.numel() else index.min())}: "
-                f"items run from 0 to {flat.numel() - 1}."
-            )
-        flat[index] = value
+        if isinstance(value, bool) or not 0 <= value < float("inf"):
+            raise InputError(f"The weight of an item is {value!r}. Give a finite number of 0 or more.")
+        flat = getattr(self, check_level(level)).clone().reshape(-1)
+        flat[list(check_items(items, flat.numel(), level))] = value
         return replace(self, **{level: flat.reshape(getattr(self, level).shape)})
 
     def scaled(self, level: Level, items: int | Sequence[int] | Tensor, factor: float) -> Weights:
@@ -60,7 +74,10 @@ class Weights:
         return self.set(level, items, 0.0)
 
     def __getitem__(self, index: slice | Tensor) -> Weights:
-        return Weights(self.task[index], self.support[index], self.query[index])
+        part = copy(self)  # of what has been checked
+        for level in LEVELS:
+            object.__setattr__(part, level, getattr(self, level)[index])
+        return part
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256()

@@ -14,7 +14,7 @@ from torch import Tensor
 from metafluence.bilevel import BilevelProblem
 from metafluence.errors import ConvergenceError, RemovalError, SolverError
 from metafluence.runtime import NAMED, Executor, Shelf, claim, component_fingerprint, digest_of, hash_tensor, warn
-from metafluence.tasks import Level, Removal, TaskSet, Weights
+from metafluence.tasks import Level, Removal, TaskSet, Weights, check_removals
 from metafluence.training.trainer import Fit, Shared, Trainer
 
 Start = Literal["warm", "cold"]
@@ -112,6 +112,7 @@ class RetrainBank:
         A fit that does not converge, or that the problem refuses without these items, raises ConvergenceError, after
         all are kept; if not `strict` it is marked.
         """
+        removals = check_removals(removals, self._problem.tasks.items(level), level)
         keys = [_key(level, removal, weight) for removal in removals]
         self._load(keys)
         missing = {k: r for k, r in zip(keys, removals, strict=True) if k not in self._kept}

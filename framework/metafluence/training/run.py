@@ -14,7 +14,7 @@ from metafluence.bilevel import BilevelProblem
 from metafluence.errors import ConvergenceError, InputError, StoreError
 from metafluence.learners import NetworkLearner
 from metafluence.runtime import check_identity, load_tensors, save_tensors
-from metafluence.tasks import Weights
+from metafluence.tasks import Level, Weights, check_items
 from metafluence.training.step_rules import RULES, StepRule, StepState
 from metafluence.training.trainer import Quality, loss_gradient
 
@@ -153,13 +153,10 @@ class TrainingRun:
             return self.final
         return self._advance(self._kept(self._kept_before(first)), self.steps, weights).meta
 
-    def removing(self, level: str, items: tuple[int, ...], share: float = 1.0) -> Weights:
+    def removing(self, level: Level, items: tuple[int, ...], share: float = 1.0) -> Weights:
         """The run's weights with the weights of some items lowered by `share` of themselves."""
         flat = getattr(self.weights, level).clone().reshape(-1)
-        index = torch.tensor(sorted(set(items)), dtype=torch.long)
-        if any(not isinstance(i, int) for i in items) or (len(index) and not 0 <= index[0] <= index[-1] < len(flat)):
-            raise InputError(f"{list(items)} are not {level} items: those run from 0 to {len(flat) - 1}.")
-        flat[index] *= 1 - share
+        flat[list(check_items(items, len(flat), level))] *= 1 - share
         return replace(self.weights, **{level: flat.reshape(getattr(self.weights, level).shape)})
 
     def dead_parameters(self) -> dict[str, Tensor]:

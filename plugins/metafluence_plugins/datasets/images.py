@@ -22,23 +22,48 @@ Side = Annotated[int, Field(ge=1, le=4096)]
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
 
 
+GROUND = 255
+"""Transparent parts are laid on white, as on a page."""
+
+
 def decode(source: Any, name: str, mode: str, size: int | None = None) -> Pixels:
     """One image file as [height, width] (mode L) or [height, width, 3] (RGB); source: a path or an open file.
 
-    size: scaled to a square of this side by Lanczos's filter, whatever its shape. Raises DataError naming the file.
+    Grey of 16 bits is divided by 257, so that its largest value becomes 255. Transparent parts are laid on white
+    (`GROUND`). Of several frames the first is taken. With `size` it is scaled to a square of this side by Lanczos's
+    filter, whatever its shape. Raises DataError naming the file where there is none, where it is no image, or where its
+    pixels have no fixed range (32-bit integers or floating point).
     """
     try:
         with Image.open(source) as image:
-            found = image.convert(mode)
+            found = _in_8_bits(image, name).convert(mode)
     except FileNotFoundError as error:
         raise DataError(
             f"There is no image {name}, which the data set lists. Add it, or take it off the list."
         ) from error
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except DataError:
+        raise
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise DataError(f"{name} cannot be read as an image: {error}. Replace or remove the file.") from error
     if size is not None and found.size != (size, size):
         found = found.resize((size, size), Image.Resampling.LANCZOS)
     return np.asarray(found)
+
+
+def _in_8_bits(image: Image.Image, name: str) -> Image.Image:
+    """An image of a mode that `convert` takes to 8 bits rightly."""
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        values = np.asarray(image).astype(np.float64) / 257  # 65535 = 257 * 255; Pillow's own conversion clips
+        return Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise DataError(
+            f"{name} has pixels of mode {image.mode}, which have no fixed range. Save it with 8 or 16 bits a channel."
+        )
+    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
+        drawn = image.convert("RGBA")
+        ground = Image.new("RGBA", drawn.size, (GROUND, GROUND, GROUND, 255))
+        return Image.alpha_composite(ground, drawn).convert("RGB")
+    return image.convert("RGB") if image.mode in ("CMYK", "YCbCr", "LAB", "HSV", "P", "RGBX") else image
 
 
 def box_average(images: Pixels, size: int) -> Pixels:
@@ -96,12 +121,23 @@ class ImageFiles:
 
 def images_below(folder: Path) -> list[Path]:
     """The image files in a folder and below, sorted by name."""
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file() and _shown(p, folder))
+
+
+def _shown(path: Path, folder: Path) -> bool:
+    """Whether nothing between `folder` and a path is hidden or left there by a program: .ipynb_checkpoints, __MACOSX,
+    ._name, Thumbs.db.
+    """
+    return not any(part.startswith((".", "__")) for part in path.relative_to(folder).parts)
 
 
 def class_folders(folder: Path, keep: Callable[[str], bool] = lambda _: True) -> dict[str, list[Path]]:
     """By the name of each folder in `folder`, sorted, the images below it. Raises DataError where a class has none."""
-    found = {sub.name: images_below(sub) for sub in sorted(folder.iterdir()) if sub.is_dir() and keep(sub.name)}
+    found = {
+        sub.name: images_below(sub)
+        for sub in sorted(folder.iterdir())
+        if sub.is_dir() and keep(sub.name) and _shown(sub, folder)
+    }
     for name, files in found.items():
         if not files:
             raise DataError(f"{folder / name} holds no images ({', '.join(SUFFIXES)}). Add some or remove the folder.")

@@ -68,6 +68,9 @@ class MiniImageNet(LabelledDataset):
         parts: list[range] = []
         for file in lists:
             by_class = _read_list(file, images)
+            twice = next((name for name in by_class if name in names), None)
+            if twice is not None:
+                raise DataError(f"{file} lists the class {twice!r}, which an earlier list has too. Keep it in one.")
             parts.append(range(len(names), len(names) + len(by_class)))
             names += by_class
             files += by_class.values()
@@ -89,16 +92,16 @@ def _cache(place: Path, part: str) -> Path:
 
 def _read_list(file: Path, images: Path) -> dict[str, list[Path]]:
     """By class, sorted, the image files of a list."""
-    found: dict[str, list[Path]] = {}
+    found: dict[str, dict[Path, None]] = {}
     try:
-        with file.open(newline="", encoding="utf-8") as stream:
+        with file.open(newline="", encoding="utf-8-sig") as stream:
             rows = csv.DictReader(stream)
             if not {"filename", "label"} <= set(rows.fieldnames or ()):
                 raise DataError(f"{file} has the columns {rows.fieldnames}; filename and label are needed.")
             for number, row in enumerate(rows, start=2):
                 if not row["filename"] or not row["label"]:
                     raise DataError(f"{file}, line {number} has no filename or no label. It may be cut short.")
-                found.setdefault(row["label"], []).append(images / row["filename"])
+                found.setdefault(row["label"], {})[images / row["filename"]] = None  # listed twice is there once
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{file} cannot be read as a list of images: {error}.") from error
     return {label: sorted(found[label]) for label in sorted(found)}

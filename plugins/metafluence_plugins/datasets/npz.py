@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import numpy as np
 import torch
 
 from metafluence import DataError, Labelled, LabelledDataset
+from metafluence_plugins.datasets.arrays import class_labels, image_values, read_archive
 from metafluence_plugins.datasets.images import Side, box_average
 
 
@@ -36,14 +35,8 @@ class Npz(LabelledDataset):
 
     def load(self) -> Labelled:
         file = self._find()
-        try:
-            with np.load(file, allow_pickle=False) as archive:
-                held = sorted(archive.files)
-                images, labels, titles = (
-                    archive[key] if key in held else None for key in (self.inputs, self.labels, self.classes)
-                )
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise DataError(f"{file} cannot be read as an .npz archive: {error}. Make it anew.") from error
+        held, arrays = read_archive(file, (self.inputs, self.labels, self.classes))
+        images, labels, titles = (arrays.get(key) for key in (self.inputs, self.labels, self.classes))
         if images is None:
             raise DataError(
                 f"{file} has no array {self.inputs!r}; it holds {', '.join(held)}. Set inputs to one of them."
@@ -53,6 +46,8 @@ class Npz(LabelledDataset):
                 raise DataError(f"{file} has no array {self.labels!r}; it holds {', '.join(held)}. Set labels.")
             labels = np.repeat(np.arange(images.shape[0]), images.shape[1])
             images = images.reshape(-1, *images.shape[2:])
+        labels = class_labels(labels, self.labels, file)
+        images = image_values(images, self.inputs, file)
         if len(images) != len(labels):
             raise DataError(f"{file} has {len(images)} inputs but {len(labels)} labels. They must be equally many.")
         if titles is not None and np.issubdtype(labels.dtype, np.integer) and labels.size:

@@ -146,16 +146,20 @@ def _drawings(path: Path) -> Iterator[tuple[tuple[str, str], str, Pixels]]:
     if path.is_dir():
         for file in path.glob("*/character*/*.png"):
             match = MEMBER.search(file.as_posix())
-            if match is not None:
+            if match is not None and not file.name.startswith("."):
                 yield (match["alphabet"], match["character"]), match["file"], decode(file, str(file), "L")
         return
     try:
         with zipfile.ZipFile(path) as archive:
             for member in archive.namelist():
                 match = MEMBER.search(member)
-                if match is not None and not member.startswith("__MACOSX"):
+                if (
+                    match is not None
+                    and not member.startswith("__MACOSX")
+                    and not PurePosixPath(member).name.startswith(".")
+                ):
                     with archive.open(member) as stream:
                         image = decode(stream, f"{path}, {member}", "L")
                     yield (match["alphabet"], match["character"]), match["file"], image
-    except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+    except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
         raise DataError(f"{path} cannot be read as a zip file: {error}. It may be cut short; get it again.") from error

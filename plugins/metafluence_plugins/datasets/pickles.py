@@ -79,7 +79,10 @@ def _shaped(raw: Any, kind: _Type, shape: tuple[int, ...], order: Any) -> Any:
     return np.frombuffer(raw, dtype=kind.numpy()).reshape(shape, order=order)
 
 
-def _buffer(raw: Any, kind: _Type, shape: tuple[int, ...], order: str) -> _Array:
+def _buffer(raw: Any, kind: _Type, shape: tuple[int, ...], order: str, axes: tuple[int, ...] | None = None) -> _Array:
+    """Of protocol 5; order K is of an array whose axes were exchanged, with `axes` in their order."""
+    if order == "K" and axes is not None:
+        return _Array(_shaped(raw, kind, shape, "C").transpose(axes))
     return _Array(_shaped(raw, kind, shape, order))
 
 

@@ -35,8 +35,6 @@ class Sinusoid(Dataset):
         for name in self.IDLE:
             if getattr(episodes, name) != getattr(Episodes(), name):
                 raise InputError(f"Waves have no classes, so episodes.{name} says nothing here. Leave it out.")
-        if min(episodes.shot, episodes.query, episodes.train, episodes.validation, episodes.test) < 1:
-            raise InputError(f"Every number in episodes must be at least 1: {episodes}.")
         _, *drawing = generators(generator)
         names = ("train", "validation", "test")
         return Split(*(self._waves(n, episodes, g, dtype) for n, g in zip(names, drawing, strict=True)))

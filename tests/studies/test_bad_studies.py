@@ -1,0 +1,228 @@
+"""Studies, registries and command lines that cannot be meant: exit code 2 and one sentence, before any work is done."""
+
+import pytest
+import yaml
+
+from metafluence import InputError, parse_comparison
+from small_studies import SMALL, changed, command
+
+HEAD = yaml.safe_dump(SMALL)
+
+
+def refused(done, message: str) -> None:
+    """Ended with 2 and with one sentence that holds the words, in their order."""
+    assert done.returncode == 2, done.stdout + done.stderr
+    text = " ".join(done.stderr.split())
+    assert "Traceback" not in text
+    assert text.startswith("Error: "), text
+    at = 0
+    for word in message.split("..."):
+        at = text.find(word, at)
+        assert at >= 0, f"{word!r} of {message!r} is not in: {text}"
+
+
+DEEP = "x: " + "[" * 60 + "]" * 60
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "\n".join(
+    f"{name}: &{name} [{', '.join(['*' + before] * 10)}]" for before, name in zip("abcde", "bcdef", strict=True)
+)
+TEXTS = {
+    "twice": (f"{HEAD}l2: 0.2\n", "study.yaml is not valid YAML: 'l2' stands here for the second time, first in line"),
+    "twice-below": ("learner: {use: a, use: b}", "'use' stands here for the second time, first in line 1; keep one"),
+    "list": ("- a\n- b\n", "study.yaml holds no study: a study is a mapping of fields"),
+    "empty": ("", "study.yaml holds no study"),
+    "null": ("~", "study.yaml holds no study"),
+    "text": ("hello", "study.yaml holds no study"),
+    "number": ("3", "study.yaml holds no study"),
+    "deep": (DEEP, "study.yaml is not valid YAML: more than 40 levels of nesting (line 1"),
+    "deeper": ("[" * 5000, "study.yaml is not valid YAML: more than 40 levels of nesting"),
+    "bomb": (BOMB, "study.yaml is not valid YAML: more than 100000 values, with aliases written out"),
+    "recursive": ("a: &a [*a]", "study.yaml is not valid YAML: an alias stands inside what it names (line 1"),
+    "recursive-mapping": ("a: &a {b: *a}", "an alias stands inside what it names"),
+    "no-anchor": ("a: *b", "study.yaml is not valid YAML: found undefined alias 'b' (line 1"),
+    "number-key": ("3: a", "study.yaml is not valid YAML: the name '3' is no text, put it in quotes (line 1"),
+    "truth-key": ("on: a", "the name 'on' is no text, put it in quotes"),
+    "null-key": ("~: a", "the name '~' is no text, put it in quotes"),
+    "date-key": ("2020-01-01: a", "the name '2020-01-01' is no text"),
+    "list-key": ("[a, b]: c", "the name 'a list or mapping' is no text"),
+    "mapping-key": ("{a: b}: c", "the name 'a list or mapping' is no text"),
+    "key-below": ("learner: {use: mlp, 1: 2}", "the name '1' is no text"),
+    "tab": ("a:\n\tb: c", "study.yaml is not valid YAML: found character '\\t' that cannot start any token (line 2"),
+    "open": ("a: [1, 2", "study.yaml is not valid YAML: expected ',' or ']'"),
+    "quote": ("a: 'b", "study.yaml is not valid YAML: found unexpected end of stream"),
+    "two": ("a: 1\n---\nb: 2", "study.yaml is not valid YAML: but found another document"),
+    "object": ("a: !!python/object/apply:os.system [ls]", "could not determine a constructor for the tag"),
+    "date": ("a: 2020-13-45", "study.yaml is not valid YAML: month must be in 1..12"),
+    "digits": (f"a: {'9' * 5000}", "study.yaml is not valid YAML: Exceeds the limit"),
+    "nul": ("a: b\0c", "study.yaml is not valid YAML"),
+    "binary": ("a: !!int x", "study.yaml is not valid YAML"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), TEXTS.values(), ids=TEXTS)
+def test_yaml_that_is_no_study_is_refused(tmp_path, text, message):
+    (tmp_path / "study.yaml").write_text(text, encoding="utf-8")
+    refused(command(tmp_path, "run", "study.yaml"), message)
+
+
+@pytest.mark.parametrize(("text", "message"), TEXTS.values(), ids=TEXTS)
+def test_a_registry_is_read_by_the_same_rules(tmp_path, text, message):
+    (tmp_path / "study.yaml").write_text(text, encoding="utf-8")
+    if "holds no study" in message:
+        message = "" if text in ("", "~") else "a mapping of names is expected"
+    if message:
+        refused(command(tmp_path, "list", "--registry", "study.yaml"), message)
+
+
+FILES = {
+    "latin": ("a: bäcker".encode("latin-1"), "study.yaml is not valid YAML: byte 4 is no UTF-8. Save it as UTF-8"),
+    "utf-16": ("a: b".encode("utf-16"), "is no UTF-8. Save it as UTF-8"),
+    "huge": (b"#" * (2**20 + 1), "study.yaml has 1048577 bytes; at most 1048576 are read. Name another file"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), FILES.values(), ids=FILES)
+def test_files_that_are_no_text_are_refused(tmp_path, content, message):
+    (tmp_path / "study.yaml").write_bytes(content)
+    refused(command(tmp_path, "run", "study.yaml"), message)
+
+
+def test_a_study_with_a_byte_order_mark_is_read(tmp_path):
+    (tmp_path / "study.yaml").write_text("l2: 1", encoding="utf-8-sig")
+    refused(command(tmp_path, "run", "study.yaml"), "the field 'name' is missing")
+
+
+NUMBERS = {
+    "l2-true": ({"l2": True}, "l2 is a yes or no, where a number is expected"),
+    "l2-infinite": ({"l2": float("inf")}, "l2 is inf. Input should be less than or equal to 1000000000000000"),
+    "l2-nan": ({"l2": float("nan")}, "l2 is nan. Input should be"),
+    "l2-huge": ({"l2": 1e300}, "l2 is 1e+300. Input should be less than or equal to"),
+    "l2-zero": ({"l2": 0}, "l2 is 0. Input should be greater than 0"),
+    "l2-negative": ({"l2": -1}, "l2 is -1. Input should be greater than 0"),
+    "l2-text": ({"l2": "much"}, "l2 is 'much'. Input should be a valid number"),
+    "l2-list": ({"l2": [1]}, "l2 is [1]. Input should be a valid number"),
+    "l2-null": ({"l2": None}, "l2 is None. Input should be a valid number"),
+    "seed-huge": ({"seed": 10**30}, "seed is 1000000000000000000000000000000. Input should be less than"),
+    "seed-negative": ({"seed": -1}, "seed is -1. Input should be greater than or equal to 0"),
+    "seed-true": ({"seed": True}, "seed is a yes or no"),
+    "seed-fraction": ({"seed": 0.5}, "seed is 0.5. Input should be a valid integer"),
+    "seeds-huge": ({"seeds": 2_000_000_000}, "seeds is 2000000000...Give one seed or more, at most 10000"),
+    "seeds-none": ({"seeds": 0}, "seeds is 0...Give one seed or more"),
+    "seeds-true": ({"seeds": True}, "seeds is True...Give one seed or more"),
+    "seeds-negative": ({"seeds": [0, -1]}, "seeds.1 is -1. Input should be greater than or equal to 0"),
+    "seeds-truths": ({"seeds": [True, 2]}, "seeds.0 is a yes or no"),
+    "memory": ({"memory_gib": -1}, "memory_gib is -1. Input should be greater than 0"),
+    "memory-infinite": ({"memory_gib": float("inf")}, "memory_gib is inf. Input should be less than"),
+    "train-billion": ({"episodes": {"train": 10**9}}, "episodes.train is 1000000000. Input should be less than"),
+    "train-zero": ({"episodes": {"train": 0}}, "episodes.train is 0. Input should be greater than or equal to 1"),
+    "train-true": ({"episodes": {"train": True}}, "episodes.train is a yes or no"),
+    "way-zero": ({"episodes": {"way": 0}}, "episodes.way is 0. Input should be greater than or equal to 2"),
+    "way-one": ({"episodes": {"way": 1}}, "episodes.way is 1. Input should be greater than or equal to 2"),
+    "shot-negative": ({"episodes": {"shot": -1}}, "episodes.shot is -1. Input should be greater than or equal to 1"),
+    "query-zero": ({"episodes": {"query": 0}}, "episodes.query is 0. Input should be greater than or equal to 1"),
+    "shares-nan": ({"episodes": {"shares": [float("nan"), 0.5, 0.5]}}, "episodes.shares.0 is nan. Input should be"),
+    "shares-sum": ({"episodes": {"shares": [0.1, 0.1, 0.1]}}, "episodes.shares are (0.1, 0.1, 0.1); they must add up"),
+    "shares-short": ({"episodes": {"shares": [1]}}, "episodes.shares.1"),
+    "split": ({"episodes": {"split": "klasses"}}, "episodes.split is 'klasses'. Input should be 'classes'"),
+    "episodes-number": ({"episodes": 3}, "episodes is 3"),
+    "fraction": ({"corruption": {"fraction": 2}}, "corruption.fraction is a share between 0 and 1"),
+    "fraction-nan": ({"corruption": {"fraction": float("nan")}}, "corruption.fraction is a share between 0 and 1"),
+    "remove": ({"remove": 2}, "remove is 2. Input should be less than 1"),
+    "remove-zero": ({"remove": [0.0]}, "remove is 0.0. Input should be greater than 0"),
+    "truth-items": ({"truth": {"items": 1}}, "truth.items"),
+    "truth-subsets": ({"truth": {"subsets": -1}}, "truth.subsets is -1"),
+    "damping": ({"damping": {"values": [-1.0]}}, "damping.values.0 is -1.0"),
+    "damping-nan": ({"damping": {"values": [float("nan")]}}, "damping.values.0 is nan"),
+    "dtype": ({"dtype": "float16"}, "dtype is 'float16'. Input should be 'float64' or 'float32'"),
+    "device": ({"device": "tpu"}, "device is 'tpu'"),
+    "levels": ({"levels": ["tasks"]}, "levels.0 is 'tasks'"),
+    "no-levels": ({"levels": []}, "levels is []"),
+    "no-methods": ({"methods": []}, "methods is []"),
+    "methods-text": ({"methods": "task-if"}, "methods is 'task-if'"),
+    "name": ({"name": "../x"}, "name is '../x'"),
+    "name-number": ({"name": 3}, "name is 3"),
+    "name-empty": ({"name": ""}, "name is ''"),
+    "sizes": ({"sizes": 3}, "sizes is 3. Give each size a name and its changes"),
+    "sizes-list": ({"sizes": ["a"]}, "sizes is ['a']. Give each size a name and its changes"),
+    "size-number": ({"sizes": {"small": 3}}, "sizes is {'small': 3}. Give each size a name and its changes"),
+    "vary": ({"vary": 3}, "vary is 3"),
+    "vary-value": ({"vary": {"l2": 3}}, "Give vary.l2 a list of values"),
+    "extra": ({"lerner": "mlp"}, "there is no field 'lerner'. Did you mean 'learner'?"),
+    "penalty": (
+        {"learner": {"use": "logistic-head", "backbone": "mlp", "penalty": "hard"}},
+        "penalty is 'hard', but a number...is expected",
+    ),
+    "penalty-true": ({"learner": {"use": "logistic-head", "backbone": "mlp", "penalty": True}}, "penalty is True"),
+    "trainer-nan": ({"trainer": {"use": "newton", "tolerance": float("nan")}}, "tolerance is nan, but a number"),
+    "trainer-steps": ({"trainer": {"use": "newton", "max_steps": -1}}, "max_steps is -1, but a whole number"),
+    "executor": ({"executor": {"use": "processes", "jobs": 0}}, "jobs is 0, but a whole number at least 1"),
+    "method": ({"methods": [{"use": "task-if", "damping": -1}]}, "damping is -1, but a number at least 0"),
+    "method-steps": ({"methods": [{"use": "grad-ascent", "steps": -1}]}, "steps is -1, but a whole number at least 1"),
+    "method-seed": ({"methods": [{"use": "trak", "seed": 10**30}]}, "seed is 1000000000"),
+    "dataset": ({"dataset": {"use": "mnist", "size": 29}}, "size is 29, but a whole number at least 1 and at most 28"),
+    "dataset-name": ({"dataset": "digit"}, "Unknown dataset 'digit'. Did you mean 'digits'"),
+    "spec-number": ({"learner": 3}, "learner"),
+    "spec-list": ({"learner": []}, "learner"),
+}
+
+
+@pytest.mark.parametrize(("given", "message"), NUMBERS.values(), ids=NUMBERS)
+def test_values_that_cannot_be_meant_are_refused(tmp_path, given, message):
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(changed(**given)), encoding="utf-8")
+    refused(command(tmp_path, "run", "study.yaml"), message)
+    assert not list(tmp_path.glob("results/**/*.safetensors"))
+
+
+WORDS = {
+    "no-file": (["run", "nothing.yaml"], "There is no study file nothing.yaml"),
+    "near": (["run", "studi.yaml"], "There is no study file studi.yaml. Did you mean 'study.yaml'?"),
+    "folder": (["run", "folder"], "folder is a folder. Name the YAML file in it"),
+    "link": (["run", "loop"], "There is no study file loop"),
+    "out-file": (["run", "study.yaml", "--out", "file"], "--out is file, but ...file is a file. Name a folder"),
+    "out-below": (
+        ["run", "study.yaml", "--out", "file/a/b"],
+        "--out is file/a/b, but ...file is a file. Name a folder",
+    ),
+    "out-loop": (["run", "study.yaml", "--out", "loop"], "--out is loop, but ...loop is a link that leads nowhere"),
+    "out-loop-below": (["run", "study.yaml", "--out", "loop/a"], "--out is loop/a, but"),
+    "report-out": (["report", "folder", "--out", "file"], "--out is file, but"),
+    "picture": (["data", "show", "digits", "--picture", "folder"], "--picture is folder, which is a folder. Name"),
+    "picture-below": (["data", "show", "digits", "--picture", "file/a.png"], "--picture is ...file is a file"),
+    "set-nothing": (["run", "study.yaml", "--set", "l2"], "'l2' sets nothing. Write key=value"),
+    "set-empty": (["run", "study.yaml", "--set", "=3"], "'=3' sets nothing. Write key=value"),
+    "set-yaml": (["run", "study.yaml", "--set", "l2=[1"], "The value of 'l2', '[1', is not valid YAML"),
+    "set-twice": (["run", "study.yaml", "--set", "learner={use: a, use: b}"], "'use' stands here for the second time"),
+    "set-bomb": (["run", "study.yaml", "--set", "a=&a [*a]"], "an alias stands inside what it names"),
+    "set-deep": (["run", "study.yaml", "--set", f"a={'[' * 99}"], "more than 40 levels of nesting"),
+    "set-seeds": (["run", "study.yaml", "--set", "seeds=2000000000"], "seeds is 2000000000...Give one seed or more"),
+    "set-place": (["run", "study.yaml", "--set", "methods.9=a"], "'9' is no place in a list of 3"),
+    "set-below": (["run", "study.yaml", "--set", "l2.a=3"], "'l2.a' cannot be set: l2 is 1.0 and has no parts"),
+    "set-l2": (["run", "study.yaml", "--set", "l2=-1e-10"], "l2 is -1e-10. Input should be greater than 0"),
+    "size": (["run", "study.yaml", "--size", "big"], "has no size 'big'. Sizes: none"),
+    "registry": (["list", "--registry", "none.yaml"], "The registry none.yaml cannot be read: No such file"),
+    "registry-folder": (["list", "--registry", "folder"], "The registry folder is a folder"),
+    "kind": (["list", "solvers"], "Unknown kind of component 'solvers'"),
+    "show-kind": (["show", "solvers", "cg"], "Unknown kind of component 'solvers'"),
+    "show-name": (["show", "solver", "cgg"], "Unknown solver 'cgg'. Did you mean 'cg'"),
+    "data-set": (["data", "show", "digits", "--set", "size"], "--set is 'size'; write --set KEY=VALUE"),
+    "data-value": (["data", "show", "mnist", "--set", "size=0"], "size is 0, but a whole number at least 1"),
+    "data-name": (["data", "show", "digit"], "Unknown dataset 'digit'. Did you mean 'digits'"),
+    "data-fetch": (["data", "fetch", "digits"], "There is nothing to download for digits"),
+}
+
+
+@pytest.mark.parametrize(("words", "message"), WORDS.values(), ids=WORDS)
+def test_command_lines_that_cannot_be_meant_are_refused(tmp_path, words, message):
+    (tmp_path / "study.yaml").write_text(HEAD, encoding="utf-8")
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "loop").symlink_to("loop")
+    refused(command(tmp_path, *words), message)
+
+
+def test_a_mapping_in_python_has_texts_for_names():
+    with pytest.raises(InputError, match=r"has the field 3, which is no text. Put it in quotes"):
+        parse_comparison({**SMALL, 3: 1})
+
+
+def test_numbers_in_yaml_need_no_point():
+    assert parse_comparison(yaml.safe_load(HEAD), changes={"l2": 1e-10}).variations[0].config.l2 == 1e-10
