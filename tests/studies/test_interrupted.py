@@ -51,6 +51,7 @@ def results(folder: Path) -> pd.DataFrame:
     return pd.read_csv(folder / "results.csv").drop(columns=list(MEASURED), errors="ignore")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0])
 def test_killed_three_times_it_ends_as_if_it_had_been_left_alone(tmp_path, seed):
     study = tmp_path / "study.yaml"
@@ -77,7 +78,9 @@ def test_killed_three_times_it_ends_as_if_it_had_been_left_alone(tmp_path, seed)
 
 
 @pytest.mark.xdist_group("executors")
-@pytest.mark.parametrize("name", ["processes", "dask", "ray"])
+@pytest.mark.parametrize(
+    "name", ["processes", pytest.param("dask", marks=pytest.mark.slow), pytest.param("ray", marks=pytest.mark.slow)]
+)
 def test_a_study_s_results_do_not_depend_on_its_executor(name, tmp_path):
     pytest.importorskip({"dask": "distributed", "ray": "ray"}.get(name, "joblib"))
     small = {**STUDY, "methods": ["retrain", "task-if"], "checkpoints": None}

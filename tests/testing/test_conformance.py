@@ -45,6 +45,7 @@ ELSEWHERE = {
     "maml": ("influence", "leave-out", "paper", "tlxml", "tracin", "trak", "run-influence"),
     "imaml": ("influence", "paper", "tlxml", "tracin", "trak", "loss"),
 }
+SAME = ("task-if", "instance-if", "leave-out-of-edits")
 for _learner, _names in {"logistic-head": dict.fromkeys([*REGISTRY.names("method"), *METHODS]), **ELSEWHERE}.items():
     for _name in _names:
         _spec = {"use": _name, **METHODS.get(_name, {})}
@@ -52,7 +53,8 @@ for _learner, _names in {"logistic-head": dict.fromkeys([*REGISTRY.names("method
         _options |= {} if _learner == "logistic-head" else {"examples": 1, "learner": _learner}
         _suite = method_suite(REGISTRY.build("method", _spec), **_options)
         _suite.__name__ = _suite.__qualname__ = "TestMethod" + f"{_name}-{_learner}".title().replace("-", "")
-        if _learner == "imaml":  # whose retrainings are dear
+        # Retraining in all worlds takes long; those that share the code of `influence` show nothing that it does not.
+        if _learner == "imaml" or _name in SAME or (_learner, _name) == ("maml", "leave-out"):
             _suite.test_in_all_worlds = pytest.mark.slow(_suite.test_in_all_worlds)
         globals()[_suite.__name__] = _suite
 del _suite
