@@ -113,7 +113,7 @@ def heading(browser, name: str):
 
 def as_number(cell: str) -> float:
     """What a cell is sorted by, upwards."""
-    return float("inf") if cell == "–" else float(cell.split(maxsplit=1)[0])
+    return float("inf") if cell == "–" else float(cell.split(maxsplit=1)[0].rstrip(","))
 
 
 def downwards(cell: str) -> float:

@@ -43,13 +43,8 @@ def test_what_is_kept_is_what_was_found(done):
     folder, outcomes, _ = done
     for one in outcomes:
         kept = load_outcome(folder / "outcomes" / f"{one.id}.safetensors")
-        assert (kept.id, kept.varied, kept.seed, kept.sides, kept.full) == (
-            one.id,
-            one.varied,
-            one.seed,
-            one.sides,
-            one.full,
-        )
+        assert (kept.id, kept.varied, kept.seed, kept.full) == (one.id, one.varied, one.seed, one.full)
+        assert repr(kept.sides) == repr(one.sides)  # NaN is no equal of itself
         for a, b in zip(kept.lines, one.lines, strict=True):
             assert a.row.facts() == b.row.facts()
             np.testing.assert_array_equal(a.found, b.found)

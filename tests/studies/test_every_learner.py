@@ -100,7 +100,7 @@ def test_a_certificate_that_fails_takes_nothing_down(tmp_path, monkeypatch):
     monkeypatch.setattr("metafluence.studies.study.certify", broken)
     changes = {"methods": ["loss"], "budget": None, "grid": None}
     result = run(tmp_path, configuration("logistic-head"), **changes)
-    assert result.certificates[0].verdict == "Nothing could be certified here: it broke"
+    assert result.certificates[0].verdict == "Nothing could be certified for influence here: it broke"
     monkeypatch.undo()
     again = run(tmp_path, configuration("logistic-head"), **changes)  # it is tried again
     assert checks(again.certificates[0])["definiteness"].ok

@@ -159,7 +159,16 @@ def test_the_report_has_a_section_for_each_level(done):
 
 
 def test_the_command_line_shows_a_table_for_each_level(tmp_path):
-    write(tmp_path, **{**LEVELS, "methods": ["influence"], "truth": {"items": 3}, "budget": None, "checkpoints": None})
+    write(
+        tmp_path,
+        **{
+            **LEVELS,
+            "methods": ["influence"],
+            "truth": {"items": 3, "subsets": 3},
+            "budget": None,
+            "checkpoints": None,
+        },
+    )
     found = command(tmp_path, "run", "study.yaml")
     assert found.returncode == 0, found.stderr
     for words in ("task level", "query level", "support level", "LDS"):
@@ -189,7 +198,10 @@ def test_a_trainer_s_own_checkpoints_serve(tmp_path):
     [
         ({"levels": ["tasks"]}, "levels.0 is 'tasks'"),
         ({"levels": []}, "levels is"),
-        ({"methods": ["direct-if"], "levels": ["support"]}, "direct-if has nothing to say .* levels are task, query"),
+        (
+            {"methods": ["direct-if"], "levels": ["support"]},
+            "direct-if does not support level support; its levels are task, query",
+        ),
         ({"methods": [{"use": "loss", "levels": "suport"}]}, "'suport', which the study does not have"),
         ({"levels": ["task"], "methods": [{"use": "loss", "levels": ["query"]}]}, "its levels are task"),
         ({"methods": ["loss", {"use": "loss", "levels": "query"}]}, "loss  ?twice"),

@@ -8,6 +8,7 @@ import pytest
 import metafluence as mf
 from metafluence.evaluation import Evaluation
 from metafluence.progress import Observer
+from metafluence.runtime import Shelf
 from metafluence.studies.preparation import Preparation
 from metafluence.testing.worlds import world
 from small_studies import SMALL
@@ -33,6 +34,7 @@ def test_other_seeds_are_other_seeds(tmp_path, monkeypatch):
     monkeypatch.setattr(Preparation, "_bank", bank)
     monkeypatch.setattr("metafluence.studies.preparation.Targets", lambda *parts: parts)
     here = preparation(tmp_path, truth={"seeds": 3})
+    here.shelf = Shelf(tmp_path, "a study", pytest.fail)
     here._other_seeds(None, None, None)  # pyright: ignore[reportArgumentType]
     assert len({here._generator("fit").initial_seed(), *fits}) == 4
     assert banks == fits

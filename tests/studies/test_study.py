@@ -290,7 +290,7 @@ def test_run_prints_the_table_and_writes_the_report(tmp_path):
     write(tmp_path)
     first = command(tmp_path, "run", "study.yaml")
     assert first.returncode == 0, first.stderr
-    for word in ("task-if", "exact", "Spearman", "AUROC", "acc retr", "residual", "report.html"):
+    for word in ("task-if", "exact", "Spearman", "AUROC", "retrained", "without the corrupted", "report.html"):
         assert word in first.stdout
     assert (tmp_path / "results" / "small" / "report.html").exists()
     assert "4 of 4 runs were already in" in command(tmp_path, "run", "study.yaml").stdout

@@ -83,7 +83,7 @@ COLUMNS = (
     ),
     Column(
         "gap", "edit − retrained", "+.4f",
-        "difference of test accuracy (loss, for real targets), edited and retrained, seed by seed", narrow=("paper",),
+        "difference of test quality, edited and retrained, seed by seed", narrow=("paper",),
     ),
     Column(
         "runtime_ratio", "of a fit", ".3g",

@@ -112,6 +112,9 @@ def describe(ranking: Ranking, question: Question, seeds: int) -> str:
         others = "" if ranking.behind is None else f" {named(first)} is ahead of {_lead(ranking, column)}."
         tied = f"{_listed([named(method) for method in ranking.best])} cannot be told apart in {question.doing}"
         return f"{tied} ({question.what} {_span(ranking, value)}{over}).{others}"
+    if ranking.behind is None:
+        start = f"{_capital(question.doing)}: {question.what} {value(first)}{over} ({named(first)})"
+        return f"{start}, from which those at or below chance cannot be told apart."
     return f"{named(first)} {question.does} ({question.what} {value(first)}{over}), ahead of {_lead(ranking, column)}."
 
 
