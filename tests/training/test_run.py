@@ -280,8 +280,8 @@ def test_what_does_not_fit_the_run_is_refused(tmp_path):
     run = record(TRAINERS["sgd"], bilevel, folder=tmp_path)
     with pytest.raises(InputError, match=r"task weights of shape \(6,\); these have \(3,\)"):
         run.replay(Weights.ones(tasks(3)))
-    for items in ((-1,), (6,), (0.5,)):
-        with pytest.raises(InputError, match="run from 0 to 5"):
+    for items, message in (((-1,), "run from 0 to 5"), ((6,), "run from 0 to 5"), ((0.5,), "0.5 names no task item")):
+        with pytest.raises(InputError, match=message):
             mf.run_tangent(run, [items])
     with pytest.raises(StoreError, match="problem: stored"):
         mf.load_run(tmp_path, BilevelProblem(LEARNERS["maml"](), tasks(), 0.7, EXACT))
