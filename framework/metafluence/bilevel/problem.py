@@ -22,9 +22,6 @@ from metafluence.networks import LayerStack
 from metafluence.runtime import component_fingerprint
 from metafluence.tasks import Level, Removal, TaskSet, Weights, check_level, check_removals
 
-Projector = Callable[[Tensor], Tensor]
-"""A linear map of rows [m, P] to [m, k]."""
-
 
 @dataclass(frozen=True, eq=False)
 class BilevelProblem:
@@ -171,8 +168,7 @@ class Point:
         self.problem = problem
         self.meta = meta
         self.weights = weights
-        count = len(problem.tasks)
-        plan = MemoryPlan.for_products(count, problem.bytes_per_task(meta), problem.memory_gib, meta.device)
+        plan = MemoryPlan.for_products(len(self), problem.bytes_per_task(meta), problem.memory_gib, meta.device)
         self.chunks = Chunks(len(self), lambda where, start: problem.chunk(meta, weights, where, start), plan, init)
 
     def __len__(self) -> int:
@@ -247,8 +243,10 @@ class Point:
         """
         return self.projected(lambda rows: rows, level, jacobian).T
 
-    def projected(self, project: Projector, level: Level = "task", jacobian: Jacobian = "total") -> Tensor:
-        """`project` [m, P] -> [m, k] of the responses, a few items at a time: [items, k]."""
+    def projected(
+        self, project: Callable[[Tensor], Tensor], level: Level = "task", jacobian: Jacobian = "total"
+    ) -> Tensor:
+        """`project`, a linear map of rows [m, P] to [m, k], of the responses, a few items at a time: [items, k]."""
         return torch.cat([project(rows) for rows in self.chunks.rows(level, jacobian)])
 
     def removed(self, removals: Sequence[Removal], level: Level = "task", jacobian: Jacobian = "total") -> Tensor:
@@ -305,12 +303,10 @@ class Point:
 
     def part(self, tasks: Tensor, scale: float) -> Point:
         """The same λ with some of the tasks, their weights times `scale`."""
-        problem = self.problem
-        memory_gib = problem.memory_gib * len(tasks) / len(problem.tasks)
-        kept = self.weights[tasks]
-        weights = Weights(scale * kept.task, kept.support, kept.query)
+        problem, kept = self.problem, self.weights[tasks]
+        memory_gib = problem.memory_gib * len(tasks) / len(self)
         part = replace(problem, tasks=problem.tasks[tasks], memory_gib=memory_gib)
-        return Point(part, self.meta, weights, self.adapted[tasks])
+        return Point(part, self.meta, replace(kept, task=scale * kept.task), self.adapted[tasks])
 
     def cast(self, dtype: torch.dtype) -> Point:
         """The same λ in another precision, in which the tasks adapt again from where they are."""
