@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -11,7 +12,15 @@ from metafluence.bilevel import STATIONARY, Point
 from metafluence.errors import InputError
 
 
-def check_items(method: AttributionMethod, scores: Scores, context: Context) -> None:
+def prepare_and_score(method: AttributionMethod, context: Context, targets: Targets) -> tuple[Any, Scores]:
+    """The method's state, and its scores of the context's items. Raises InputError for scores of other items."""
+    state = method.prepare(context)
+    scores = method.scores(state, targets)
+    _check_items(method, scores, context)
+    return state, scores
+
+
+def _check_items(method: AttributionMethod, scores: Scores, context: Context) -> None:
     """Raises InputError where scores are not those of the context's items, one row each."""
     name = type(method).__name__
     if scores.level != context.level:
@@ -51,8 +60,7 @@ def attribute(method: AttributionMethod, context: Context, targets: Targets) -> 
             "The targets are not at the context's meta-parameters. Make them with Targets(problem, tasks, "
             "context.point.meta)."
         )
-    scores = method.scores(method.prepare(context), targets)
-    check_items(method, scores, context)
+    _, scores = prepare_and_score(method, context, targets)
     note = "" if method.retrains or context.run is not None else _not_stationary(context.point)
     return replace(scores, notes=(*scores.notes, note)) if note else scores
 

@@ -18,13 +18,13 @@ from typing import Any
 
 from torch import Tensor
 
-from metafluence.attribution import AttributionMethod, Context, Targets
+from metafluence.attribution import AttributionMethod, Context, Targets, prepare_and_score
 from metafluence.bilevel import BilevelProblem
 from metafluence.errors import in_words
 from metafluence.evaluation.evaluation import Evaluation
 from metafluence.evaluation.plan import Plan
-from metafluence.evaluation.row import Row, Run
-from metafluence.evaluation.run import execute, lowest
+from metafluence.evaluation.row import Run
+from metafluence.evaluation.run import execute, failed_run, lowest
 from metafluence.tasks import Removal
 
 NAN = float("nan")
@@ -52,15 +52,7 @@ def execute_plan(evaluation: Evaluation, plan: Plan) -> Run:
     usable = [one for one in tried if not one.reason]
     skipped = tuple(f"Damping {one.damping:g} was left out: {one.reason}" for one in tried if one.reason)
     if not usable:
-        row = Row(
-            method=plan.label,
-            solver=plan.solver,
-            level=evaluation.level,
-            retrains=plan.method.retrains,
-            status="failed",
-            reason=" ".join(skipped),
-        )
-        return Run(row=row)
+        return failed_run(evaluation, plan.method, plan.label, plan.solver, " ".join(skipped))
     best = min(usable, key=lambda one: (one.loss, one.damping))
     losses = ", ".join(f"{one.damping:g}: {one.loss:.5g}" for one in usable)
     notes = (f"Loss of the selection tasks, retrained, by damping: {losses}.", *skipped)
@@ -102,7 +94,7 @@ def _lowest_with(
     # The point's graphs serve all dampings; the randomness is a run's own, so that the run removes the same items.
     context = replace(context, generator=evaluation.generator())
     try:
-        scored = method.scores(method.prepare(context), targets)
+        _, scored = prepare_and_score(method, context, targets)
     except Exception as error:
         return Tried(damping, reason=in_words(error))
     return Tried(damping, lowest(scored.values[:, 0], evaluation.remove[0]))

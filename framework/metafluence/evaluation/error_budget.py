@@ -8,11 +8,10 @@ Each arrow is one source of error: first order, curvature, inner solve, outer so
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +21,7 @@ from metafluence.errors import InputError, in_words
 from metafluence.evaluation.evaluation import Evaluation
 from metafluence.evaluation.metrics import median, moved
 from metafluence.evaluation.predictions import Predictions
+from metafluence.evaluation.stored_numbers import from_facts, to_facts
 from metafluence.linalg import Solver
 from metafluence.tasks import Level
 
@@ -64,12 +64,11 @@ class Budget:
 
     @classmethod
     def from_facts(cls, stored: dict[str, Any]) -> Budget:
-        kept: dict[str, Any] = {k: (NAN if v is None else v) for k, v in stored.items()}
-        return cls(**kept)
+        return from_facts(cls, stored)
 
     def facts(self) -> dict[str, Any]:
         """As JSON, in which NaN is null."""
-        return {k: (None if isinstance(v, float) and np.isnan(v) else v) for k, v in asdict(self).items()}
+        return to_facts(self)
 
 
 def stages(method: AttributionMethod, reference: ExactReference, unrolls: bool = False) -> dict[str, AttributionMethod]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metafluence.attribution import Targets
 from metafluence.evaluation.metrics import rank_agreement, score_agreement
-from metafluence.tasks import Level, Removal
+from metafluence.tasks import Level, Removal, count_of
 from metafluence.training import RetrainBank
 
 NAN = float("nan")
@@ -78,9 +78,13 @@ def draw_removals(
     """
     count = items if singles == "all" else min(singles, items)
     alone = sorted(torch.randperm(items, generator=generator)[:count].tolist())
-    size = min(max(1, round(share * items)), items - 1)
-    together = [torch.randperm(items, generator=generator)[:size] for _ in range(subsets)]
-    return [(i,) for i in alone], [tuple(sorted(s.tolist())) for s in together]
+    return [(i,) for i in alone], draw_subsets(items, subsets, share, generator)
+
+
+def draw_subsets(items: int, count: int, share: float, generator: torch.Generator) -> list[Removal]:
+    """`count` random subsets of `items` items, each of a share of them."""
+    size = count_of(share, items)
+    return [tuple(sorted(torch.randperm(items, generator=generator)[:size].tolist())) for _ in range(count)]
 
 
 def retrain(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from metafluence.evaluation.stored_numbers import from_facts, to_facts
 from metafluence.tasks import Level
 
 NAN = float("nan")
@@ -101,13 +102,11 @@ class Row:
 
     @classmethod
     def from_facts(cls, facts: dict[str, Any]) -> Row:
-        known = {f.name for f in fields(cls)}
-        kept = {k: (NAN if v is None else v) for k, v in facts.items() if k in known}
-        return cls(**{**kept, "notes": tuple(kept.get("notes", ()))})
+        return from_facts(cls, {**facts, "notes": tuple(facts.get("notes", ()))})
 
     def facts(self) -> dict[str, Any]:
         """As JSON, in which NaN is null."""
-        return {k: (None if isinstance(v, float) and np.isnan(v) else v) for k, v in asdict(self).items()}
+        return to_facts(self)
 
 
 @dataclass(frozen=True, kw_only=True)

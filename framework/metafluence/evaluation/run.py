@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metafluence.attribution import AttributionMethod, Scores, check_items
+from metafluence.attribution import AttributionMethod, Scores, prepare_and_score
 from metafluence.errors import MetafluenceError, StoreError, in_words
 from metafluence.evaluation.evaluation import Evaluation, TestQuality
 from metafluence.evaluation.ground_truth import Truth
@@ -48,23 +48,23 @@ def execute(evaluation: Evaluation, method: AttributionMethod, label: str, solve
         if not isinstance(error, MetafluenceError):
             told = traceback.format_exc()
             reason = f"The method raised {type(error).__name__}: {error}. The traceback is in the store's `failures`."
-        row = Row(
-            method=label,
-            solver=solver,
-            level=evaluation.level,
-            retrains=method.retrains,
-            status="failed",
-            reason=reason,
-        )
-        return Run(row=row, traceback=told)
+        return failed_run(evaluation, method, label, solver, reason, told)
+
+
+def failed_run(
+    evaluation: Evaluation, method: AttributionMethod, label: str, solver: str, reason: str, told: str = ""
+) -> Run:
+    """A run that gave nothing but its reason; told: the traceback, if there is one to keep."""
+    row = Row(
+        method=label, solver=solver, level=evaluation.level, retrains=method.retrains, status="failed", reason=reason
+    )
+    return Run(row=row, traceback=told)
 
 
 def _execute(evaluation: Evaluation, method: AttributionMethod, label: str, solver: str) -> Run:
     started = time.perf_counter()
     context = evaluation.context()
-    state = method.prepare(context)
-    scored = method.scores(state, evaluation.targets())
-    check_items(method, scored, context)
+    state, scored = prepare_and_score(method, context, evaluation.targets())
     scores = scored.values[:, 0].cpu()  # waits for the device, so that the time is that of the work
     seconds = time.perf_counter() - started if scored.seconds is None else scored.seconds
     facts: dict[str, Any] = {

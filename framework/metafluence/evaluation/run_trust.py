@@ -10,6 +10,7 @@ from torch import Tensor
 
 from metafluence.attribution import Targets
 from metafluence.errors import InputError, MetafluenceError
+from metafluence.evaluation.ground_truth import draw_subsets
 from metafluence.evaluation.metrics import score_agreement
 from metafluence.evaluation.run_truth import replayed
 from metafluence.learners import NetworkLearner
@@ -73,18 +74,13 @@ def run_trust(
     if subsets < 3 or not 0 < share < 1:
         raise InputError(f"run_trust needs at least 3 subsets and a share in (0, 1); got {subsets} and {share}.")
     draws = generator or torch.Generator().manual_seed(0)
+    sets = draw_subsets(run.problem.tasks.items(level), subsets, share, draws)
     learner = run.problem.learner
     rough = kinks(learner.network.module) if isinstance(learner, NetworkLearner) else ()
     try:
-        return _tried(run, targets, level, _sets(run, level, share, subsets, draws), draws, rough)
+        return _tried(run, targets, level, sets, draws, rough)
     except MetafluenceError as error:
         return RunTrust("none", f"A replay or a sweep failed: {error}", kinks=rough)
-
-
-def _sets(run: TrainingRun, level: Level, share: float, subsets: int, draws: torch.Generator) -> list[Removal]:
-    items = getattr(run.weights, level).numel()
-    size = min(max(1, round(share * items)), items - 1)
-    return [tuple(sorted(torch.randperm(items, generator=draws)[:size].tolist())) for _ in range(subsets)]
 
 
 def _tried(
@@ -95,9 +91,7 @@ def _tried(
     draws: torch.Generator,
     rough: tuple[str, ...],
 ) -> RunTrust:
-    alive = torch.ones_like(run.final)
-    for where in run.dead_parameters().values():
-        alive[where] = 0.0
+    alive = run.alive
     smoothness, moved = _smoothness(run, level, draws, alive)
     goal = targets.at(run.final).gradients().mean(dim=1, keepdim=True)
     norms = run_adjoint(run, goal, ()).growth.norm(dim=1)

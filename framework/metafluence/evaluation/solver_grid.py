@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from metafluence.attribution import AttributionMethod, attribute
+from metafluence.attribution import AttributionMethod, prepare_and_score
 from metafluence.bilevel import BilevelProblem
 from metafluence.errors import in_words
 from metafluence.evaluation.evaluation import Evaluation
 from metafluence.evaluation.metrics import score_agreement
 from metafluence.evaluation.plan import GridPlan
+from metafluence.evaluation.stored_numbers import from_facts, to_facts
 
 NAN = float("nan")
 
@@ -45,13 +45,11 @@ class Cell:
 
     @classmethod
     def from_facts(cls, facts: dict[str, Any]) -> Cell:
-        known = {f.name for f in fields(cls)}
-        kept: dict[str, Any] = {k: (NAN if v is None else v) for k, v in facts.items() if k in known}
-        return cls(**kept)
+        return from_facts(cls, facts)
 
     def facts(self) -> dict[str, Any]:
         """As JSON, in which NaN is null."""
-        return {k: (None if isinstance(v, float) and np.isnan(v) else v) for k, v in asdict(self).items()}
+        return to_facts(self)
 
 
 def reference_scores(evaluation: Evaluation, method: AttributionMethod) -> Tensor:
@@ -78,7 +76,7 @@ def run_cell(evaluation: Evaluation, plan: GridPlan, reference: Tensor) -> tuple
 def _score(evaluation: Evaluation, method: AttributionMethod, problem: BilevelProblem) -> tuple[Tensor, dict[str, Any]]:
     started = time.perf_counter()
     context = evaluation.context(problem)
-    scored = attribute(method, context, evaluation.targets(problem))
+    _, scored = prepare_and_score(method, context, evaluation.targets(problem))
     scores = scored.values[:, 0].cpu()
     facts = {
         "seconds": time.perf_counter() - started,

@@ -165,7 +165,7 @@ def folder_of(folder: Path, identity: Mapping[str, str], notice: Callable[[str],
         return folder
     anew = folder / f"anew-{digest_of(identity)}"
     if _manifest(anew) is None:
-        differing = sorted(k for k in identity.keys() | found.keys() if identity.get(k) != found.get(k))
+        differing = _differing(found, identity)
         notice(
             f"The work stored in {folder} was made with another {', another '.join(differing)}: settings, code or data "
             f"changed. What follows from it is made anew in {anew.name}; the earlier work stays."
@@ -189,9 +189,14 @@ def _manifest(folder: Path) -> dict[str, str] | None:
 
 def check_identity(where: Path, found: Mapping[str, str], identity: Mapping[str, str]) -> None:
     """Raises StoreError naming every part in which the work found at `where` differs from what is wanted."""
-    differing = sorted(k for k in identity.keys() | found.keys() if identity.get(k) != found.get(k))
+    differing = _differing(found, identity)
     if differing:
         parts = "; ".join(f"{k}: stored {found.get(k)}, now {identity.get(k)}" for k in differing)
         raise StoreError(
             f"{where} holds work of another study ({parts}). Use another folder, or delete this one to start anew."
         )
+
+
+def _differing(found: Mapping[str, str], identity: Mapping[str, str]) -> list[str]:
+    """The parts that two identities do not share, by name."""
+    return sorted(k for k in identity.keys() | found.keys() if identity.get(k) != found.get(k))

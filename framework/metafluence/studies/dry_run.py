@@ -6,6 +6,7 @@ import contextlib
 import time
 from dataclasses import dataclass
 
+from metafluence.attribution import prepare_and_score
 from metafluence.errors import MetafluenceError
 from metafluence.evaluation import Evaluation
 from metafluence.runtime import count, settle
@@ -118,7 +119,8 @@ def _scoring(study: Study, started: Started) -> float:
             level=plan.level,
         )
         with contextlib.suppress(MetafluenceError):
-            settle(plan.method.scores(plan.method.prepare(evaluation.context()), evaluation.targets()).values)
+            _, scored = prepare_and_score(plan.method, evaluation.context(), evaluation.targets())
+            settle(scored.values)
     return time.perf_counter() - begun
 
 

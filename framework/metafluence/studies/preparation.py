@@ -26,7 +26,7 @@ from metafluence.runtime import (
     folder_of,
 )
 from metafluence.studies.config import StudyConfig
-from metafluence.tasks import Dataset, Level, Removal, Split, TaskSet, corrupt
+from metafluence.tasks import Dataset, Level, Removal, Split, TaskSet, corrupt, count_of
 from metafluence.training import Checkpoint, Fit, Record, RetrainBank, Trainer, stored_fit
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
@@ -231,7 +231,7 @@ class Preparation:
         """
         if self.config.damping is None:
             return validation, None
-        kept = min(max(1, round(self.config.damping.share * len(validation))), len(validation) - 1)
+        kept = count_of(self.config.damping.share, len(validation))
         return validation[: len(validation) - kept], validation[len(validation) - kept :]
 
     def _other_seeds(
@@ -267,7 +267,7 @@ class Preparation:
     def _removed(self, items: int, corrupted: float) -> tuple[int, ...]:
         """How many items each method has removed."""
         shares = self.config.remove or [corrupted or 0.1]
-        return tuple(min(max(1, round(share * items)), items - 1) for share in shares)
+        return tuple(count_of(share, items) for share in shares)
 
     def run_key(self, evaluation: Evaluation) -> str:
         """A hash of all that a stored run depends on besides the study's identity and the run's own plan."""

@@ -54,6 +54,11 @@ def check_removals(removals: Any, count: int, level: Level, nothing: bool = Fals
     return found
 
 
+def count_of(share: float, items: int) -> int:
+    """How many of `items` items a share of them is: at least one, and never all."""
+    return min(max(1, round(share * items)), items - 1)
+
+
 def _listed(items: Any) -> list[Any]:
     if isinstance(items, Tensor):
         items = items.detach().cpu().reshape(-1).tolist()

@@ -1,7 +1,4 @@
-"""Tasks and their weights: everything the objective sums over, stacked into tensors.
-
-A removed item is an item of weight zero (one idea: every item is a weight); nothing is ever cut out of a tensor.
-"""
+"""The kinds of items, and sets of items that are removed together."""
 
 from __future__ import annotations
 

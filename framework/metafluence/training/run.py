@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from metafluence.bilevel import BilevelProblem
 from metafluence.errors import ConvergenceError, InputError, StoreError
 from metafluence.learners import NetworkLearner
 from metafluence.runtime import check_identity, load_tensors, save_tensors
-from metafluence.tasks import Level, Weights, check_items
+from metafluence.tasks import LEVELS, Level, Weights
 from metafluence.training.step_rules import RULES, StepRule, StepState
 from metafluence.training.trainer import Quality, loss_gradient
 
@@ -145,7 +145,7 @@ class TrainingRun:
             weights = self.weights
         self._check(weights)
         changed = torch.zeros(len(self.weights.task), dtype=torch.bool)
-        for level in ("task", "support", "query"):
+        for level in LEVELS:
             differs = getattr(weights, level) != getattr(self.weights, level)
             changed |= differs.reshape(len(changed), -1).any(dim=1).cpu()
         first = next((t for t, batch in enumerate(self.batches) if bool(changed[batch].any())), None)
@@ -155,9 +155,7 @@ class TrainingRun:
 
     def removing(self, level: Level, items: tuple[int, ...], share: float = 1.0) -> Weights:
         """The run's weights with the weights of some items lowered by `share` of themselves."""
-        flat = getattr(self.weights, level).clone().reshape(-1)
-        flat[list(check_items(items, len(flat), level))] *= 1 - share
-        return replace(self.weights, **{level: flat.reshape(getattr(self.weights, level).shape)})
+        return self.weights.scaled(level, items, 1 - share)
 
     def dead_parameters(self) -> dict[str, Tensor]:
         """Named parameters that have no effect on the loss, and where they lie in λ.
@@ -178,6 +176,14 @@ class TrainingRun:
             level = NOISE * torch.finfo(self.peaks.dtype).eps * highest
             dead |= {name: where for name, where in parts.items() if highest > 0 and self.peaks[where].max() <= level}
         return dead
+
+    @cached_property
+    def alive(self) -> Tensor:
+        """One for every parameter that has an effect on the loss and zero for the others, [P]."""
+        alive = torch.ones_like(self.peaks)
+        for where in self.dead_parameters().values():
+            alive[where] = 0.0
+        return alive
 
     def save(self, folder: Path) -> None:
         """Write all but the kept states and the problem to a folder, for `load_run`."""
@@ -200,7 +206,7 @@ class TrainingRun:
         return step if step in self.states else step - step % self.every
 
     def _check(self, weights: Weights) -> None:
-        for level in ("task", "support", "query"):
+        for level in LEVELS:
             ours, theirs = (tuple(getattr(w, level).shape) for w in (self.weights, weights))
             if ours != theirs:
                 raise InputError(f"The run has {level} weights of shape {ours}; these have {theirs}.")
@@ -229,7 +235,7 @@ def load_run(folder: Path, problem: BilevelProblem) -> TrainingRun:
     device = problem.tasks.device
     return TrainingRun(
         problem,
-        Weights(*(tensors[level].to(device) for level in ("task", "support", "query"))),
+        Weights(*(tensors[level].to(device) for level in LEVELS)),
         RULES[name](**settings),
         tensors["batches"].split(tensors["sizes"].tolist()),
         tuple(tensors["rates"].tolist()),

@@ -20,7 +20,7 @@ from torch import Tensor
 from metafluence.bilevel import Point
 from metafluence.errors import ConvergenceError, InputError
 from metafluence.learners import NetworkLearner
-from metafluence.tasks import Level, Removal, Weights
+from metafluence.tasks import Level, Removal, Weights, check_items
 from metafluence.training.run import RunStep, TrainingRun
 
 Progressing = Callable[[int, int], None]
@@ -56,8 +56,7 @@ def run_adjoint(
         ConvergenceError: a derivative is not finite; the message names the step and the parameter.
         StoreError: the replay is not the run.
     """
-    dead = run.dead_parameters()
-    alive = _alive(run, dead)
+    alive = run.alive
     count, columns = len(run.problem.tasks), goals.shape[1]
     rows = (goals * alive.unsqueeze(1)).T.contiguous()
     parts = [rows, *(torch.zeros_like(rows) for _ in run.rule.moments)]
@@ -81,7 +80,7 @@ def run_adjoint(
             growth[step.number - 1] = parts[0].norm(dim=1)
             if progress is not None:
                 progress(run.steps - step.number + 1, run.steps)
-    return RunAdjoint(found, parts[0].T, growth, tuple(dead))
+    return RunAdjoint(found, parts[0].T, growth, tuple(run.dead_parameters()))
 
 
 def run_tangent(run: TrainingRun, removals: Sequence[Removal], level: Level = "task") -> Tensor:
@@ -90,8 +89,8 @@ def run_tangent(run: TrainingRun, removals: Sequence[Removal], level: Level = "t
     A removal changes the weight of each of its items by minus that weight. Errors as in `run_adjoint`.
     """
     for removal in removals:
-        run.removing(level, removal)  # raises for items that are not there
-    alive = _alive(run, run.dead_parameters())
+        check_items(removal, run.problem.tasks.items(level), level)
+    alive = run.alive
     count = len(run.problem.tasks)
     rows = run.peaks.new_zeros(len(removals), run.problem.size)
     parts = [rows, *(torch.zeros_like(rows) for _ in run.rule.moments)]
@@ -123,13 +122,6 @@ def _items(weights: Weights, level: Level, batch: Tensor) -> Tensor:
         return batch
     each = getattr(weights, level).shape[1]
     return (batch.unsqueeze(1) * each + torch.arange(each)).flatten()
-
-
-def _alive(run: TrainingRun, dead: dict[str, Tensor]) -> Tensor:
-    alive = torch.ones_like(run.peaks)
-    for where in dead.values():
-        alive[where] = 0.0
-    return alive
 
 
 def _check_finite(run: TrainingRun, number: int, parts: Sequence[Tensor], totals: Sequence[Tensor]) -> None:
