@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import t
 
-from metafluence.evaluation import Row, run_name
+from metafluence.evaluation import Row, mean_interval, run_name
 from metafluence.reports.text_table import NOTHING
 from metafluence.studies import Line, Outcome, StudyResult, Variation, outcome
 from metafluence.tasks import Level
@@ -20,8 +19,6 @@ Array = NDArray[np.float64]
 Method = tuple[str, str]
 """A method's label and its solver's."""
 NAN = float("nan")
-SEEDS = 3
-"""From how many seeds on there are intervals."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +70,9 @@ def number_text(value: float, form: str, unit: bool = True) -> str:
 
 def mean(values: Iterable[float]) -> Mean:
     """Of the values that are finite."""
-    known = np.array([v for v in values if np.isfinite(v)])
-    if not len(known):
-        return Mean()
-    half = t.ppf(0.975, len(known) - 1) * known.std(ddof=1) / math.sqrt(len(known)) if len(known) >= SEEDS else NAN
-    return Mean(float(known.mean()), float(half), tuple(known.tolist()))
+    known = tuple(float(v) for v in values if np.isfinite(v))
+    found = mean_interval(known)
+    return Mean(found.value, found.high - found.value, known)
 
 
 def mean_curve(curves: Sequence[Array]) -> tuple[Array, Array]:

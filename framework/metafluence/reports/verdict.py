@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from metafluence.evaluation import FEWEST
 from metafluence.reports.captions import ITEM_NAMES
 from metafluence.reports.columns import COLUMNS, Column
-from metafluence.reports.groups import SEEDS, Group, Mean, Method, lines, mean, named, number_text, values
+from metafluence.reports.groups import Group, Mean, Method, lines, mean, named, number_text, values
 from metafluence.reports.winners import Ranking, rank
 from metafluence.tasks import Level
 
@@ -176,7 +177,7 @@ def _over(used: int, seeds: int) -> str:
 
 def _few(seeds: int) -> str:
     counted = "one seed names" if seeds == 1 else f"{seeds} seeds name"
-    return counted if seeds < SEEDS else "nothing that is paired names"
+    return counted if seeds < FEWEST else "nothing that is paired names"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -7,9 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from metafluence.evaluation import Interval, Standing, compare_auroc, compare_means, compare_medians, compare_spearman
+from metafluence.evaluation import (
+    FEWEST,
+    Interval,
+    Standing,
+    compare_auroc,
+    compare_means,
+    compare_medians,
+    compare_spearman,
+)
 from metafluence.reports.columns import Column
-from metafluence.reports.groups import SEEDS, Array, Group, Mean, Method, lines, mean, methods, retrains, values
+from metafluence.reports.groups import Array, Group, Mean, Method, lines, mean, methods, retrains, values
 from metafluence.tasks import Level
 
 UNINFORMED = ("random",)
@@ -92,7 +100,7 @@ def _standing(
 ) -> Standing | None:
     """The methods, named by their place in the order, by paired tests; None where there is no test."""
     names = [str(place) for place in range(len(order))]
-    if known.shape[1] >= SEEDS:
+    if known.shape[1] >= FEWEST:
         return compare_means(names, known, high)
     if len(group.outcomes) != 1:
         return None
