@@ -112,8 +112,11 @@ def heading(browser, name: str):
 
 
 def as_number(cell: str) -> float:
-    """What a cell is sorted by, upwards."""
-    return float("inf") if cell == "–" else float(cell.split(maxsplit=1)[0].rstrip(","))
+    """What a cell is sorted by, upwards: of two values, their mean."""
+    if cell == "–":
+        return float("inf")
+    numbers = [float(part.split(maxsplit=1)[0]) for part in cell.split(", ")]
+    return sum(numbers) / len(numbers)
 
 
 def downwards(cell: str) -> float:

@@ -16,7 +16,7 @@ FIGURE_TEXT = {
     ),
     "removal-curves": (
         "Removing what scores lowest",
-        "Test accuracy (loss, for real targets) after exact retraining without ever more of the items that a method "
+        "Test quality after exact retraining without ever more of the items that a method "
         "scores lowest; the star is retraining without exactly the corrupted ones.",
     ),
     "error-budget": (
