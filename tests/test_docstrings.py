@@ -15,15 +15,10 @@ MODULES = sorted(
     if ">>>" in file.read_text(encoding="utf-8")
 )
 
-INTERFACES = [
-    "Solver",
-    "Preconditioner",
-    "LinearOperator",
-    "Curvature",
-    "MetaLearner",
-    "ImplicitLearner",
-    "BilevelProblem",
-]
+INTERFACES = (
+    "Solver Preconditioner LinearOperator Curvature MetaLearner ImplicitLearner BilevelProblem AttributionMethod Executor "
+    "Trainer Dataset Task TaskSet Weights Registry Study"
+).split()
 
 
 @pytest.mark.parametrize("name", MODULES)
