@@ -15,10 +15,24 @@ MODULES = sorted(
     if ">>>" in file.read_text(encoding="utf-8")
 )
 
-INTERFACES = (
-    "Solver Preconditioner LinearOperator Curvature MetaLearner ImplicitLearner BilevelProblem AttributionMethod Executor "
-    "Trainer Dataset Task TaskSet Weights Registry Study"
-).split()
+INTERFACES = [
+    "Solver",
+    "Preconditioner",
+    "LinearOperator",
+    "Curvature",
+    "MetaLearner",
+    "ImplicitLearner",
+    "BilevelProblem",
+    "AttributionMethod",
+    "Executor",
+    "Trainer",
+    "Dataset",
+    "Task",
+    "TaskSet",
+    "Weights",
+    "Registry",
+    "Study",
+]
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -19,7 +19,7 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def weighted_mean(losses: Tensor, weights: Tensor) -> Tensor:
-    """Σ_j weight_j loss_j / n over the last dimension; n is their number, so removing an item does not rescale the others."""
+    """Σ_j weight_j loss_j / n over the last dimension; n is the count, so a removal does not rescale the others."""
     return (weights * losses).sum(dim=-1) / losses.shape[-1]
 
 

@@ -24,9 +24,9 @@ Start = Literal["warm", "cold"]
 class Retrained:
     """meta [P, s]: λ after each of s removals, on the problem's device.
 
-    converged [s] (bool), gradient_norm, seconds and products (with the Hessian) [s]: figures of each fit. reasons: why a
-    fit without those items is impossible (for example a class without support), else empty; its meta and gradient norm
-    are then NaN. shared_*: seconds and products of work that was done once for all fits; not part of their own figures.
+    converged [s] (bool), gradient_norm, seconds and products (with the Hessian) [s]: figures of each fit. reasons:
+    why a fit without those items is impossible (for example a class without support), else empty; its meta and gradient
+    norm are then NaN. shared_*: seconds and products of work done once for all fits; not part of their own figures.
     """
 
     meta: Tensor
@@ -59,7 +59,7 @@ class RetrainBank:
     start: `warm` from λ*, or `cold` from the fit's own initial parameters, drawn anew from `seed`.
     store: a folder for the fits; work already there is reused if it answers the same question, else StoreError.
     progress: called with fits done and fits asked for. validation: tasks that the trainer judges its steps on, the
-    same as in the fit. notice: called with a sentence about a failure that was recovered from, such as a worker that died.
+    same as in the fit. notice: called with a sentence about a failure that was recovered from (a worker died).
     expected: estimated total number of retrainings; decides whether precomputing shared work pays off. If not given,
     each call decides for its own. weights: base weights of all items in the full fit; ones if not given.
     """

@@ -73,7 +73,7 @@ class Checkpoint:
 
 
 def stack_checkpoints(checkpoints: Sequence[Checkpoint], like: Tensor) -> Tensor:
-    """[k, 2, P]: the meta-parameters of each, and where its last step was taken; `like` [P] gives shape and type if there are none."""
+    """[k, 2, P]: the meta-parameters of each, and where its last step was taken. `like` [P]: shape and type if none."""
     pairs = [torch.stack([c.meta, c.taken_at]) for c in checkpoints]
     return torch.stack(pairs) if pairs else like.detach().new_empty(0, 2, like.numel())
 
