@@ -23,6 +23,15 @@ INTERFACES = [
     "MetaLearner",
     "ImplicitLearner",
     "BilevelProblem",
+    "AttributionMethod",
+    "Executor",
+    "Trainer",
+    "Dataset",
+    "Task",
+    "TaskSet",
+    "Weights",
+    "Registry",
+    "Study",
 ]
 
 

@@ -8,7 +8,7 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # names of glibc's mall
 
 
 def keep_freed_memory() -> bool:
-    """Keep freed memory in this process, to be used again; whether the C library could be told so.
+    """Keep freed memory in this process for reuse. Returns whether the C library supports this.
 
     A convolutional network's graphs are made anew at every step. Given back to the system and fetched again, their
     memory takes longer to come than their numbers take to compute (conv4 on a processor: 1.5 to 3.5 times as long).

@@ -1,4 +1,4 @@
-"""The error tree. Every message says what is wrong, where, and the mend."""
+"""The error tree. Every message says what is wrong, where, and how to fix it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class DataError(InputError):
 
 
 class SolverError(MetafluenceError):
-    """A linear solve that cannot be done, or was done badly. The message names a mend."""
+    """A linear solve that cannot be done, or was done badly. The message says how to fix it."""
 
 
 class ConvergenceError(MetafluenceError):

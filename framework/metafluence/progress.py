@@ -1,4 +1,4 @@
-"""Who is told how long work goes on. The command line shows bars; anybody else may listen."""
+"""Progress of long work: the command line shows bars; any other listener can be set."""
 
 from __future__ import annotations
 

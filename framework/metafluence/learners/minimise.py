@@ -1,7 +1,7 @@
 """Smooth unconstrained minimisation of a stack of independent problems, all at once.
 
-Every problem has its own step, its own stopping and its own history; a stopped problem keeps its value. The same
-L-BFGS serves the adaptation of N tasks and the fit of one meta-parameter vector.
+Each problem has its own step length, stopping test and history; a stopped problem keeps its point. The same L-BFGS
+adapts N tasks and fits one vector of meta-parameters.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ class Minimum:
 def minimise_newton(
     evaluate: Newton, value: Value, start: Tensor, tolerance: float, max_iterations: int = 100
 ) -> Minimum:
-    """Newton's method with backtracking; where a Hessian is not positive definite, its eigenvalues are made so."""
+    """Newton's method with backtracking. A Hessian that is not positive definite gets the absolute values of its
+    eigenvalues.
+    """
     point = start
     stalled = torch.zeros(len(start), dtype=torch.bool, device=start.device)
     iterations = 0
@@ -66,9 +68,9 @@ def minimise_lbfgs(
 ) -> Minimum:
     """L-BFGS with a backtracking line search (Nocedal and Wright, algorithm 7.5); `history=0` is steepest descent.
 
-    `callback` is given the iteration and the gradient norms [N] after each step.
+    `callback` receives the iteration and the gradient norms [N] after each step.
     """
-    evaluate = _remembering(evaluate)
+    evaluate = _cached(evaluate)
     point = start
     f, g = evaluate(point)
     pairs: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=history)
@@ -93,7 +95,7 @@ def minimise_lbfgs(
         change, bend = moved - point, g_new - g
         inner = (change * bend).sum(-1)
         good = inner > 1e-12 * torch.linalg.vector_norm(change, dim=-1) * torch.linalg.vector_norm(bend, dim=-1)
-        # A pair without positive curvature carries weight zero for that problem.
+        # A pair without positive curvature is ignored (rho = 0) for that problem.
         rho = torch.where(good, 1 / torch.where(good, inner, torch.ones_like(inner)), torch.zeros_like(inner))
         pairs.append((change, bend, rho))
         scale = torch.where(good, inner / (bend * bend).sum(-1).clamp_min(1e-300), scale)
@@ -103,16 +105,16 @@ def minimise_lbfgs(
         point, f, g = moved, f_new, g_new
 
 
-def _remembering(evaluate: Gradient) -> Gradient:
-    """Where the step that was tried last is taken, its value and gradient are known already."""
+def _cached(evaluate: Gradient) -> Gradient:
+    """Cache the last evaluation: the point accepted by the line search is the one evaluated last."""
     last: list[tuple[Tensor, tuple[Tensor, Tensor]]] = []
 
-    def remembered(point: Tensor) -> tuple[Tensor, Tensor]:
+    def cached(point: Tensor) -> tuple[Tensor, Tensor]:
         if not last or not torch.equal(last[0][0], point):
             last[:] = [(point, evaluate(point))]
         return last[0][1]
 
-    return remembered
+    return cached
 
 
 def _two_loops(g: Tensor, pairs: deque[tuple[Tensor, Tensor, Tensor]], scale: Tensor) -> Tensor:
@@ -137,7 +139,7 @@ def _backtrack(
     slack = 4 * torch.finfo(f.dtype).eps * f.abs()
     ok = torch.zeros_like(active)
     for _ in range(HALVINGS):
-        # A step whose promised decrease is below rounding cannot be judged, and a shorter one still less.
+        # Stop halving where the expected decrease is below rounding: shorter steps cannot be judged either.
         active = active & (ok | (-length * slope > slack))
         if bool((ok | ~active).all()):
             break
@@ -150,9 +152,9 @@ def _backtrack(
 def _polish(
     gradient: Value, point: Tensor, moved: Tensor, step: Tensor, norm: Tensor, failed: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Near the minimum a decrease drowns in rounding: there a step is taken if it lowers the gradient.
+    """Near the minimum the decrease of the value is below rounding: accept a step if it lowers the gradient norm.
 
-    Returns the points and the problems for which that failed as well.
+    Returns the points, and which problems found no such step.
     """
     for _ in range(POLISHES):
         if not bool(failed.any()):

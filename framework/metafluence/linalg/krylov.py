@@ -1,4 +1,4 @@
-"""Krylov spaces of symmetric operators, and the extremal eigenvalues they show (Lanczos 1950)."""
+"""Krylov spaces of symmetric operators, and the extremal eigenvalues found in them (Lanczos 1950)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from metafluence.linalg.operators import LinearOperator
 class KrylovSpace:
     """Orthonormal bases of the Krylov spaces of `start` [*batch, n, k], one per column, fully reorthogonalised.
 
-    basis: [*batch, k, n, m] after m products; the projection of A on it is `tridiagonal()`, and what A's m-th product
-    has outside it has norm `outside` [*batch, k]. A space that has closed stays as it is while others grow.
+    After m products `basis` is [*batch, k, n, m] and `tridiagonal()` is A projected on it. `outside` [*batch, k] is the
+    norm of the part of the last product that lies outside the basis; where it is zero the space is invariant (closed)
+    and no longer changes while the others grow.
     """
 
     def __init__(self, operator: LinearOperator, start: Tensor) -> None:
@@ -33,10 +34,10 @@ class KrylovSpace:
         return self._store[..., : self.size]
 
     def grow(self) -> None:
-        """One product more for every column."""
+        """Multiply once more for every column."""
         if self.size:
             self.off_diagonal.append(self.outside)
-        if self._store.shape[-1] == self.size:  # double, so that copying stays linear in the end
+        if self._store.shape[-1] == self.size:  # double the storage: amortised linear copying
             self._store = torch.cat([self._store, torch.empty_like(self._store)], dim=-1)
         vector = self._next
         self._store[..., self.size] = vector
@@ -47,9 +48,9 @@ class KrylovSpace:
         for _ in range(2):  # once is not enough in floating point (Parlett 1980)
             product = product - (self.basis @ (self.basis.mT @ product.unsqueeze(-1))).squeeze(-1)
         outside = torch.linalg.vector_norm(product, dim=-1)
-        # A closed space holds exact eigenvalues; what is left of the product is rounding.
+        # In a closed space the rest of the product is rounding.
         open_ = (outside > 100 * torch.finfo(outside.dtype).eps * scale) & (self.outside > 0)
-        # After closing, the empty place is decoupled and repeats the first value, which lies within the spectrum.
+        # After closing, pad the tridiagonal matrix with its first value, decoupled: it lies within the spectrum.
         known = (self.outside > 0) | (torch.tensor(self.size) == 1)
         self.diagonal.append(torch.where(known, alpha, self.diagonal[0] if self.diagonal else alpha))
         self.outside = torch.where(open_, outside, 0.0)
@@ -86,7 +87,7 @@ class Extremes:
 def extreme_eigenvalues(
     operator: LinearOperator, generator: torch.Generator, steps: int = 100, rtol: float = 1e-3
 ) -> Extremes:
-    """Ritz values after at most `steps` products, or once both errors are below `rtol` of the values themselves."""
+    """Ritz values after at most `steps` products, or once both errors are below `rtol` times the values."""
     shape = (*operator.batch_shape, operator.size, 1)
     start = torch.randn(shape, generator=generator, device=generator.device, dtype=operator.dtype)
     space = KrylovSpace(operator, start.to(operator.device))

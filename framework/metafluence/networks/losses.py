@@ -1,4 +1,4 @@
-"""Per-instance losses, smooth enough to be differentiated three times, and their curvature at the outputs."""
+"""Per-instance losses that can be differentiated three times, and their curvature at the outputs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def weighted_mean(losses: Tensor, weights: Tensor) -> Tensor:
-    """Σ_j weight_j loss_j / n over the last dimension; n is the count: removing never renormalises."""
+    """Σ_j weight_j loss_j / n over the last dimension; n is the count, so a removal does not rescale the others."""
     return (weights * losses).sum(dim=-1) / losses.shape[-1]
 
 
@@ -34,9 +34,10 @@ def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 class OutputLoss(ABC):
-    """A loss as a function of a network's outputs [..., C], with the vectors that its Fisher is made of.
+    """A loss as a function of a network's outputs [..., C], and the vectors that make up its Fisher matrix.
 
-    roots, sampled and observed give s with Σ_s s sᵀ equal to, or in expectation equal to, the Fisher of one instance.
+    `roots` returns vectors s with Σ_s s sᵀ equal to the Fisher of one instance; `sampled` one vector that equals it in
+    expectation; `observed` the gradient at the true target (empirical Fisher).
     """
 
     of_classes: ClassVar[bool] = True
@@ -70,7 +71,7 @@ class SoftmaxLoss(OutputLoss):
         return cross_entropy(outputs, targets)
 
     def roots(self, outputs: Tensor) -> Tensor:
-        # diag p − p pᵀ = Σ_c p_c (e_c − p)(e_c − p)ᵀ: the gradients at every class, by how likely it is.
+        # diag p − p pᵀ = Σ_c p_c (e_c − p)(e_c − p)ᵀ: the gradients at every class, weighted by its probability.
         p = outputs.softmax(dim=-1)
         eye = torch.eye(p.shape[-1], dtype=p.dtype, device=p.device)
         return torch.stack([p[..., c, None].sqrt() * (p - e) for c, e in enumerate(eye)])
@@ -114,7 +115,7 @@ class SquaredLoss(OutputLoss):
 
 @dataclass(frozen=True, eq=False)
 class Through(OutputLoss):
-    """A loss of what `outputs` makes of a network's features: features [..., d] to outputs [..., C], each alone."""
+    """The loss of `outputs(features)`: features [..., d] are mapped to outputs [..., C], instance by instance."""
 
     loss: OutputLoss
     outputs: Callable[[Tensor], Tensor]
@@ -126,17 +127,17 @@ class Through(OutputLoss):
         return self._pull(outputs, self.loss.roots)
 
     def curvature(self, outputs: Tensor, tangents: Tensor) -> Tensor:
-        made, pull, *_ = vjp(self.outputs, outputs)
+        mapped, pull, *_ = vjp(self.outputs, outputs)
         moved = [jvp(self.outputs, (outputs,), (tangent,))[1] for tangent in tangents]
-        return torch.stack([pull(c)[0] for c in self.loss.curvature(made, torch.stack(moved))])
+        return torch.stack([pull(c)[0] for c in self.loss.curvature(mapped, torch.stack(moved))])
 
     def sampled(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
-        return self._pull(outputs, lambda made: self.loss.sampled(made, generator).unsqueeze(0))[0]
+        return self._pull(outputs, lambda mapped: self.loss.sampled(mapped, generator).unsqueeze(0))[0]
 
     def observed(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return self._pull(outputs, lambda made: self.loss.observed(made, targets).unsqueeze(0))[0]
+        return self._pull(outputs, lambda mapped: self.loss.observed(mapped, targets).unsqueeze(0))[0]
 
     def _pull(self, features: Tensor, vectors: Callable[[Tensor], Tensor]) -> Tensor:
-        """Vectors at the outputs, [k, ..., C], as vectors at the features."""
-        made, pull, *_ = vjp(self.outputs, features)
-        return torch.stack([pull(v)[0] for v in vectors(made)])
+        """Pull vectors [k, ..., C] at the outputs back to the features: [k, ..., d]."""
+        mapped, pull, *_ = vjp(self.outputs, features)
+        return torch.stack([pull(v)[0] for v in vectors(mapped)])

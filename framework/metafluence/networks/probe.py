@@ -1,4 +1,4 @@
-"""Whether a module of the user's own can be differentiated as learners do it, tried on a few numbers."""
+"""Checks on a few random inputs that a user's module can be differentiated as learners do it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from metafluence.networks.flat_module import FlatModule, mixing_layer
 
 INSTANCES = 3
 
-MENDS = (
+FIXES = (
     ("scaled_dot_product", "its fused attention has no second derivative; call it in sdpa_kernel(SDPBackend.MATH)"),
     ("random operation", "it is random; remove what draws numbers, or call eval() on it"),
     ("inplace", "it changes a tensor in place; write y = f(x) for f_(x), and inplace=False"),
@@ -28,13 +28,13 @@ MENDS = (
     ("setup_context", "its autograd.Function cannot be batched; give it setup_context and generate_vmap_rule"),
     ("does not require grad", "it cuts the gradient (detach, no_grad, argmax, rounding); remove that"),
 )
-"""What torch says, and what to say of it."""
+"""Part of torch's error message, and the sentence that explains how to fix it."""
 
 
 def probe_module(module: nn.Module, input_shape: torch.Size, dtype: torch.dtype, device: torch.device | str) -> None:
-    """Run `module` as learners will: at parameters stacked over tasks, and differentiated twice, columns at once.
+    """Run `module` as learners do: with parameters stacked over tasks, differentiated twice, several columns together.
 
-    Raises InputError naming the layer, the reason and the mend. Takes a few passes over INSTANCES instances.
+    Takes a few passes over INSTANCES instances. Raises InputError naming the layer, the reason and how to fix it.
     """
     network = FlatModule(module, dtype, device)
     generator = torch.Generator().manual_seed(0)
@@ -48,14 +48,14 @@ def probe_module(module: nn.Module, input_shape: torch.Size, dtype: torch.dtype,
     try:
         _twice(lambda theta: network(theta, inputs), flat)
     except (RuntimeError, NotImplementedError) as error:
-        name, said = _undifferentiable(network, flat, inputs), str(error)
+        name, message = _undifferentiable(network, flat, inputs), str(error)
         if isinstance(network.module.get_submodule(name), nn.GroupNorm):
-            said = "several columns together break it; use metafluence's GroupNorm(groups, channels)"
-        raise InputError(_sentence(_where(network.module, name), why, said)) from error
+            message = "several columns together break it; use metafluence's GroupNorm(groups, channels)"
+        raise InputError(_sentence(_where(network.module, name), why, message)) from error
 
 
 def _plain(network: FlatModule, flat: Tensor, inputs: Tensor) -> Tensor:
-    """Outputs, if they are such as a learner can use."""
+    """The outputs; raises InputError where a learner cannot use them."""
     module, shape = network.module, list(inputs.shape[1:])
     with torch.no_grad(), _blaming(module, f"fails on inputs {shape}", (Exception,)):
         outputs = network(flat, inputs)
@@ -112,7 +112,7 @@ def _twice(function: Callable[[Tensor], Tensor | tuple[Tensor, ...]], at: Tensor
 
 
 def _undifferentiable(network: FlatModule, flat: Tensor, inputs: Tensor) -> str:
-    """A layer that fails alone on what it is given, by name; the module itself where none does."""
+    """Name of the innermost layer that fails on its own inputs; empty (the module itself) if none does."""
     seen: dict[str, tuple[nn.Module, tuple[Tensor, ...]]] = {}
 
     def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
@@ -141,22 +141,22 @@ def _undifferentiable(network: FlatModule, flat: Tensor, inputs: Tensor) -> str:
 def _blaming(
     module: nn.Module, why: str, kinds: tuple[type[Exception], ...] = (RuntimeError, NotImplementedError)
 ) -> Iterator[None]:
-    """Turn an error inside into one that names the innermost layer that was at work."""
-    at_work: list[str] = []
+    """Turn an error inside into one that names the innermost layer that was running."""
+    running: list[str] = []
 
     def leave(*_: object) -> None:
-        at_work.pop()
+        running.pop()
 
     handles = []
     for name, layer in module.named_modules():
-        handles.append(layer.register_forward_pre_hook(lambda _m, _a, name=name: at_work.append(name)))
+        handles.append(layer.register_forward_pre_hook(lambda _m, _a, name=name: running.append(name)))
         handles.append(layer.register_forward_hook(leave))
     try:
         yield
     except InputError:
         raise
     except kinds as error:
-        raise InputError(_sentence(_where(module, at_work[-1] if at_work else ""), why, str(error))) from error
+        raise InputError(_sentence(_where(module, running[-1] if running else ""), why, str(error))) from error
     finally:
         for handle in handles:
             handle.remove()
@@ -168,6 +168,6 @@ def _where(module: nn.Module, name: str) -> str:
 
 
 def _sentence(where: str, why: str, error: str) -> str:
-    said = error.strip().split("\n", maxsplit=1)[0]
-    mend = next((mend for part, mend in MENDS if part.lower() in error.lower()), "")
-    return f"{where} {why}: {mend or said}." + (f" (torch: {said[:160]})" if mend else "")
+    message = error.strip().split("\n", maxsplit=1)[0]
+    fix = next((fix for part, fix in FIXES if part.lower() in error.lower()), "")
+    return f"{where} {why}: {fix or message}." + (f" (torch: {message[:160]})" if fix else "")

@@ -44,7 +44,7 @@ def build(kind: str, name: str, /, **params: Any) -> Any:
 
 
 def read_catalogue(registry: Registry, file: Path, origin: str) -> None:
-    """Add a registry.yaml. Raises RegistryError naming the file, the place and the mend."""
+    """Add a registry.yaml. Raises RegistryError naming the file, the place and how to fix it."""
     raw = _read_yaml(file)
     registry.origin = origin
     for kind, spec in _mapping(raw.get("interfaces") or {}, file, "interfaces").items():

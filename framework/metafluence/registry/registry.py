@@ -65,7 +65,14 @@ class Snapshot(NamedTuple):
 
 
 class Registry:
-    """Components by kind and name. `hooks` are the plugins that follow studies; `failures` those that did not load."""
+    """Components by kind and name. `hooks` are the plugins that follow studies; `failures` those that did not load.
+
+    Example:
+        >>> from metafluence.registry import default_registry
+        >>> registry = default_registry()
+        >>> registry.build("solver", {"use": "cg", "rtol": 1e-6}).rtol
+        1e-06
+    """
 
     def __init__(self, hooks: pluggy.PluginManager) -> None:
         self._interfaces: dict[str, Interface] = {}

@@ -37,35 +37,41 @@ NAMED = 8
 
 
 def warn(sentence: str) -> None:
-    """Give a notice that nobody listens for as a Python warning."""
+    """The default `notice`: a Python warning."""
     warnings.warn(sentence, stacklevel=2)
 
 
 class Executor(Component, ABC):
-    """A frozen dataclass that runs one function over many items."""
+    """A frozen dataclass that runs one function over many items.
+
+    Example:
+        >>> from metafluence_plugins.executors.serial import Serial
+        >>> sorted(Serial().map(abs, [-1, 2, -3]))
+        [(0, 1), (1, 2), (2, 3)]
+    """
 
     @abstractmethod
     def map(
         self, function: Callable[[Item], Result], items: Sequence[Item], notice: Callable[[str], None] = warn
     ) -> Iterator[tuple[int, Result]]:
-        """Yield (index, result) as each is finished, in any order. The first exception ends it.
+        """Yield (index, result) as each item finishes, in any order. The first exception is raised and ends the work.
 
-        notice: told in a sentence what went wrong and was mended, such as a worker that died.
+        notice: Called with a sentence about a failure that was recovered from, such as a worker that died.
         """
 
 
 @dataclass(frozen=True)
 class RemoteExecutor(Executor):
-    """An executor whose work runs in other processes. A subclass says in `carry` how it gets there and back.
+    """An executor whose work runs in other processes. A subclass implements the transport in `carry`.
 
-    jobs: how many work at once; None is one per core.
+    jobs: Number of workers; None is one per core.
     """
 
     jobs: Count | None = None
 
     @property
     def elsewhere(self) -> bool:
-        """Whether the workers are not this machine's own; if they are, work for only one is done in this process."""
+        """Whether workers may be on other machines. If not, work for one worker is done in this process."""
         return False
 
     def map(
@@ -86,23 +92,26 @@ class RemoteExecutor(Executor):
                 yield index, parcel.open(outcome)
 
     def local_jobs(self, items: int) -> int:
-        """How many workers on this machine have something to do."""
+        """Number of workers on this machine that `items` items keep busy."""
         return max(1, min(self.jobs or cpu_count(), items))
 
     @abstractmethod
     def carry(
         self, parcel: Parcel[Any, Any], items: Sequence[bytes], notice: Callable[[str], None]
     ) -> Generator[tuple[int, bytes], None, None]:
-        """Yield what `parcel(index, item)` gives in a worker, for every item, as each is finished."""
+        """Run `parcel(index, item)` in workers; yield its results as they finish."""
 
 
 class Parcel(Generic[Item, Result]):
-    """A function on its way to other processes, whatever carries it; `threads` are torch's there.
+    """A function packed for other processes, independent of how it is sent.
 
-    owned: the workers are this process's own, and end when it is killed.
+    The function is pickled once, and unpickled once in each thread that runs it. Items, results and exceptions are
+    pickled by cloudpickle, which includes classes of a user's own file that other processes cannot import.
 
-    It is pickled once, and unpickled once in each thread that runs it. What goes and what comes back, exceptions
-    included, travels by cloudpickle: with it the classes from a user's own file, which no other process can import.
+    Args:
+        function: What to run in the workers.
+        threads: Torch threads of each worker.
+        owned: The workers belong to this process and end when it is killed.
     """
 
     def __init__(self, function: Callable[[Item], Result], threads: int = 1, owned: bool = False) -> None:
@@ -112,7 +121,7 @@ class Parcel(Generic[Item, Result]):
         self._code = np.frombuffer(cloudpickle.dumps(function), dtype=np.uint8)
 
     def __call__(self, index: int, item: bytes) -> tuple[int, bytes]:
-        """In a worker: run it on a sealed item."""
+        """Run the function on a sealed item, in a worker."""
         if self._owner is not None:
             _end_with(*self._owner)
         keep_freed_memory()
@@ -129,7 +138,7 @@ class Parcel(Generic[Item, Result]):
 
     @staticmethod
     def open(outcome: bytes) -> Result:  # pyright: ignore[reportInvalidTypeVarUse]
-        """The result; what was raised in the worker is raised here."""
+        """Unpack the result; an exception of the worker is raised here."""
         result, error = cloudpickle.loads(outcome)
         if error is not None:
             raise error
@@ -137,18 +146,18 @@ class Parcel(Generic[Item, Result]):
 
     def _function(self) -> Callable[[Item], Result]:
         if getattr(_UNPACKED, "key", None) != self._key:
-            _UNPACKED.key = _UNPACKED.function = None  # two are not held at once
+            _UNPACKED.key = _UNPACKED.function = None  # free the old one first
             _UNPACKED.function = cloudpickle.loads(self._code.data)
             _UNPACKED.key = self._key
         return _UNPACKED.function
 
 
 _WATCHED: set[int] = set()
-"""The processes of this machine that this worker ends with."""
+"""Owners that this worker watches already."""
 
 
 def _end_with(host: str, owner: int) -> None:
-    """End this worker within seconds of its owner, if that is a process of this machine that was killed."""
+    """End this worker within seconds after its owner, a process of this machine, was killed."""
     if host != platform.node() or owner == os.getpid() or owner in _WATCHED:
         return
     _WATCHED.add(owner)
@@ -172,31 +181,35 @@ def _alive(process: int) -> bool:
 
 
 _UNPACKED = threading.local()
-"""The function that this thread unpacked last."""
+"""The function that each thread unpacked last."""
 
 
 def _portable(error: Exception) -> Exception:
-    """The exception as it can travel, with the worker's traceback in a note."""
-    said = "".join(traceback.format_exception(error)).rstrip()
+    """The exception in a form that can be pickled, with the worker's traceback as a note."""
+    text = "".join(traceback.format_exception(error)).rstrip()
     try:
         error = cloudpickle.loads(cloudpickle.dumps(error.with_traceback(None)))
-    except Exception:  # one with arguments of its own cannot be made again from its message
+    except Exception:  # its constructor takes other arguments than the message
         error = MetafluenceError(f"{type(error).__name__}: {error}")
-    error.add_note(f"In the worker:\n{said}")
+    error.add_note(f"In the worker:\n{text}")
     return error
 
 
 def fatal(suspects: Sequence[int], items: Sequence[bytes], times: int, sign: str = "") -> ExecutorError:
-    """The error for work that kills its workers: one of the `suspects`, sealed in `items`, so many times in a row.
+    """The error for an item that kills its workers.
 
-    sign: what the workers left behind, such as SIGKILL.
+    Args:
+        suspects: Indices of the items, one of which is the cause.
+        items: All items, sealed.
+        times: How often in a row a worker died.
+        sign: How the workers ended, such as SIGKILL.
     """
     named = ", ".join(f"{index + 1} ({reprlib.repr(cloudpickle.loads(items[index]))})" for index in suspects[:NAMED])
     more = f" and {len(suspects) - NAMED} more" if len(suspects) > NAMED else ""
     at = f"item {named}" if len(suspects) == 1 else f"one of the items {named}{more}"
     return ExecutorError(
-        f"A worker died {count(times, 'time')} in a row{f' ({sign})' if sign else ''} of {at} of {len(items)}. Where "
-        "memory ran out, as it mostly has: use fewer `jobs` in the executor, or a smaller `memory_gib` in the study."
+        f"A worker died {count(times, 'time')} in a row{f' ({sign})' if sign else ''} of {at} of {len(items)}. The "
+        "usual cause is too little memory: use fewer `jobs` in the executor, or a smaller `memory_gib` in the study."
     )
 
 
@@ -206,16 +219,16 @@ def count(number: int, noun: str) -> str:
 
 
 def divided_threads(jobs: int) -> int:
-    """Torch threads for each of `jobs` processes, so that together they use every core once, and no more than here."""
+    """Torch threads for each of `jobs` processes: the cores divided by `jobs`, at most the threads of this process."""
     return max(1, min(torch.get_num_threads(), cpu_count() // jobs))
 
 
 def optional_package(name: str, extra: str) -> ModuleType:
-    """Import a package that only an extra of metafluence installs. Raises InputError saying how to get it."""
+    """Import a package of an optional extra. Raises InputError with the command that installs it."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
         raise InputError(
             f"{extra} needs the package {name}, which cannot be imported ({error}). "
-            f"Say: pip install 'metafluence[{extra}]'"
+            f"Run: pip install 'metafluence[{extra}]'"
         ) from error

@@ -84,7 +84,21 @@ class Study:
     """Composes the components of a configuration, compares them with exact retraining, and keeps what is finished.
 
     All components are built and checked before anything is computed. folder: where results are stored; a study that
-    was interrupted goes on from there, and work of another study is refused with StoreError.
+    was interrupted resumes from there, and work of another study is refused with StoreError.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from metafluence.registry import default_registry
+        >>> from metafluence.studies.config import parse_study
+        >>> config = parse_study({
+        ...     "name": "tiny", "dataset": "digits", "methods": ["loss", "random"], "l2": 0.3, "executor": "serial",
+        ...     "episodes": {"train": 4, "validation": 2, "test": 2, "way": 2, "shot": 2, "query": 2},
+        ...     "learner": {"use": "logistic-head", "backbone": {"use": "mlp", "hidden": [2]}, "penalty": 0.5},
+        ... })
+        >>> with TemporaryDirectory() as folder:
+        ...     result = Study(config, default_registry(), Path(folder)).run()
+        >>> [row.method for row in result.rows]
+        ['loss', 'random']
     """
 
     def __init__(self, config: StudyConfig, registry: Registry, folder: Path, observer: Observer | None = None) -> None:

@@ -23,7 +23,17 @@ class Source:
 
 
 class Dataset(Component, ABC):
-    """A frozen dataclass whose fields say where the data are and how to read them."""
+    """A frozen dataclass whose fields say where the data are and how to read them.
+
+    Example:
+        >>> import torch
+        >>> from metafluence.tasks import Episodes
+        >>> from metafluence_plugins.datasets.digits import Digits
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> split = Digits().tasks(Episodes(train=4, validation=2, test=2, way=2), generator, torch.float64)
+        >>> len(split.train), len(split.validation), len(split.test)
+        (4, 2, 2)
+    """
 
     @abstractmethod
     def tasks(self, episodes: Episodes, generator: torch.Generator, dtype: torch.dtype) -> Split:

@@ -31,9 +31,9 @@ def clean_targets(half: str, targets: Tensor) -> Tensor:
     if targets.dim() != 2:
         one_hot = targets.dim() == 3 and bool((targets.long().sum(dim=2) == 1).all()) and bool((targets >= 0).all())
         kind = "one-hot rows" if one_hot else "integers"
-        mend = "targets.argmax(dim=-1)" if one_hot else "one class number for each instance"
+        fix = "targets.argmax(dim=-1)" if one_hot else "one class number for each instance"
         raise InputError(
-            f"The {half} targets are {kind} of shape {tuple(targets.shape)}; class numbers are [N, n]. Give {mend}."
+            f"The {half} targets are {kind} of shape {tuple(targets.shape)}; class numbers are [N, n]. Give {fix}."
         )
     targets = targets.long()
     if targets.numel() and int(targets.min()) < 0:

@@ -34,7 +34,14 @@ class Batch:
 
 @dataclass(frozen=True)
 class Task:
-    """One few-shot task: what is adapted on (`support`) and what is then judged (`query`)."""
+    """One few-shot task: `support` to adapt on, and `query` to evaluate on.
+
+    Example:
+        >>> import torch
+        >>> support = Batch(torch.zeros(2, 3), torch.tensor([0, 1]))
+        >>> Task("cats-dogs", support, query=support).id
+        'cats-dogs'
+    """
 
     id: str
     support: Batch
@@ -44,6 +51,13 @@ class Task:
 @dataclass(frozen=True)
 class TaskSet:
     """N tasks of one shape, stacked.
+
+    Example:
+        >>> import torch
+        >>> support = Batch(torch.zeros(2, 3), torch.tensor([0, 1]))
+        >>> tasks = TaskSet.stack(Task(name, support, query=support) for name in ("first", "second"))
+        >>> len(tasks), tasks.support.inputs.shape, tasks.items("query")
+        (2, torch.Size([2, 2, 3]), 4)
 
     support, query: `inputs` [N, n, *shape] (floating point), `targets` [N, n] (class indices, int64)
     or [N, n, C] (real values, floating point).

@@ -19,7 +19,13 @@ from metafluence.tasks.task_set import TaskSet
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights of tasks [N], support instances [N, n_s] and query instances [N, n_q]; all one in the real study."""
+    """Weights of tasks [N], support instances [N, n_s] and query instances [N, n_q]; all one in the real study.
+
+    Example:
+        >>> from metafluence.testing.worlds import world
+        >>> Weights.ones(world(0).problem.tasks).without("task", [1, 3]).task
+        tensor([1., 0., 1., 0., 1., 1., 1.], dtype=torch.float64)
+    """
 
     task: Tensor
     support: Tensor

@@ -121,7 +121,7 @@ def check_columns(trial: Trial) -> None:
 
 
 def check_work(trial: Trial) -> None:
-    """No work is done after convergence, and what is done is told."""
+    """Solvers stop at convergence and report the products they used."""
     vectors = torch.linalg.eigh(trial.case.matrix.double()).eigenvectors[..., :2]  # done at once by Krylov methods
     rhs = torch.cat([trial.rhs, vectors.to(trial.dtype)], dim=-1)
     together = trial.solve(rhs)

@@ -1,4 +1,4 @@
-"""The ground truth: exact retraining without items, kept in a bank."""
+"""Exact retraining without items, and the bank that stores its fits."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ Start = Literal["warm", "cold"]
 class Retrained:
     """meta [P, s]: λ after each of s removals, on the problem's device.
 
-    converged [s] (bool), gradient_norm, seconds and products (with the Hessian) [s]: how each fit went. reasons: why a
-    fit without those items could not be made (a class left without support, say), empty of others; its meta and
-    gradient norm are NaN. shared_*: of the work done once for all of them, which is in no fit's own figures.
+    converged [s] (bool), gradient_norm, seconds and products (with the Hessian) [s]: figures of each fit. reasons:
+    why a fit without those items is impossible (for example a class without support), else empty; its meta and gradient
+    norm are then NaN. shared_*: seconds and products of work done once for all fits; not part of their own figures.
     """
 
     meta: Tensor
@@ -39,11 +39,11 @@ class Retrained:
     shared_products: int = 0
 
     def cost(self, which: Tensor | None = None) -> float:
-        """The seconds of the fits (of some of them), as if the shared work had been done for them alone."""
+        """Seconds of all fits, or of those in `which`, including all of the shared work."""
         return float((self.seconds if which is None else self.seconds[which]).sum()) + self.shared_seconds
 
     def complaint(self) -> str:
-        """What is to be said of the fits that failed; empty where none did."""
+        """A sentence about the fits that failed; empty if none did."""
         bad = int((~self.converged).sum())
         refused = [reason for reason in self.reasons if reason]
         stopped = f"{bad - len(refused)} of {len(self.converged)} retrainings did not converge."
@@ -54,15 +54,14 @@ class Retrained:
 
 
 class RetrainBank:
-    """Fits with weights at zero, each done once and kept.
+    """Fits with the weights of removed items at zero. Each is computed once and stored.
 
     start: `warm` from λ*, or `cold` from the fit's own initial parameters, drawn anew from `seed`.
     store: a folder for the fits; work already there is reused if it answers the same question, else StoreError.
     progress: called with fits done and fits asked for. validation: tasks that the trainer judges its steps on, the
-    same as in the fit, where it does. notice: told what went wrong and was mended, such as a worker that died.
-    expected: about how many fits will be asked for in all, by which the trainer shares work between them; each call is
-    taken for itself if it is not given, so that what is done already has a part in it.
-    weights: of all items in the fit that nothing is removed from; ones if not given.
+    same as in the fit. notice: called with a sentence about a failure that was recovered from (a worker died).
+    expected: estimated total number of retrainings; decides whether precomputing shared work pays off. If not given,
+    each call decides for its own. weights: base weights of all items in the full fit; ones if not given.
     """
 
     def __init__(
@@ -109,8 +108,8 @@ class RetrainBank:
     ) -> Retrained:
         """λ without each removal, or with the weights of its items multiplied by `weight`.
 
-        A fit that does not converge, or that the problem refuses without these items, raises ConvergenceError, after
-        all are kept; if not `strict` it is marked.
+        Raises ConvergenceError, after all fits are stored, where one did not converge or is impossible without these
+        items. If not `strict`, such fits are marked instead.
         """
         removals = check_removals(removals, self._problem.tasks.items(level), level)
         keys = [_key(level, removal, weight) for removal in removals]
@@ -143,15 +142,15 @@ class RetrainBank:
             bad = int((~retrained.converged).nonzero()[0])
             items = sorted(removals[bad])
             named = f"{items}" if len(items) <= NAMED else f"{items[:NAMED]} and {len(items) - NAMED} more"
-            said = f"{retrained.complaint()} The first is that without {level} {named}"
+            text = f"{retrained.complaint()} The first is that without {level} {named}"
             if not retrained.reasons[bad]:
-                said += f": gradient norm {retrained.gradient_norm[bad]:.1e}"
-                said += ". Give the trainer more steps, raise l2, or smooth the network"
-            raise ConvergenceError(f"{said}.")
+                text += f": gradient norm {retrained.gradient_norm[bad]:.1e}"
+                text += ". Give the trainer more steps, raise l2, or smooth the network"
+            raise ConvergenceError(f"{text}.")
         return retrained
 
     def _trainer_of(self, fits: int) -> Trainer:
-        """For fits from λ* the one that shares their work, once that pays."""
+        """The trainer for `fits` more fits; for warm starts one with precomputed shared work, if that pays off."""
         if self._shared is None and self._init is not None and fits:
             self._shared = self._trainer.near(self._problem, self._init, self._expected or fits)
         return self._trainer if self._shared is None else self._shared.trainer
@@ -190,7 +189,7 @@ class RetrainBank:
 
 @dataclass(frozen=True)
 class _Refit:
-    """One fit without some items; a class of its own so that it travels to other processes."""
+    """One fit without some items; a class, so that it can be pickled."""
 
     problem: BilevelProblem
     trainer: Trainer
@@ -202,12 +201,12 @@ class _Refit:
     weights: Weights
 
     def __call__(self, removal: Removal) -> Fit | str:
-        """The fit; the reason where there can be none without these items, so that the others go on."""
+        """The fit, or the reason why there is none without these items."""
         weights = self.weights.scaled(self.level, removal, self.weight)
         generator = torch.Generator().manual_seed(self.seed)
         try:
             fit = self.trainer.fit(self.problem, weights, self.init, generator, validation=self.validation)
-            return replace(fit, run=None)  # a recorded run would travel back from other processes, and is not used
+            return replace(fit, run=None)  # not used, and large to send back from other processes
         except (RemovalError, SolverError) as error:
             return str(error)
 

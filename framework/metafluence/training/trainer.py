@@ -25,8 +25,8 @@ class Record:
     """One step of meta-training.
 
     loss (nats), accuracy: means over the tasks of the step before it was made; accuracy is None for real targets.
-    gradient_norm: of what was followed there. learning_rate: of the step, where it has one.
-    validation_loss, validation_accuracy: means over the validation tasks after the step, where they were asked.
+    gradient_norm: of the gradient that the step followed. learning_rate: of the step, if it has one.
+    validation_loss, validation_accuracy: means over the validation tasks after the step; None if not computed.
     """
 
     step: int
@@ -42,7 +42,7 @@ class Record:
         return f"loss {self.loss:.3g}{share} ‖∇F‖ {self.gradient_norm:.1e}"
 
     def validation(self) -> str:
-        """The validation in words; empty where there was none."""
+        """The validation as text; empty if there was none."""
         if self.validation_loss is None:
             return ""
         share = "" if self.validation_accuracy is None else f" acc {self.validation_accuracy:.2f}"
@@ -50,7 +50,7 @@ class Record:
 
 
 Progress = Callable[[int, int, Record], None]
-"""Given after each step: steps done, steps at most, and the step's record."""
+"""Called after each step with the steps done, the maximum number of steps, and the step's record."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Checkpoint:
 
 
 def stack_checkpoints(checkpoints: Sequence[Checkpoint], like: Tensor) -> Tensor:
-    """[k, 2, P]: the meta-parameters of each, and where its last step was taken; like [P] gives the shape of none."""
+    """[k, 2, P]: the meta-parameters of each, and where its last step was taken. `like` [P]: shape and type if none."""
     pairs = [torch.stack([c.meta, c.taken_at]) for c in checkpoints]
     return torch.stack(pairs) if pairs else like.detach().new_empty(0, 2, like.numel())
 
@@ -83,9 +83,8 @@ class Fit:
     """λ* and how it was reached.
 
     gradient_norm: ‖∇F‖ at `meta`. converged: it is below the trainer's tolerance. products: Hessian products used.
-    steps: how many were made. history: a record of each. best_step: the one that `meta` was taken from because
-    validation was best there; None where nothing was validated, and `meta` is the last. run: the steps that led there,
-    if the trainer was told to record them.
+    steps: their number. history: a record of each. best_step: the step with the best validation, whose parameters are
+    `meta`; None without validation (`meta` is then the last). run: the recorded steps, if the trainer records them.
     """
 
     meta: Tensor
@@ -101,11 +100,19 @@ class Fit:
 
 
 class Trainer(Component, ABC):
-    """Minimises F. A frozen dataclass: its fields are its configuration."""
+    """Minimises F. A frozen dataclass: its fields are its configuration.
+
+    Example:
+        >>> from metafluence.testing.worlds import world
+        >>> from metafluence_plugins.trainers.newton import Newton
+        >>> fit = Newton(tolerance=1e-8).fit(world(0).problem)
+        >>> fit.converged, fit.gradient_norm < 1e-8
+        (True, True)
+    """
 
     @property
     def needs_validation(self) -> bool:
-        """`fit` judges its steps on validation tasks, and must be given some."""
+        """Whether `fit` evaluates steps on validation tasks and needs some."""
         return False
 
     @abstractmethod
@@ -121,21 +128,21 @@ class Trainer(Component, ABC):
     ) -> Fit:
         """Fit from `init` [P] (a warm start), or from fresh meta-parameters drawn from `generator`.
 
-        validation: tasks to judge steps on, for trainers that do. folder: where a long fit keeps its state, to go on
-        from when it is called again; trainers of few steps may pass it over.
+        validation: tasks to evaluate steps on. folder: where a long fit stores its state, so that an interrupted fit
+        resumes with identical results; trainers of few steps may ignore it.
         """
 
     def near(self, problem: BilevelProblem, meta: Tensor, fits: int) -> Shared | None:
-        """Work done once at `meta` [P], with all weights 1, for `fits` fits that start there; None where none pays.
+        """Precompute what `fits` refits warm-started at `meta` [P] can share. None if that would not pay off.
 
-        What they end in is the same to the trainer's tolerance.
+        The refits end in the same minimum up to the trainer's tolerance.
         """
         return None
 
 
 @dataclass(frozen=True)
 class Shared:
-    """A trainer for fits from one start, and the seconds and products of the work that it has been given for them."""
+    """A trainer with work precomputed for fits from one start, and the seconds and products that this took."""
 
     trainer: Trainer
     seconds: float
@@ -150,9 +157,9 @@ class Quality(NamedTuple):
 
 
 def loss_gradient(problem: BilevelProblem, meta: Tensor, weights: Weights | None = None) -> tuple[Quality, Tensor]:
-    """How the tasks do at `meta` [P], their losses weighted, and the total gradient of F there, [P].
+    """Mean weighted loss and accuracy of the tasks at `meta` [P], and the total gradient of F there, [P].
 
-    One pass forward and one back, a few tasks at a time; nothing is kept for products.
+    One forward and one backward pass, a few tasks at a time; nothing is kept for Hessian products.
     """
     weights = weights or Weights.ones(problem.tasks)
     gradient = problem.l2 * meta.detach()
@@ -165,7 +172,7 @@ def loss_gradient(problem: BilevelProblem, meta: Tensor, weights: Weights | None
 
 
 def validate(problem: BilevelProblem, meta: Tensor) -> Quality:
-    """How the tasks of `problem` do at `meta` [P]."""
+    """Mean loss and accuracy of the tasks of `problem` at `meta` [P]."""
     losses, outputs = [], []
     for chunk in problem.gradient_chunks(meta.detach(), Weights.ones(problem.tasks)):
         losses.append(chunk.losses())
@@ -174,12 +181,12 @@ def validate(problem: BilevelProblem, meta: Tensor) -> Quality:
 
 
 def quality_at(point: Point) -> Quality:
-    """The same, of a point that is there already."""
+    """Mean weighted loss and accuracy of the tasks at an existing point."""
     return _quality(point.problem, point.weights.task * point.task_losses, point.predictions)
 
 
 def best_record(history: Sequence[Record]) -> Record | None:
-    """The first of the lowest validation loss; None where nothing was validated."""
+    """The first record with the lowest validation loss; None if nothing was validated."""
     judged = [record for record in history if record.validation_loss is not None]
     return min(judged, key=lambda record: record.validation_loss or 0.0, default=None)
 

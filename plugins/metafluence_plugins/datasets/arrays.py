@@ -50,8 +50,8 @@ def class_labels(labels: Array, key: str, file: Path) -> Array:
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim != 1:
-        mend = f"{key}.argmax(axis=1)" if labels.ndim == 2 else "one label for each image"
-        raise DataError(f"{file}: {key} has shape {list(labels.shape)}; labels are [n]. Save {mend}.")
+        fix = f"{key}.argmax(axis=1)" if labels.ndim == 2 else "one label for each image"
+        raise DataError(f"{file}: {key} has shape {list(labels.shape)}; labels are [n]. Save {fix}.")
     if labels.dtype.kind == "f":
         if not bool(np.isfinite(labels).all()) or bool((labels != labels.round()).any()):
             raise DataError(f"{file}: {key} has real values, which are no classes. Save whole numbers or texts.")

@@ -14,15 +14,15 @@ def folders(root: str | None, *names: str) -> list[Path]:
     return [*(base / name for name in names), base]
 
 
-def missing(what: str, places: Sequence[Path], forms: Sequence[str], mend: str) -> DataError:
+def missing(what: str, places: Sequence[Path], forms: Sequence[str], fix: str) -> DataError:
     """What to raise where no form of a data set, each one or several files, is in any of the places."""
     listed = "\n".join(f"  {place.absolute()}" for place in places)
     return DataError(
-        f"{what} was not found. Looked for {'; or '.join(forms)}; in\n{listed}\n{mend} If it is elsewhere, set the "
+        f"{what} was not found. Looked for {'; or '.join(forms)}; in\n{listed}\n{fix} If it is elsewhere, set the "
         "data set's root, or METAFLUENCE_DATA, to the folder that holds it."
     )
 
 
 def fetched(name: str) -> str:
-    """The mend where the files can be downloaded."""
+    """How to fix it where the files can be downloaded."""
     return f"Download it with `metafluence data fetch {name}`."
