@@ -156,7 +156,7 @@ def test_problems_that_cannot_be_meant_are_refused(given, message):
 
 @pytest.mark.parametrize("backbone", ["mlp", "small-conv", "conv4", "resnet12"])
 def test_a_backbone_that_memory_cannot_hold_is_refused(backbone):
-    with pytest.raises(mf.InputError, match="outputs does not fit into memory. Give it smaller widths, or fewer"):
+    with pytest.raises(mf.InputError, match=r"outputs does not fit into memory. Give it smaller widths, or fewer"):
         build_module(mf.build("backbone", backbone), torch.Size((1, 16, 16)), 10**15)
 
 
