@@ -60,7 +60,7 @@ def source_of(place: str) -> Path:
     if place.endswith(".py"):
         file = Path(place)
         if not file.is_file():
-            raise RegistryError(f"There is no file {place}. Paths in a registry.yaml are relative to it.")
+            raise RegistryError(f"There is no file {place}. Correct its path, which is relative to the registry.yaml.")
         return file
     try:
         spec = importlib.util.find_spec(place)

@@ -24,7 +24,7 @@ def import_class(at: str, what: str) -> type:
         raise
     except (Exception, SystemExit) as error:
         raise RegistryError(
-            f"Importing {what} failed: {type(error).__name__}: {error} ({_where(error, place)})."
+            f"Importing {what} failed: {type(error).__name__}: {error} ({_where(error, place)}). Correct it there."
         ) from error
     cls = getattr(module, name, None)
     if not isinstance(cls, type):
@@ -48,7 +48,7 @@ def _where(error: BaseException, place: str) -> str:
 def _from_file(file: Path) -> ModuleType:
     """Import one file under a name that is its own, and let it travel by value: a worker process cannot import it."""
     if not file.is_file():
-        raise RegistryError(f"There is no file {file}. Paths in a registry.yaml are relative to it.")
+        raise RegistryError(f"There is no file {file}. Correct its path, which is relative to the registry.yaml.")
     name = f"metafluence_local_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:10]}"
     if name in sys.modules:
         return sys.modules[name]
