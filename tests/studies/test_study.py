@@ -260,7 +260,7 @@ def test_the_report_holds_its_figures_its_table_and_its_configuration(done):
         ({"episodes": {"wey": 3}}, "no field 'episodes.wey'. Did you mean 'way'"),
         ({"corruption": {"kind": "flip"}}, "corruption.kind is 'flip'.*'query-labels'"),
         ({"corruption": {"strength": 2}}, "corruption.strength is 2"),
-        ({"truth": {"items": 1}}, "truth.items is 1, but a whole number at least 2 and at most 1e9 or .all."),
+        ({"truth": {"items": 1}}, "truth.items is 1, but a whole number at least 2 and at most 1e9 or 'all'"),
         ({"truth": {"start": "hot"}}, "truth.start is 'hot'.*'warm' or 'cold'"),
         ({"methods": []}, "methods is"),
         ({"name": "a/b"}, "name is 'a/b'"),
