@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -71,6 +72,13 @@ class KeptStates:
     def __contains__(self, step: int) -> bool:
         return step in self._here if self._folder is None else self._file(step).exists()
 
+    def in_memory(self, steps: Sequence[int], device: torch.device) -> KeptStates:
+        """The states after these steps, held in memory, so that they can be sent to other machines."""
+        found = KeptStates()
+        for step in steps:
+            found.put(self.get(step, device))
+        return found
+
     def _file(self, step: int) -> Path:
         assert self._folder is not None
         return self._folder / f"state-{step:08d}.safetensors"
@@ -114,6 +122,11 @@ class TrainingRun:
         """(start, stop) of the steps between states that are kept, first to last."""
         starts = list(range(0, self.steps, self.every))
         return list(zip(starts, [*starts[1:], self.steps], strict=True))
+
+    def in_memory(self) -> TrainingRun:
+        """The same run with its states in memory."""
+        kept = [step for step in range(self.steps + 1) if step in self.states]
+        return replace(self, states=self.states.in_memory(kept, self.problem.tasks.device))
 
     def replayed(self, start: int, stop: int) -> list[RunStep]:
         """The steps start + 1 to stop, made again from a kept state.
@@ -225,24 +238,31 @@ class TrainingRun:
         return state
 
 
-def load_run(folder: Path, problem: BilevelProblem) -> TrainingRun:
-    """The run that was recorded in `folder`. Raises StoreError where there is none, or one of another problem."""
+def load_run(folder: Path, problem: BilevelProblem, steps: int | None = None) -> TrainingRun:
+    """The run that was recorded in `folder`; its first `steps` steps if given, as where validation picked an earlier λ.
+
+    Raises StoreError where there is none, one of another problem, or one of which states are missing.
+    """
     if not (folder / FILE).exists():
         raise StoreError(f"There is no run in {folder}. Meta-train with record=True and this folder.")
     tensors, facts = load_tensors(folder / FILE)
     check_identity(folder, {"problem": facts["problem"]}, {"problem": problem.fingerprint()})
     name, settings = facts["rule"]
     device = problem.tasks.device
-    return TrainingRun(
+    run = TrainingRun(
         problem,
         Weights(*(tensors[level].to(device) for level in LEVELS)),
         RULES[name](**settings),
-        tensors["batches"].split(tensors["sizes"].tolist()),
-        tuple(tensors["rates"].tolist()),
+        tensors["batches"].split(tensors["sizes"].tolist())[:steps],
+        tuple(tensors["rates"].tolist())[:steps],
         KeptStates(folder),
         facts["every"],
         tensors["peaks"].to(device),
     )
+    lost = next((start for start, _ in run.segments() if start not in run.states), None)
+    if lost is not None:
+        raise StoreError(f"The run in {folder} has lost its state after {lost} steps. Record it again.")
+    return run
 
 
 class RunRecorder:
