@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
+from metafluence.registry import write_yaml
 from metafluence.reports import BOLD, ITEM_NAMES, Attempts, Group, Notice, caption, study_group, write_csv, write_page
 from metafluence.reports.figures import error_budget, exhibit, grid_figures, predicted_against_true
 from metafluence.reports.study.section import level_section
@@ -70,7 +70,7 @@ def write_report(result: StudyResult, folder: Path, notice: Notice = warn) -> Pa
         sections=sections,
         pictures=_overall(result, folder, attempts),
         exhibits=[shown for shown in exhibits if shown is not None],
-        config=yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
+        config=write_yaml(config),
         made_with=[(what, value) for what, value in versions().items() if value],
         notices=attempts.notices,
     )
