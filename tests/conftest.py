@@ -33,15 +33,14 @@ TOGETHER = ("test_error_budget", "test_certificate", "test_ground_truth", "test_
 ALONE = ("test_levels", "test_study", "test_damping_choice", "test_comparison", "test_comparison_report")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         module = item.path.stem
         if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
             continue  # a group becomes part of a test's id, and the id part of the seed of its examples
-        if item.cls is not None and item.cls.__name__.startswith("TestMethod"):
-            item.add_marker(pytest.mark.xdist_group("worlds"))
-        elif module in TOGETHER + ALONE:
-            item.add_marker(pytest.mark.xdist_group(module if module in ALONE else "worlds"))
+        if module in TOGETHER + ALONE:
+            item.add_marker(pytest.mark.xdist_group(module if module in ALONE else "worlds-logistic-head"))
 
 
 LONGEST = 60  # characters of a text that still names a test

@@ -411,8 +411,8 @@ def test_a_study_on_omniglot(shared_data, tmp_path):
     result = run(
         tmp_path,
         dataset={"use": "npz", "path": "omniglot/omniglot_28.npz", "root": str(shared_data)},
-        episodes={"train": 6, "validation": 3, "test": 3, "way": 3, "shot": 2, "query": 2, "split": "classes"},
-        learner={"use": "logistic-head", "backbone": {"use": "small-conv", "channels": [2, 2]}, "penalty": 0.5},
+        episodes={"train": 4, "validation": 2, "test": 2, "way": 2, "shot": 2, "query": 2, "split": "classes"},
+        learner={"use": "logistic-head", "backbone": {"use": "small-conv", "channels": [2]}, "penalty": 0.5},
         methods=["task-if", "direct-if"],
         solvers=["exact"],
         truth={"items": 3},
