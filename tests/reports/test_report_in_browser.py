@@ -37,7 +37,7 @@ def comparison(tmp_path_factory) -> tuple[Path, int]:
     """The same of several variations."""
     folder = tmp_path_factory.mktemp("compared")
     published = {"source": "a paper", "rows": {"task-if": {"accuracy": 0.7}}}
-    raw = {**SEVERAL, "truth": {"items": 3}, "published": published, "certificate": True}
+    raw = {**SEVERAL, "truth": {"items": 3}, "published": published, "certificate": True, "seeds": 1}
     work = Comparing(mf.parse_comparison(raw), default_registry(), folder)
     outcomes = work.run(lambda study, result, place: mf.write_report(result, place))
     return mf.write_comparison(mf.Merged.of(work, outcomes), folder), 8
