@@ -163,15 +163,15 @@ def test_parameters_that_nothing_depends_on_get_zeros():
 
 
 def test_learners_say_what_they_need():
-    with pytest.raises(InputError, match="penalty > 0"):
+    with pytest.raises(InputError, match=r"penalty is 0.0, but a number above 0"):
         LogisticHead(MLP(), penalty=0.0)
-    with pytest.raises(InputError, match="proximal > 0"):
+    with pytest.raises(InputError, match=r"proximal is -1.0, but a number above 0"):
         IMAML(MLP(), proximal=-1.0)
     with pytest.raises(InputError, match="BilevelProblem, or call bind"):
         LogisticHead(MLP()).init_meta(None)
     with pytest.raises(InputError, match="3 classes, but LogisticHead is set to ways=2"):
         BilevelProblem(LogisticHead(MLP(), ways=2), images(ways=3), 1.0, EXACT)
-    with pytest.raises(InputError, match="l2 is δ"):
+    with pytest.raises(InputError, match=r"l2 is -1.0, but a number at least 0"):
         BilevelProblem(LogisticHead(MLP()), images(), -1.0, EXACT)
     problem = BilevelProblem(LogisticHead(MLP((2,))), images(), 1.0, EXACT)
     with pytest.raises(InputError, match=r"meta has shape \(3,\); this learner has \[34\]"):

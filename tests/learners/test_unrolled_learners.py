@@ -225,9 +225,9 @@ def test_more_steps_come_to_the_implicit_answer():
 
 
 def test_they_say_what_they_need():
-    with pytest.raises(InputError, match="steps >= 1 and rate > 0; they are 0 and"):
+    with pytest.raises(InputError, match="MAML: steps is 0, but a whole number at least 1"):
         MAML(MLP(), steps=0)
-    with pytest.raises(InputError, match="anil needs steps >= 1 and rate > 0"):
+    with pytest.raises(InputError, match=r"ANIL: rate is 0.0, but a number above 0"):
         ANIL(MLP(), rate=0.0)
     with pytest.raises(InputError, match="no model without adaptation"):
         MAML(MLP(), learn_rates=True).unadapted()

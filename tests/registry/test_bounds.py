@@ -5,14 +5,23 @@ import typing
 from typing import Annotated
 
 import pytest
-from pydantic import Field
+import torch
+from pydantic import BaseModel, Field
 
 import metafluence as mf
+from metafluence.networks import build_module
 from metafluence.registry.bounds import expected, is_number, limits, shown_type
+from metafluence.studies import config, variations
 
 SHIPPED = mf.default_registry()
-KINDS = ("trainer", "executor", "dataset", "method", "solver", "preconditioner")
-ENTRIES = [entry for kind in KINDS for entry in SHIPPED.entries(kind)]
+ENTRIES = [entry for kind in SHIPPED.kinds() for entry in SHIPPED.entries(kind)]
+NEEDED = {"backbone": "mlp", "path": "x"}
+CLASSES = {name: found for module in (config, variations) for name, found in vars(module).items()}
+MODELS = [
+    found
+    for found in CLASSES.values()
+    if isinstance(found, type) and (issubclass(found, BaseModel) or dataclasses.is_dataclass(found))
+]
 BAD = {
     "below": lambda found: found["gt"] if "gt" in found else found["ge"] - 1,
     "above": lambda found: found["lt"] if "lt" in found else found["le"] * 2 + 1,
@@ -25,7 +34,7 @@ BAD = {
 
 def numbers(hint):
     """Every number in an annotation, with its constraints."""
-    if typing.get_origin(hint) is Annotated:
+    if typing.get_origin(hint) is Annotated and typing.get_args(hint)[0] in (int, float):
         yield typing.get_args(hint)[0], limits(hint)
     elif hint in (int, float):
         yield hint, {}
@@ -34,26 +43,58 @@ def numbers(hint):
             yield from numbers(argument)
 
 
-def fields(entry):
-    cls = SHIPPED.load(entry.kind, entry.name)
+def fields(cls):
     hints = typing.get_type_hints(cls, include_extras=True)
-    return cls, {f.name: hints[f.name] for f in dataclasses.fields(cls) if is_number(hints[f.name])}
+    names = [f.name for f in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else cls.model_fields
+    return {name: hints[name] for name in names if is_number(hints[name])}
+
+
+def needed(cls):
+    """Values of the parameters that have no default."""
+    return {
+        f.name: NEEDED[f.name] for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING
+    }
+
+
+def unbounded(cls):
+    """The numbers of a class that have no lower or no upper bound, by name."""
+    return {
+        name
+        for name, hint in fields(cls).items()
+        for _, found in numbers(hint)
+        if not (found.keys() & {"gt", "ge"} and found.keys() & {"lt", "le"})
+    }
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda e: f"{e.kind}-{e.name}")
 def test_every_number_of_a_shipped_component_has_bounds(entry):
-    _, annotated = fields(entry)
-    for name, hint in annotated.items():
-        for _, found in numbers(hint):
-            assert found.keys() & {"gt", "ge"}, f"{name} has no lower bound"
-            assert found.keys() & {"lt", "le"}, f"{name} has no upper bound"
+    assert not unbounded(SHIPPED.load(entry.kind, entry.name))
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda m: m.__name__)
+def test_every_number_of_a_study_has_bounds(model):
+    assert not unbounded(model)
+
+
+def test_a_number_without_bounds_is_found():
+    @dataclasses.dataclass(frozen=True)
+    class Own(mf.Executor):
+        rate: float = 0.5
+        low: Annotated[float, Field(ge=0)] = 0.5
+        sizes: tuple[int, ...] | None = None
+        fine: mf.Share | None = None
+        note: str = ""
+
+    assert unbounded(Own) == {"rate", "low", "sizes"}
+    assert {"StudyConfig", "TruthConfig", "DampingConfig", "PublishedRow", "Episodes", "Corruption"} <= {
+        model.__name__ for model in MODELS
+    }
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda e: f"{e.kind}-{e.name}")
 def test_numbers_out_of_bounds_are_refused_from_configuration_and_in_python(entry):
-    cls, annotated = fields(entry)
-    needed = {f.name: "x" for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING}
-    for name, hint in annotated.items():
+    cls = SHIPPED.load(entry.kind, entry.name)
+    for name, hint in fields(cls).items():
         kind, found = next(numbers(hint))
         for what, bad in BAD.items():
             value = bad(found)
@@ -62,10 +103,61 @@ def test_numbers_out_of_bounds_are_refused_from_configuration_and_in_python(entr
             given = [value, value] if typing.get_origin(hint) is tuple else value
             message = rf"{name} is .* but .*{'number' if kind is float else 'whole number'}.* is expected"
             with pytest.raises(mf.ConfigError, match=message):
-                SHIPPED.build(entry.kind, {"use": entry.name, **needed, name: given})
+                SHIPPED.build(entry.kind, {"use": entry.name, **needed(cls), name: given})
             with pytest.raises(mf.InputError, match=message):
-                cls(**needed, **{name: given})
+                cls(**needed(cls), **{name: given})
             assert what
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda e: f"{e.kind}-{e.name}")
+def test_choices_that_there_are_not_are_refused_in_python(entry):
+    cls = SHIPPED.load(entry.kind, entry.name)
+    for name, hint in typing.get_type_hints(cls, include_extras=True).items():
+        if typing.get_origin(hint) is typing.Literal:
+            with pytest.raises(mf.InputError, match=f"{name} is 'nonsense', but '{typing.get_args(hint)[0]}' or"):
+                cls(**needed(cls), **{name: "nonsense"})
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"fraction": 2}, "Corruption: fraction is 2, but a number at least 0 and at most 1 is expected"),
+        ({"fraction": float("nan")}, "fraction is nan, but a number at least 0 and at most 1 is expected"),
+        ({"kind": "noise", "strength": float("inf")}, "strength is inf, but a number at least 0 and at most 1e15"),
+        ({"strength": (0.1, -1.0)}, "strength is .* but a number at least 0 and at most 1e15 or a list of 2"),
+        ({"strength": (0.5, 0.1)}, "give the smaller one first"),
+        ({"strength": 1.5}, "of query-labels it is a share. Give one between 0 and 1"),
+        ({"kind": "noize"}, "kind is 'noize', but 'query-labels' or 'support-labels' or 'noise' is expected"),
+    ],
+)
+def test_corruptions_that_cannot_be_meant_are_refused(given, message):
+    with pytest.raises(mf.InputError, match=message):
+        mf.Corruption(**given)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"l2": -1}, "l2 is -1, but a number at least 0"),
+        ({"l2": float("inf")}, "l2 is inf, but a number at least 0 and at most 1e15"),
+        ({"l2": True}, "l2 is True, but a number"),
+        ({"memory_gib": -1}, "memory_gib is -1, but a number above 0"),
+        ({"memory_gib": 0}, "memory_gib is 0, but a number above 0"),
+    ],
+)
+def test_problems_that_cannot_be_meant_are_refused(given, message):
+    half = mf.Batch(torch.zeros(1, 2, 1), torch.tensor([[0, 1]]))
+    learner = mf.build("learner", "joint", backbone=torch.nn.Linear(1, 2))
+    with pytest.raises(mf.InputError, match=message):
+        mf.BilevelProblem(
+            learner, mf.TaskSet(half, half, ("a",)), inner_solver=mf.build("solver", "cg"), **({"l2": 1} | given)
+        )
+
+
+@pytest.mark.parametrize("backbone", ["mlp", "small-conv", "conv4", "resnet12"])
+def test_a_backbone_that_memory_cannot_hold_is_refused(backbone):
+    with pytest.raises(mf.InputError, match=r"outputs does not fit into memory. Give it smaller widths, or fewer"):
+        build_module(mf.build("backbone", backbone), torch.Size((1, 16, 16)), 10**15)
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ def test_any_way_of_writing_a_number_is_read(value):
             r"learner\.backbone \(mlp.*hidden is 'wide'",
         ),
         ("learner", {"use": "imaml", "backbone": "mlp", "optimiser": "newtn"}, "'newton', 'lbfgs'"),
-        ("learner", {"use": "imaml", "backbone": "mlp", "proximal": 0}, "learner: imaml needs proximal > 0"),
+        ("learner", {"use": "imaml", "backbone": "mlp", "proximal": 0}, r"imaml.*proximal is 0, but a number above 0"),
     ],
 )
 def test_wrong_configuration_says_what_where_and_the_mend(kind, spec, message):

@@ -19,6 +19,7 @@ from metafluence.errors import InputError
 from metafluence.learners import Adaptation, MetaLearner
 from metafluence.linalg import Solver
 from metafluence.networks import LayerStack
+from metafluence.registry import NonNegative, Positive, check_fields
 from metafluence.runtime import component_fingerprint
 from metafluence.tasks import Level, Removal, TaskSet, Weights, check_level, check_removals
 
@@ -35,7 +36,7 @@ class BilevelProblem:
         memory_gib: bound on what kept graphs and batches of columns take. Results do not depend on it.
 
     Raises:
-        InputError: if l2 is negative, or the learner cannot be bound to the tasks.
+        InputError: if l2 or memory_gib is out of its bounds, or the learner cannot be bound to the tasks.
 
     Example:
         Two tasks of one support and one query instance each, and a network without adaptation:
@@ -56,16 +57,14 @@ class BilevelProblem:
 
     learner: MetaLearner
     tasks: TaskSet
-    l2: float
+    l2: NonNegative
     inner_solver: Solver
-    memory_gib: float = 2.0
+    memory_gib: Positive = 2.0
     _sizes: GraphSizes | None = field(default=None, repr=False)
     """Shared by problems made from one another; None: the learner is still to be bound."""
 
     def __post_init__(self) -> None:
-        if not self.l2 >= 0:
-            raise InputError(f"l2 is δ of the objective δ/2 ‖λ‖² and cannot be {self.l2}. Give a number of 0 or more.")
-        object.__setattr__(self, "l2", float(self.l2))
+        check_fields(self)
         if self._sizes is None:
             object.__setattr__(self, "learner", self.learner.bind(self.tasks))
             object.__setattr__(self, "_sizes", GraphSizes())

@@ -24,6 +24,7 @@ from metafluence.networks import (
     probe_module,
     weighted_mean,
 )
+from metafluence.registry import Count
 from metafluence.tasks import Batch, TaskSet
 
 
@@ -53,7 +54,7 @@ class NetworkLearner(MetaLearner):
     """
 
     backbone: Backbone | nn.Module
-    ways: int | None
+    ways: Count | None
     classifies: ClassVar[bool] = True
     regresses: ClassVar[bool] = True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
@@ -68,5 +69,18 @@ def pooled_size(name: str, input_shape: torch.Size, times: int) -> tuple[int, in
 
 
 def build_module(backbone: Backbone | nn.Module, input_shape: torch.Size, outputs: int | None) -> nn.Module:
-    """A module from a recipe; a module of the user's own is taken as it is."""
-    return backbone.module(input_shape, outputs) if isinstance(backbone, Backbone) else backbone
+    """A module from a recipe; a module of the user's own is taken as it is.
+
+    Raises InputError for a recipe whose module does not fit into memory.
+    """
+    if not isinstance(backbone, Backbone):
+        return backbone
+    try:
+        return backbone.module(input_shape, outputs)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not re.search("memory|allocate|overflow", str(error)):
+            raise
+        wanted = "features" if outputs is None else f"{outputs} outputs"
+        raise InputError(
+            f"The backbone {backbone} with {wanted} does not fit into memory. Give it smaller widths, or fewer outputs."
+        ) from error

@@ -16,7 +16,7 @@ from metafluence.registry.bounds import (
     shown_type,
 )
 from metafluence.registry.catalogue import build, default_registry
-from metafluence.registry.component import Component
+from metafluence.registry.component import Component, check_fields
 from metafluence.registry.parameters import truth_as_number
 from metafluence.registry.registry import Entry, Registry
 from metafluence.registry.yaml_text import parse_yaml, read_yaml

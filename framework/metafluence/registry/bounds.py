@@ -80,16 +80,25 @@ def limits(hint: Any) -> dict[str, float]:
 
 def is_number(hint: Any) -> bool:
     """Whether values of this type are numbers, or plain collections or choices that have some."""
-    return bool(leaves := list(_leaves(hint))) and all(t in _PLAIN for t in leaves) and bool({int, float} & {*leaves})
+    return _is_plain(hint) and bool({int, float} & {*_leaves(hint)})
 
 
-_PLAIN = (int, float, bool, str, types.NoneType)
+def is_checked(hint: Any) -> bool:
+    """Whether values of this type can be checked as they stand: numbers, choices, truths, or plain collections."""
+    return _is_plain(hint) and bool({int, float, bool, typing.Literal} & {*_leaves(hint)})
+
+
+_PLAIN = (int, float, bool, str, types.NoneType, typing.Literal)
+
+
+def _is_plain(hint: Any) -> bool:
+    return all(leaf in _PLAIN for leaf in _leaves(hint))
 
 
 def _leaves(hint: Any) -> typing.Iterator[Any]:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Literal:
-        yield from ()
+        yield typing.Literal
     elif origin is Annotated:
         yield from _leaves(arguments[0])
     elif origin in (typing.Union, types.UnionType, tuple, list, dict):

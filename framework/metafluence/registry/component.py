@@ -1,4 +1,4 @@
-"""What every interface shares: the numbers of a component keep their bounds, however it is made."""
+"""What every interface shares: numbers and choices keep to what is declared, however a component is made."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 from pydantic import BaseModel
 
 from metafluence.errors import InputError
-from metafluence.registry.bounds import expected, is_number
+from metafluence.registry.bounds import expected, is_checked
 from metafluence.registry.parameters import Refusal, checked, model_of
 
 
 class Component:
-    """Base of every interface. Numeric fields are converted and held to the bounds of their annotations.
+    """Base of every interface. Numbers, truths and choices are converted and held to their annotations.
 
     A subclass declares bounds beside the type and writes no check of its own. A `__post_init__` of its own runs after
     the bounds are checked, and need not call this one.
@@ -50,8 +50,8 @@ class Component:
 
 
 def check_fields(component: Any) -> None:
-    """Convert the numeric fields of a dataclass and hold them to their bounds. Raises InputError for the first."""
-    hints, model = _numbers(type(component))
+    """Convert the plain fields of a dataclass and hold them to their annotations. Raises InputError for the first."""
+    hints, model = _checked(type(component))
     given = {name: getattr(component, name) for name in hints}
     try:
         values = checked(given, model)
@@ -66,12 +66,12 @@ def check_fields(component: Any) -> None:
 
 
 @cache
-def _numbers(cls: type) -> tuple[dict[str, Any], type[BaseModel]]:
-    """The annotations of the numeric fields, and the model that checks them."""
+def _checked(cls: type) -> tuple[dict[str, Any], type[BaseModel]]:
+    """The annotations of the fields that can be checked, and the model that checks them."""
     try:
         hints = typing.get_type_hints(cls, include_extras=True) if dataclasses.is_dataclass(cls) else {}
     except (NameError, TypeError, SyntaxError):  # the registry refuses such a class, naming the annotation
         hints = {}
     fields = [f.name for f in dataclasses.fields(cls) if f.init] if hints and dataclasses.is_dataclass(cls) else []
-    numeric = {name: hints[name] for name in fields if is_number(hints[name])}
-    return numeric, model_of(numeric)
+    plain = {name: hints[name] for name in fields if is_checked(hints[name])}
+    return plain, model_of(plain)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from metafluence.errors import ConfigError, nearest
-from metafluence.registry import Positive, Seed, read_yaml, truth_as_number
+from metafluence.registry import NonNegative, Positive, Seed, read_yaml, truth_as_number
 from metafluence.runtime import device_name
 from metafluence.tasks import Corruption, Episodes, Level
 
@@ -44,9 +44,9 @@ class TruthConfig(_Strict):
     """
 
     items: Annotated[int, Field(ge=2, le=10**9)] | Literal["all"] = 64
-    subsets: int = Field(default=0, ge=0, le=10**6)
-    subset_share: float = Field(default=0.5, gt=0, lt=1)
-    seeds: int = Field(default=0, ge=0, le=10**4)
+    subsets: Annotated[int, Field(ge=0, le=10**6)] = 0
+    subset_share: Share = 0.5
+    seeds: Annotated[int, Field(ge=0, le=10**4)] = 0
     start: Literal["warm", "cold"] = "warm"
 
 
@@ -74,7 +74,7 @@ class DampingConfig(_Strict):
     no targets of any method's scores, so that nothing in a row is measured on tasks that had a part in it.
     """
 
-    values: list[Annotated[float, Field(ge=0, le=1e15)]] = Field([0.0, 0.01, 0.1, 1.0, 10.0], min_length=1)
+    values: list[NonNegative] = Field([0.0, 0.01, 0.1, 1.0, 10.0], min_length=1)
     share: Share = 0.5
 
 

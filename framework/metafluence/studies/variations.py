@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from metafluence.errors import ConfigError, nearest
-from metafluence.registry import Seed
+from metafluence.registry import NonNegative, Seed, Share
 from metafluence.studies.config import StudyConfig, check, listed, no_field, parse_study, read_mapping
 from metafluence.studies.overrides import changed
 from metafluence.tasks import Level
@@ -51,8 +51,8 @@ class PublishedRow(BaseModel):
     """What is published of one method."""
 
     model_config = ConfigDict(extra="forbid")
-    accuracy: float | None = None
-    seconds: float | None = None
+    accuracy: Share | None = None
+    seconds: NonNegative | None = None
 
 
 class Published(BaseModel):

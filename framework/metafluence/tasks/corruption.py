@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from metafluence.errors import InputError
+from metafluence.registry import Component, NonNegative, Share
 from metafluence.tasks.task_set import Batch, TaskSet
 
 
 @dataclass(frozen=True)
-class Corruption:
+class Corruption(Component):
     """What is done to a random `fraction` of the tasks.
 
     kind: `query-labels` and `support-labels` give a share `strength` of that half's instances the label of another
@@ -27,16 +28,17 @@ class Corruption:
     """
 
     kind: Literal["query-labels", "support-labels", "noise"] = "query-labels"
-    fraction: float = 0.3
-    strength: float | tuple[float, float] = 0.5
+    fraction: Share = 0.3
+    strength: NonNegative | tuple[NonNegative, NonNegative] = 0.5
 
     def __post_init__(self) -> None:
-        if not 0 <= self.fraction <= 1:
-            raise InputError(f"corruption.fraction is a share between 0 and 1, not {self.fraction}.")
         low, high = self.strengths
-        if not 0 <= low <= high or (self.kind != "noise" and high > 1):
-            wanted = "a standard deviation, 0 or more," if self.kind == "noise" else "a share between 0 and 1,"
-            raise InputError(f"corruption.strength is {self.strength}; {wanted} or two of them in order, is expected.")
+        if low > high:
+            raise InputError(f"corruption.strength is {self.strength}; of two strengths, give the smaller one first.")
+        if self.kind != "noise" and high > 1:
+            raise InputError(
+                f"corruption.strength is {self.strength}, but of {self.kind} it is a share. Give one between 0 and 1."
+            )
 
     @property
     def strengths(self) -> tuple[float, float]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from metafluence import Backbone, InputError, activation, norm, pooled_size, pooling
+from metafluence import Backbone, Count, activation, norm, pooled_size, pooling
 
 
 @dataclass(frozen=True)
@@ -18,14 +18,10 @@ class Conv4(Backbone):
     batch, relu and max; the defaults are smooth and treat each instance alone, as influence functions want it.
     """
 
-    width: int = 64
+    width: Count = 64
     norm: str = "group"
     activation: str = "silu"
     pooling: str = "average"
-
-    def __post_init__(self) -> None:
-        if self.width < 1:
-            raise InputError(f"conv4 needs width >= 1; it is {self.width}. The field's is 64.")
 
     def module(self, input_shape: torch.Size, outputs: int | None) -> nn.Module:
         height, width = pooled_size("conv4", input_shape, 4)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from metafluence import Backbone, InputError, activation, norm, pooled_size, pooling
+from metafluence import Backbone, Count, InputError, activation, norm, pooled_size, pooling
 
 
 @dataclass(frozen=True)
@@ -18,14 +18,14 @@ class ResNet12(Backbone):
     norm: as in conv4. Its leaky-relu has no second derivative; where influence is to be exact, take silu.
     """
 
-    widths: tuple[int, ...] = (64, 160, 320, 640)
+    widths: tuple[Count, ...] = (64, 160, 320, 640)
     norm: str = "group"
     activation: str = "leaky-relu"
     pooling: str = "average"
 
     def __post_init__(self) -> None:
-        if not self.widths or min(self.widths) < 1:
-            raise InputError(f"resnet12 needs one width >= 1 per block; widths are {list(self.widths)}.")
+        if not self.widths:
+            raise InputError("resnet12 has no block: widths is empty. Give one width for each block, as [64, 160].")
 
     def module(self, input_shape: torch.Size, outputs: int | None) -> nn.Module:
         pooled_size("resnet12", input_shape, len(self.widths))

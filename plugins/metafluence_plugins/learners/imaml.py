@@ -10,11 +10,12 @@ from metafluence import (
     Adaptation,
     Backbone,
     Batch,
+    Count,
     ImplicitLearner,
-    InputError,
     LayeredLoss,
     NetworkLearner,
     Optimiser,
+    Positive,
     layered_loss,
     minimise_inner,
     weighted_mean,
@@ -32,15 +33,11 @@ class IMAML(NetworkLearner, ImplicitLearner):
     """
 
     backbone: Backbone | nn.Module
-    proximal: float = 1.0
+    proximal: Positive = 1.0
     optimiser: Optimiser = "auto"
-    max_iterations: int = 500
-    tolerance: float | None = None
-    ways: int | None = None
-
-    def __post_init__(self) -> None:
-        if not self.proximal > 0:
-            raise InputError(f"imaml needs proximal > 0 to hold θ near λ; it is {self.proximal}. Try 1.0.")
+    max_iterations: Count = 500
+    tolerance: Positive | None = None
+    ways: Count | None = None
 
     @property
     def layered(self) -> bool:

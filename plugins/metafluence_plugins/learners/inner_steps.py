@@ -9,7 +9,7 @@ import torch
 from higher.optim import DifferentiableAdam, DifferentiableOptimizer, DifferentiableSGD
 from torch import Tensor
 
-from metafluence import Adaptation, Batch, InputError, NetworkLearner
+from metafluence import Adaptation, Batch, Count, NetworkLearner, Positive
 
 StepRule = Literal["sgd", "adam"]
 
@@ -17,16 +17,9 @@ StepRule = Literal["sgd", "adam"]
 class StepLearner(NetworkLearner):
     """A dataclass with the fields `steps`, `rate` and `first_order`, whose `unroll` takes those steps."""
 
-    steps: int
-    rate: float
+    steps: Count
+    rate: Positive
     first_order: bool
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or not self.rate > 0:
-            raise InputError(
-                f"{type(self).__name__.lower()} needs steps >= 1 and rate > 0; they are {self.steps} and {self.rate}. "
-                "Try 5 and 0.1."
-            )
 
     @property
     def unrolls(self) -> bool:

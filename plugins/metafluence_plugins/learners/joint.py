@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from metafluence import Adaptation, Backbone, Batch, NetworkLearner
+from metafluence import Adaptation, Backbone, Batch, Count, NetworkLearner
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,7 +17,7 @@ class Joint(NetworkLearner):
     """
 
     backbone: Backbone | nn.Module
-    ways: int | None = None
+    ways: Count | None = None
 
     @property
     def encodes(self) -> bool:

@@ -15,10 +15,11 @@ from metafluence import (
     Adaptation,
     Backbone,
     Batch,
+    Count,
     DenseOperator,
     ImplicitLearner,
-    InputError,
     LayeredLoss,
+    Positive,
     cross_entropy,
     minimise_newton,
     weighted_mean,
@@ -36,15 +37,11 @@ class LogisticHead(LinearHead, ImplicitLearner):
     """
 
     backbone: Backbone | nn.Module
-    penalty: float = 0.1
-    ways: int | None = None
-    tolerance: float | None = None
+    penalty: Positive = 0.1
+    ways: Count | None = None
+    tolerance: Positive | None = None
 
     regresses: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        if not self.penalty > 0:
-            raise InputError(f"logistic-head needs penalty > 0 for a unique head; it is {self.penalty}. Try 0.1.")
 
     @property
     def layered(self) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from metafluence import Backbone, Batch, InputError, weighted_mean
+from metafluence import Backbone, Batch, Count, InputError, Positive, weighted_mean
 from metafluence_plugins.learners.inner_steps import StepLearner, StepRule, descend
 from metafluence_plugins.learners.joint import Joint
 
@@ -23,12 +23,12 @@ class MAML(StepLearner):
     """
 
     backbone: Backbone | nn.Module
-    steps: int = 5
-    rate: float = 0.1
+    steps: Count = 5
+    rate: Positive = 0.1
     rule: StepRule = "sgd"
     learn_rates: bool = False
     first_order: bool = False
-    ways: int | None = None
+    ways: Count | None = None
 
     @property
     def shares_space(self) -> bool:

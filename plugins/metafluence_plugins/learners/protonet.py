@@ -14,9 +14,11 @@ from metafluence import (
     Adaptation,
     Backbone,
     Batch,
+    Count,
     DenseOperator,
     ImplicitLearner,
-    InputError,
+    NonNegative,
+    Positive,
     RemovalError,
     weighted_mean,
 )
@@ -34,18 +36,12 @@ class ProtoNet(FeatureLearner, ImplicitLearner):
     """
 
     backbone: Backbone | nn.Module
-    shrinkage: float = 0.0
-    temperature: float = 1.0
+    shrinkage: NonNegative = 0.0
+    temperature: Positive = 1.0
     differentiation: Literal["unrolled", "implicit"] = "unrolled"
-    ways: int | None = None
+    ways: Count | None = None
 
     regresses: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        if not self.shrinkage >= 0 or not self.temperature > 0:
-            raise InputError(
-                f"protonet needs shrinkage >= 0 and temperature > 0; they are {self.shrinkage} and {self.temperature}."
-            )
 
     @property
     def unrolls(self) -> bool:

@@ -15,9 +15,10 @@ from metafluence import (
     Adaptation,
     Backbone,
     Batch,
+    Count,
     DenseOperator,
     ImplicitLearner,
-    InputError,
+    Positive,
     weighted_mean,
 )
 from metafluence_plugins.learners.linear_head import LinearHead, with_one
@@ -34,18 +35,11 @@ class RidgeHead(LinearHead, ImplicitLearner):
     """
 
     backbone: Backbone | nn.Module
-    ridge: float = 0.1
-    scale: float = 10.0
+    ridge: Positive = 0.1
+    scale: Positive = 10.0
     learn: bool = True
     differentiation: Literal["unrolled", "implicit"] = "unrolled"
-    ways: int | None = None
-
-    def __post_init__(self) -> None:
-        if not self.ridge > 0 or not self.scale > 0:
-            raise InputError(
-                f"ridge-head needs ridge > 0 for a unique head and scale > 0; they are {self.ridge} and {self.scale}. "
-                "Try 0.1 and 10."
-            )
+    ways: Count | None = None
 
     @property
     def unrolls(self) -> bool:
