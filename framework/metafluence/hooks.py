@@ -16,6 +16,8 @@ from typing import Any
 
 import pluggy
 
+from metafluence.errors import RegistryError, unknown
+
 PROJECT = "metafluence"
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
@@ -41,8 +43,30 @@ class Specs:
         """Called when the report of a metafluence.StudyResult is written; `path` is the page."""
 
 
-def new_manager() -> pluggy.PluginManager:
+NAMES = tuple(name for name in vars(Specs) if name.startswith(f"{PROJECT}_"))
+
+
+class Manager(pluggy.PluginManager):
+    """Plugins by name. One with a hook that there is not, or that is not marked as one, is refused: it would never be
+    called.
+    """
+
+    def register(self, plugin: Any, name: str | None = None) -> str | None:
+        """Raises RegistryError with the nearest names of hooks, or with what to write above the function."""
+        for attribute in dir(plugin):
+            marked = self.parse_hookimpl_opts(plugin, attribute) is not None
+            if marked and attribute not in NAMES:
+                raise RegistryError(unknown("hook", attribute, NAMES))
+            if attribute in NAMES and not marked:
+                raise RegistryError(
+                    f"{attribute} is not marked as a hook, so it would never be called. Write @hookimpl above it, from "
+                    "metafluence.hooks import hookimpl."
+                )
+        return super().register(plugin, name)
+
+
+def new_manager() -> Manager:
     """A plugin manager that knows these hooks and has no plugin yet."""
-    manager = pluggy.PluginManager(PROJECT)
+    manager = Manager(PROJECT)
     manager.add_hookspecs(Specs)
     return manager

@@ -44,6 +44,18 @@ def test_a_learner_may_call_its_own_attributes_as_it_likes():
     assert (point.learner._loss, point.learner._network, point.learner._width) == ("mine", "too", "and this")
 
 
+INTERFACES = (
+    *(mf.MetaLearner, mf.NetworkLearner, mf.ImplicitLearner, mf.AttributionMethod, mf.Solver, mf.Preconditioner),
+    *(mf.Curvature, mf.Trainer, mf.Executor, mf.RemoteExecutor, mf.Dataset, mf.LabelledDataset, mf.Backbone),
+)
+
+
+@pytest.mark.parametrize("interface", INTERFACES, ids=lambda c: c.__name__)
+def test_no_interface_has_private_names_that_a_component_could_take_by_accident(interface):
+    names = {name for base in interface.__mro__ for name in vars(base) if name.startswith("_")}
+    assert {name for name in names if not name.startswith("__")} <= {"_abc_impl"}
+
+
 def test_an_unbound_learner_says_so():
     with pytest.raises(InputError, match="does not know its tasks yet"):
         _ = Joint(nn.Linear(3, 2)).meta_size

@@ -166,11 +166,11 @@ def test_a_backbone_that_memory_cannot_hold_is_refused(backbone):
         (mf.Tolerance, "a number above 0 and below 1"),
         (mf.Count | None, "a whole number at least 1 and at most 1e9 or none"),
         (Annotated[int, Field(ge=2)], "a whole number at least 2"),
-        (
-            tuple[mf.Share, mf.Share],
-            "a list of 2: a number at least 0 and at most 1, a number at least 0 and at most 1",
-        ),
+        (tuple[mf.Share, mf.Share], "a list of 2, each a number at least 0 and at most 1"),
+        (tuple[int, float], "a list of 2: a whole number, a number"),
         (tuple[int, ...], "a list, each a whole number"),
+        (Annotated[list[str], Field(min_length=1)], "a list of one or more, each a text"),
+        (Annotated[str, Field(description="a word")], "a word"),
         (typing.Literal["a", "b"], "'a' or 'b'"),
     ],
 )

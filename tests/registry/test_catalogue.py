@@ -1,6 +1,7 @@
 """Catalogues of the user's own: what is refused, and that a one-file component works anywhere."""
 
 import itertools
+import re
 import subprocess
 import sys
 import textwrap
@@ -14,6 +15,7 @@ from joblib import Parallel, delayed
 from metafluence import ConfigError, InputError, RegistryError, UnknownNameError, default_registry, package_files
 from metafluence.registry.registry import PROGRAM, Registry
 from metafluence_plugins.solvers.cg import CG
+from refusals import refused
 
 PART = '''
 from __future__ import annotations
@@ -82,10 +84,8 @@ MINE = "components: {backbone: {mine: {at: './part.py:Part', about: x}}}"
     ],
 )
 def test_a_wrong_catalogue_names_the_file_and_what_is_wrong(tmp_path, text, message):
-    with pytest.raises(RegistryError) as caught:
+    with refused(f"{re.escape(str(tmp_path / 'registry.yaml'))}.*{re.escape(message)}", RegistryError):
         overlay(tmp_path, text)
-    assert str(tmp_path / "registry.yaml") in str(caught.value)
-    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["", "# nothing yet\n", "components:\n", "components: {solver: }\ndisabled:\n"])
@@ -152,10 +152,8 @@ def test_an_overlay_file_comes_after_the_folder(tmp_path):
     ],
 )
 def test_a_class_that_is_no_component_says_what_to_write(tmp_path, change, message):
-    with pytest.raises(RegistryError) as caught:
+    with refused(f"{re.escape(str(tmp_path / 'part.py'))}.*{re.escape(message)}", RegistryError):
         overlay(tmp_path, MINE, PART.replace(*change)).load("backbone", "mine")
-    assert message in str(caught.value)
-    assert str(tmp_path / "part.py") in str(caught.value)
 
 
 def test_a_subclass_without_the_decorator_would_lose_its_fields(tmp_path):

@@ -62,6 +62,14 @@ BROKEN = {
     ),
     "taken": (REGISTER.format(name="cg", at=HERE), "has already"),
     "nowhere": (REGISTER.format(name="half-done", at="not_there_at_all:X"), "no module not_there_at_all"),
+    "misspelt": (
+        "from metafluence.hooks import hookimpl\n@hookimpl\ndef metafluence_run_finnished(study, run): pass",
+        "Unknown hook 'metafluence_run_finnished'. Did you mean 'metafluence_run_finished'",
+    ),
+    "unmarked": (
+        "def metafluence_run_finished(study, run): pass",
+        "metafluence_run_finished is not marked as a hook, so it would never be called. Write @hookimpl above it",
+    ),
     "arguments": (
         "from metafluence.hooks import hookimpl\n@hookimpl\ndef metafluence_study_started(nonsense): pass",
         "nonsense",

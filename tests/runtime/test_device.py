@@ -63,7 +63,7 @@ def test_the_pretended_device_refuses_what_a_gpu_would():
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "CPU"])
 def test_a_device_that_is_none_is_refused_by_the_schema(name):
-    with pytest.raises(mf.ConfigError, match=r"device is .* Devices are cpu, cuda, cuda:N"):
+    with pytest.raises(mf.ConfigError, match=r"device is .* Give cpu, cuda, cuda:N"):
         mf.parse_study({**BASE, "device": name})
 
 

@@ -14,6 +14,7 @@ import metafluence as mf
 from metafluence import DataError
 from metafluence_plugins.datasets.images import decode
 from metafluence_plugins.datasets.pickles import load_pickle
+from refusals import refused
 
 IMAGES = np.arange(4 * 4 * 4, dtype=np.uint8).reshape(4, 4, 4)
 LABELS = np.array([0, 0, 1, 1])
@@ -54,15 +55,15 @@ ARRAYS = {
     "alpha": ({"images": np.zeros((4, 3, 3, 4), np.uint8)}, r"\[4, 3, 3, 4\], so .* alpha.*\[n, h, w, 3\]"),
     "nan-images": ({"images": np.full((4, 2, 2), np.nan)}, "images has NaN or infinite values. Remove or fill"),
     "infinite": ({"images": np.full((4, 2, 2), np.inf)}, "images has NaN or infinite values. Remove or fill"),
-    "fewer": ({"labels": LABELS[:3]}, "has 4 inputs but 3 labels. They must be equally many"),
-    "past-names": ({"classes": np.array(["a"])}, "has the label 1 but only 1 classes"),
-    "negative": ({"labels": LABELS - 1, "classes": np.array(["a", "b"])}, "has the label .* but only 2 classes"),
+    "fewer": ({"labels": LABELS[:3]}, "has 4 inputs but 3 labels. Save as many of both"),
+    "past-names": ({"classes": np.array(["a"])}, "has the label 1, but its 1 names in classes are for 0 to 0. Save"),
+    "negative": ({"labels": LABELS - 1, "classes": np.array(["a", "b"])}, "has the label -1, but its 2 names"),
 }
 
 
 @pytest.mark.parametrize(("arrays", "message"), ARRAYS.values(), ids=ARRAYS)
 def test_arrays_that_cannot_be_meant_are_refused(tmp_path, arrays, message):
-    with pytest.raises(DataError, match=message):
+    with refused(message, DataError):
         npz(tmp_path, **arrays)
 
 
@@ -81,7 +82,7 @@ FILES = {
 
 @pytest.mark.parametrize(("content", "message"), FILES.values(), ids=FILES)
 def test_files_that_are_no_archives_are_refused(tmp_path, content, message):
-    with pytest.raises(DataError, match=message):
+    with refused(message, DataError):
         raw(tmp_path, content)
 
 
@@ -92,7 +93,7 @@ def test_an_encrypted_archive_is_refused(tmp_path):
         content[at + 8] |= 1
         content[int.from_bytes(content[at + 42 : at + 46], "little") + 6] |= 1
         at = content.find(b"PK\x01\x02", at + 1)
-    with pytest.raises(DataError, match=r"d\.npz cannot be read.*encrypted.*without a password"):
+    with refused(r"d\.npz cannot be read.*encrypted.*without a password", DataError):
         raw(tmp_path, bytes(content))
 
 
@@ -169,7 +170,7 @@ PICTURES = {
 @pytest.mark.parametrize(("image", "kind", "message"), PICTURES.values(), ids=PICTURES)
 def test_images_without_a_range_are_refused(tmp_path, image, kind, message):
     image.save(tmp_path / f"a.{kind}")
-    with pytest.raises(DataError, match=message):
+    with refused(message, DataError):
         decode(tmp_path / f"a.{kind}", f"a.{kind}", "L")
 
 
@@ -185,7 +186,7 @@ BROKEN = {
 @pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
 def test_files_that_are_no_images_are_refused(tmp_path, content):
     (tmp_path / "a.png").write_bytes(content)
-    with pytest.raises(DataError, match=r"a\.png cannot be read as an image: .*Replace or remove the file"):
+    with refused(r"a\.png cannot be read as an image: .*Replace or remove the file", DataError):
         decode(tmp_path / "a.png", "a.png", "L")
 
 
@@ -233,7 +234,10 @@ def test_an_image_that_is_listed_twice_is_there_once(tmp_path):
 
 LISTS = {
     "split": ({"val": "b.png,dog"}, r"val\.csv lists the class 'dog', which an earlier list has too. Keep it in one"),
-    "head": ({"head": "file,class"}, r"train\.csv has the columns \['file', 'class'\]; filename and label are needed"),
+    "head": (
+        {"head": "file,class"},
+        r"train\.csv has the columns \['file', 'class'\]; its first line needs filename and label. Add it",
+    ),
     "cut": ({"train": "a.png"}, r"train\.csv, line 2 has no filename or no label. It may be cut short"),
     "latin": ({"train": "a.png,bäckerei", "encoding": "latin-1"}, r"train\.csv cannot be read as a list of images"),
     "utf-16": ({"encoding": "utf-16"}, r"train\.csv cannot be read as a list of images"),
@@ -242,7 +246,7 @@ LISTS = {
 
 @pytest.mark.parametrize(("given", "message"), LISTS.values(), ids=LISTS)
 def test_lists_that_cannot_be_meant_are_refused(tmp_path, given, message):
-    with pytest.raises(DataError, match=message):
+    with refused(message, DataError):
         lists(tmp_path, **given)
 
 

@@ -582,7 +582,7 @@ def test_npz_names_classes_and_leaves_some_out(tmp_path):
     with pytest.raises(DataError, match="no class 'dog' to leave out; it has ant, bee, cat"):
         load("npz", tmp_path, path="d.npz", without=["dog"])
     np.savez(tmp_path / "d.npz", images=images, labels=[0, 1, 2, 0, 1, 3], classes=["cat", "ant", "bee"])
-    with pytest.raises(DataError, match="label 3 but only 3 classes"):
+    with pytest.raises(DataError, match="label 3, but its 3 names in classes are for 0 to 2"):
         load("npz", tmp_path, path="d.npz")
 
 

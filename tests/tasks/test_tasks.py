@@ -81,7 +81,7 @@ def test_removing_sets_one_weight_to_zero_and_no_other(tasks, data):
 
 def test_weights_name_an_item_that_is_not_there():
     tasks = TaskSet.stack([task("a"), task("b")])
-    with pytest.raises(InputError, match="no task item 2: items run from 0 to 1"):
+    with pytest.raises(InputError, match="no task item 2: give one from 0 to 1"):
         Weights.ones(tasks).without("task", 2)
     with pytest.raises(InputError, match="no level 'tasks'"):
         Weights.ones(tasks).without("tasks", 0)  # type: ignore[arg-type]

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 import metafluence as mf
-from metafluence.testing import failures, learner_failures, method_suite, solver_suite
+from metafluence.testing import failures, learner_failures, learner_suite, method_failures, method_suite, solver_suite
+from parts import LEARNERS
+from refusals import refused
 
 REGISTRY = mf.default_registry()
 # Steps that suffice for these operators, where the defaults are made for larger ones.
@@ -67,6 +69,31 @@ del _suite
 @pytest.mark.parametrize("name", REGISTRY.names("solver"))
 def test_every_registered_solver_is_here(name):
     assert "Test" + name.title().replace("-", "") in globals()
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda: method_suite(mf.build("method", "loss"), skip={"sgin"}), "Unknown check of methods 'sgin'. .* 'sign'"),
+        (lambda: method_suite(mf.build("method", "loss"), skip="sgin"), "Unknown check of methods 'sgin'. .* 'sign'"),
+        (
+            lambda: method_suite(mf.build("method", "loss"), learner="mamml"),
+            "Unknown learner of worlds 'mamml'. .*'maml'",
+        ),
+        (lambda: method_failures(mf.build("method", "loss"), ["ordr"]), "Unknown check of methods 'ordr'. .*'order'"),
+        (
+            lambda: learner_suite(LEARNERS["joint"](), skip=["abscence"]),
+            "Unknown check of learners 'abscence'. .*absence",
+        ),
+        (
+            lambda: learner_failures(LEARNERS["joint"](), ["abscence"]),
+            "Unknown check of learners 'abscence'. .*absence",
+        ),
+    ],
+)
+def test_a_check_that_there_is_not_is_refused(ask, message):
+    with refused(message):
+        ask()
 
 
 def test_the_examples_keep_the_contract():

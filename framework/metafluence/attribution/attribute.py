@@ -28,6 +28,7 @@ def _check_items(method: AttributionMethod, scores: Scores, context: Context) ->
     if len(scores.values) != context.items:
         raise InputError(
             f"{name} returned {len(scores.values)} rows of scores for {context.items} items of level {context.level!r}."
+            " Return one for each item."
         )
 
 

@@ -243,14 +243,19 @@ def _check_scores(name: str, found: Scores, targets: Targets) -> None:
     values = found.values
     if values.ndim != 2 or values.shape[1] != targets.count or not values.is_floating_point():
         raise InputError(
-            f"{name} returned scores of shape {list(values.shape)} and type {values.dtype}. They must be real, of "
+            f"{name} returned scores of shape {list(values.shape)} and type {values.dtype}. Return real ones of "
             f"shape [items, {targets.count}]: a column for each target."
         )
     if found.units not in get_args(Units):
-        raise InputError(f"{name} returned scores in units {found.units!r}; units are {', '.join(get_args(Units))}.")
+        raise InputError(
+            f"{name} returned scores in units {found.units!r}. Set units to one of {', '.join(get_args(Units))}."
+        )
     if found.solve.converged and not bool(values.isfinite().all()):
         count = int((~values.isfinite()).sum())
-        raise InputError(f"{name} returned {count} scores that are not finite, and reported no failed solve.")
+        raise InputError(
+            f"{name} returned {count} scores that are not finite, and reported no failed solve. Return finite ones, or "
+            "a solve report that says what failed."
+        )
 
 
 def check_context(method: AttributionMethod, context: Context) -> None:
@@ -258,7 +263,7 @@ def check_context(method: AttributionMethod, context: Context) -> None:
     name = type(method).__name__
     if context.level not in method.levels:
         known = ", ".join(level for level in LEVELS if level in method.levels)
-        raise InputError(f"{name} does not support level {context.level!r}; its levels are {known}.")
+        raise InputError(f"{name} does not support level {context.level!r}; its levels are {known}. Give one of these.")
     if method.needs_checkpoints and not context.checkpoints:
         raise InputError(
             f"{name} works on checkpoints of meta-training and there are none. In a study, name a trainer that keeps "

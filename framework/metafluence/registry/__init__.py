@@ -13,6 +13,8 @@ from metafluence.registry.bounds import (
     Share,
     Tolerance,
     Whole,
+    expected,
+    field_names,
     shown_type,
 )
 from metafluence.registry.catalogue import build, default_registry

@@ -6,6 +6,7 @@ constraints: `Annotated[int, Field(ge=2, le=64)]`. A test reads every shipped co
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import types
 import typing
@@ -59,23 +60,40 @@ def expected(hint: Any) -> str:
     """An annotation in words: "a number above 0 and below 1"."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        return f"{expected(arguments[0])} {' and '.join(_words(hint))}".rstrip()
+        said = next((extra.description for extra in arguments[1:] if _is_field(extra) and extra.description), None)
+        words = said or f"{expected(arguments[0])} {' and '.join(_words(hint))}".rstrip()
+        return words.replace("a list,", "a list of one or more,", 1) if _constraints(hint, "min_length") else words
     if origin in (typing.Union, types.UnionType):
         return " or ".join(expected(a) for a in arguments)
     if origin is typing.Literal:
         return " or ".join(repr(a) for a in arguments)
     if origin is tuple and arguments[-1:] != (...,):
-        return f"a list of {len(arguments)}: {', '.join(map(expected, arguments))}"
+        each = [expected(a) for a in arguments]
+        alike = len({*each}) == 1
+        return f"a list of {len(each)}, each {each[0]}" if alike else f"a list of {len(each)}: {', '.join(each)}"
     if origin in (tuple, list):
         return f"a list, each {expected(arguments[0])}"
+    return _named(hint)
+
+
+def _named(hint: Any) -> str:
+    """A single type in words."""
+    if fields := field_names(hint):
+        return f"a mapping with any of {', '.join(fields)},"
     named = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", types.NoneType: "none"}
-    return named.get(hint) or (getattr(hint, "__name__", None) if not arguments else None) or str(hint)
+    return named.get(hint) or (str(hint) if typing.get_args(hint) else getattr(hint, "__name__", str(hint)))
+
+
+def field_names(hint: Any) -> list[str]:
+    """The fields of a dataclass or of a pydantic model; none of any other type."""
+    if dataclasses.is_dataclass(hint):
+        return [f.name for f in dataclasses.fields(hint)]
+    return list(getattr(hint, "model_fields", ()))
 
 
 def limits(hint: Any) -> dict[str, float]:
     """The constraints of an Annotated number by their names in pydantic: gt, ge, lt, le."""
-    metadata = [m for extra in typing.get_args(hint)[1:] for m in (extra.metadata if _is_field(extra) else [extra])]
-    return {name: getattr(m, name) for m in metadata for name in ("gt", "ge", "lt", "le") if hasattr(m, name)}
+    return _constraints(hint, "gt", "ge", "lt", "le")
 
 
 def is_number(hint: Any) -> bool:
@@ -107,6 +125,11 @@ def _leaves(hint: Any) -> typing.Iterator[Any]:
                 yield from _leaves(argument)
     else:
         yield hint
+
+
+def _constraints(hint: Any, *names: str) -> dict[str, float]:
+    metadata = [m for extra in typing.get_args(hint)[1:] for m in (extra.metadata if _is_field(extra) else [extra])]
+    return {name: getattr(m, name) for m in metadata for name in names if hasattr(m, name)}
 
 
 def _is_field(extra: Any) -> typing.TypeGuard[FieldInfo]:

@@ -66,7 +66,9 @@ def read_catalogue(registry: Registry, file: Path, origin: str) -> None:
     for kind, names in _mapping(raw.get("disabled") or {}, file, "disabled").items():
         _check_kind(registry, file, kind)
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise RegistryError(f"{file}: disabled.{kind} is {names!r}; a list of names is expected, as [cg, exact].")
+            raise RegistryError(
+                f"{file}: disabled.{kind} is {names!r}; a list of names is expected. Write one, as [cg, exact]."
+            )
         for name in names:
             with _named(file, f"disabled.{kind}"):
                 registry.disable(kind, name)
@@ -107,7 +109,7 @@ def _add(registry: Registry, file: Path, kind: str, name: str, spec: dict[str, A
 
 def _check_preset(file: Path, where: str, spec: dict[str, Any]) -> None:
     if not isinstance(spec["use"], str):
-        raise RegistryError(f"{file}, {where}: use is {spec['use']!r}; the name of one component is expected.")
+        raise RegistryError(f"{file}, {where}: use is {spec['use']!r}; the name of one component is expected. Give it.")
     if "at" in spec:
         raise RegistryError(f"{file}, {where}: say at: for a class or use: for a preset of a component, not both.")
     _check_words(file, where, spec, ("about",))
@@ -116,10 +118,14 @@ def _check_preset(file: Path, where: str, spec: dict[str, Any]) -> None:
 def _check_words(file: Path, where: str, spec: dict[str, Any], texts: tuple[str, ...] = ("about", "paper")) -> None:
     for key in texts:
         if not isinstance(spec.get(key, ""), str):
-            raise RegistryError(f"{file}, {where}: {key} is {spec[key]!r}; one line of text is expected.")
+            raise RegistryError(
+                f"{file}, {where}: {key} is {spec[key]!r}; one line of text is expected. Give it in quotes."
+            )
     # "no" in quotes is a text, which Python would take for true.
     if not isinstance(spec.get("override", False), bool):
-        raise RegistryError(f"{file}, {where}: override is {spec['override']!r}; true or false is expected.")
+        raise RegistryError(
+            f"{file}, {where}: override is {spec['override']!r}; true or false is expected. Write it without quotes."
+        )
 
 
 def _add_presets(registry: Registry, file: Path, waiting: list[tuple[str, str, dict[str, Any]]]) -> None:
@@ -129,7 +135,9 @@ def _add_presets(registry: Registry, file: Path, waiting: list[tuple[str, str, d
         ready = [w for w in waiting if (w[0], w[2]["use"]) not in pending or w[2]["use"] == w[1]]
         if not ready:
             names = ", ".join(f"{kind} {name}" for kind, name, _ in waiting)
-            raise RegistryError(f"{file}: these presets stand on each other in a circle: {names}.")
+            raise RegistryError(
+                f"{file}: these presets stand on each other in a circle: {names}. Let one of them stand on a component."
+            )
         for kind, name, spec in ready:
             params = {k: v for k, v in spec.items() if k not in ("use", "about", "override")}
             with _named(file, f"components.{kind}.{name}"):
@@ -197,7 +205,7 @@ def _named(file: Path, where: str) -> Iterator[None]:
 
 def _mapping(value: Any, file: Path, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise RegistryError(f"{file}: {where} is {value!r}; a mapping of names is expected.")
+        raise RegistryError(f"{file}: {where} is {value!r}; a mapping of names is expected. Write each as name: value.")
     for name in value:
         if not isinstance(name, str):  # YAML reads 3, on and no as a number and truth values
             raise RegistryError(f"{file}: {where} has the name {name!r}, which is no text. Put it in quotes.")

@@ -29,7 +29,7 @@ class Component:
         >>> Iterative(rtol=2)
         Traceback (most recent call last):
         ...
-        metafluence.errors.InputError: Iterative: rtol is 2, but a number above 0 and below 1 is expected.
+        metafluence.errors.InputError: Iterative: rtol is 2, but a number above 0 and below 1 is expected. Give one.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -58,7 +58,8 @@ def check_fields(component: Any) -> None:
     except Refusal as refusal:
         name = type(component).__name__
         raise InputError(
-            f"{name}: {refusal.name} is {given[refusal.name]!r}, but {expected(hints[refusal.name])} is expected."
+            f"{name}: {refusal.name} is {given[refusal.name]!r}, but {expected(hints[refusal.name])} is expected. Give "
+            "one."
         ) from refusal
     for name, value in values.items():
         if value is not given[name]:

@@ -60,7 +60,7 @@ def source_of(place: str) -> Path:
     if place.endswith(".py"):
         file = Path(place)
         if not file.is_file():
-            raise RegistryError(f"There is no file {place}. Paths in a registry.yaml are relative to it.")
+            raise RegistryError(f"There is no file {place}. Correct its path, which is relative to the registry.yaml.")
         return file
     try:
         spec = importlib.util.find_spec(place)
@@ -73,6 +73,21 @@ def source_of(place: str) -> Path:
     if not spec.origin.endswith(".py"):
         raise RegistryError(f"The module {place} has no Python source ({spec.origin}). Name one that has.")
     return Path(spec.origin)
+
+
+def imported_names(file: Path) -> set[str]:
+    """The first words of all modules that a file imports, relative ones left out; none where it is no Python."""
+    found: set[str] = set()
+    try:
+        tree = _parsed(file)
+    except RegistryError:  # importing it says more
+        return found
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            found.add(node.module.partition(".")[0])
+    return found
 
 
 def _definition(place: str, name: str) -> tuple[_Source, str, str]:
@@ -89,6 +104,8 @@ def _definition(place: str, name: str) -> tuple[_Source, str, str]:
         if module.startswith("."):
             package = place if file.name == "__init__.py" else place.rpartition(".")[0]
             module = _absolute(module, package, start)
+        elif place.endswith(".py") and (beside := Path(place).parent / f"{module}.py").is_file():
+            module = str(beside)
         place, file = module, source_of(module)
         source = _read(file, file.stat().st_mtime_ns)
     has = ", ".join(sorted(_read(start, start.stat().st_mtime_ns).classes)) or "none"
@@ -104,12 +121,7 @@ def _absolute(module: str, package: str, file: Path) -> str:
 
 @lru_cache(maxsize=256)
 def _read(file: Path, changed: int) -> _Source:
-    try:
-        tree = ast.parse(file.read_bytes(), str(file))  # bytes, so that a coding line is obeyed
-    except SyntaxError as error:
-        raise RegistryError(f"{file}, line {error.lineno}: {error.msg}. Correct the file.") from error
-    except ValueError as error:
-        raise RegistryError(f"{file} is no Python source: {error}. Correct the file.") from error
+    tree = _parsed(file)
     imported = {
         alias.asname or alias.name: ("." * node.level + (node.module or ""), alias.name)
         for node in tree.body
@@ -117,6 +129,15 @@ def _read(file: Path, changed: int) -> _Source:
         for alias in node.names
     }
     return _Source({node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}, imported)
+
+
+def _parsed(file: Path) -> ast.Module:
+    try:
+        return ast.parse(file.read_bytes(), str(file))  # bytes, so that a coding line is obeyed
+    except SyntaxError as error:
+        raise RegistryError(f"{file}, line {error.lineno}: {error.msg}. Correct the file.") from error
+    except ValueError as error:
+        raise RegistryError(f"{file} is no Python source: {error}. Correct the file.") from error
 
 
 def _lineage(source: _Source, place: str, name: str) -> list[ast.ClassDef]:

@@ -1,4 +1,4 @@
-"""Importing a component's class from an installed module or from a single file."""
+"""Importing a component's class from an installed module or from a file of the user's, with the files beside it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from types import ModuleType
 import cloudpickle
 
 from metafluence.errors import RegistryError, nearest
+from metafluence.registry.description import imported_names
 
 
 def import_class(at: str, what: str) -> type:
@@ -24,7 +25,7 @@ def import_class(at: str, what: str) -> type:
         raise
     except (Exception, SystemExit) as error:
         raise RegistryError(
-            f"Importing {what} failed: {type(error).__name__}: {error} ({_where(error, place)})."
+            f"Importing {what} failed: {type(error).__name__}: {error} ({_where(error, place)}). {_fix(error)}"
         ) from error
     cls = getattr(module, name, None)
     if not isinstance(cls, type):
@@ -33,6 +34,14 @@ def import_class(at: str, what: str) -> type:
         guess = f" Did you mean {close[0]!r}?" if close else ""
         raise RegistryError(f"{place} has no class {name!r}, wanted for {what}.{guess} It has: {', '.join(classes)}.")
     return cls
+
+
+def _fix(error: BaseException) -> str:
+    if isinstance(error, ModuleNotFoundError):
+        return f"Install the package that has {error.name}, or put {error.name}.py beside the file."
+    if isinstance(error, ImportError) and "relative import" in str(error):
+        return "Files beside each other are no package: write `from helper import name`, without the point."
+    return "Correct it there."
 
 
 def _where(error: BaseException, place: str) -> str:
@@ -48,7 +57,7 @@ def _where(error: BaseException, place: str) -> str:
 def _from_file(file: Path) -> ModuleType:
     """Import one file under a name that is its own, and let it travel by value: a worker process cannot import it."""
     if not file.is_file():
-        raise RegistryError(f"There is no file {file}. Paths in a registry.yaml are relative to it.")
+        raise RegistryError(f"There is no file {file}. Correct its path, which is relative to the registry.yaml.")
     name = f"metafluence_local_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:10]}"
     if name in sys.modules:
         return sys.modules[name]
@@ -56,11 +65,50 @@ def _from_file(file: Path) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    folder = str(file.resolve().parent)
+    if folder not in sys.path:
+        sys.path.append(folder)  # for good, as a function may import when it is called
+    beside = _beside(file.resolve())
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise
-    cloudpickle.register_pickle_by_value(module)
+    for own in (module, *(found for helper in beside if (found := sys.modules.get(helper)) is not None)):
+        cloudpickle.register_pickle_by_value(own)
     return module
+
+
+def _beside(file: Path) -> set[str]:
+    """The modules in a file's own folder that it imports, directly or not.
+
+    Raises RegistryError where Python knows another module by the name of one of them, which would be taken for it.
+    """
+    found: set[str] = set()
+    waiting = [file]
+    while waiting:
+        for name in imported_names(waiting.pop()) - found:
+            places = (file.parent / f"{name}.py", file.parent / name / "__init__.py")
+            place = next((p for p in places if p.is_file()), None)
+            if place is None:
+                continue
+            taken = _origin(name)
+            if taken is None or Path(taken).resolve() != place:
+                raise RegistryError(
+                    f"{file} imports {name}, and there is {place}; but Python knows another module of that name "
+                    f"({taken or 'built in'}) and would take it. Give the file another name."
+                )
+            found.add(name)
+            waiting.append(place)
+    return found
+
+
+def _origin(name: str) -> str | None:
+    """The file of a module, loaded or to be found; None where it has none."""
+    loaded = sys.modules.get(name)
+    if loaded is not None:
+        return getattr(loaded, "__file__", None)
+    importlib.invalidate_caches()
+    spec = importlib.util.find_spec(name)
+    return spec.origin if spec is not None else None

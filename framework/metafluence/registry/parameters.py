@@ -30,7 +30,7 @@ def validate(cls: type, params: dict[str, Any], where: str, build_part: BuildPar
     required = [n for n, f in known.items() if f.default is f.default_factory is dataclasses.MISSING]
     for name in required:
         if name not in params:
-            raise ConfigError(f"{where} needs the parameter {name!r}. {_all(known)}")
+            raise ConfigError(f"{where} needs the parameter {name!r}. Give it. {_all(known)}")
     hints = typing.get_type_hints(cls, include_extras=True)
     built = {name: build_part(name, hints[name], value) for name, value in params.items()}
     try:
@@ -38,7 +38,8 @@ def validate(cls: type, params: dict[str, Any], where: str, build_part: BuildPar
     except Refusal as refusal:
         name = refusal.name
         raise ConfigError(
-            f"{where}: {name} is {built[name]!r}, but {expected(hints[name])} is expected ({refusal}). {_all(known)}"
+            f"{where}: {name} is {built[name]!r}, but {expected(hints[name])} is expected ({refusal}). Give one. "
+            f"{_all(known)}"
         ) from refusal
 
 

@@ -84,6 +84,12 @@ class _Loader(yaml.SafeLoader):
         finally:
             self.depth -= 1
 
+    def construct_object(self, node: Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, OverflowError) as failure:  # a date or a number that Python cannot read
+            raise ConstructorError(None, None, str(failure).partition(";")[0], node.start_mark) from failure
+
     def construct_mapping(self, node: MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: dict[str, int] = {}
         for key_node, _ in node.value:
@@ -91,10 +97,8 @@ class _Loader(yaml.SafeLoader):
                 continue
             key = self.construct_object(key_node, deep=True) if isinstance(key_node, ScalarNode) else None
             if not isinstance(key, str):
-                shown = key_node.value if isinstance(key_node, ScalarNode) else "a list or mapping"
-                raise ConstructorError(
-                    None, None, f"the name {shown!r} is no text, put it in quotes", key_node.start_mark
-                )
+                shown = f"name {key_node.value!r}" if isinstance(key_node, ScalarNode) else "list or mapping as a name"
+                raise ConstructorError(None, None, f"the {shown} is no text, put it in quotes", key_node.start_mark)
             line = key_node.start_mark.line + 1
             if key in seen:
                 raise ConstructorError(

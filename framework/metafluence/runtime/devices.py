@@ -19,7 +19,7 @@ DEVICES = re.compile(r"cpu|cuda(:\d+)?|mps")
 def device_name(name: str) -> str:
     """The name, if it is one of a device. Raises ValueError."""
     if not DEVICES.fullmatch(name):
-        raise ValueError("Devices are cpu, cuda, cuda:N (the one of number N, from 0) and mps")
+        raise ValueError("Give cpu, cuda, cuda:N (the one of number N, from 0) or mps")
     return name
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -13,12 +11,19 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from metafluence.errors import ConfigError, nearest
 from metafluence.registry import NonNegative, Positive, Seed, read_yaml, truth_as_number
 from metafluence.runtime import device_name
+from metafluence.studies.wrong_fields import sentences
 from metafluence.tasks import Corruption, Episodes, Level
 
-Spec = str | dict[str, Any]
-"""A component: its name, or a mapping with `use: name` and its parameters."""
-
-
+Spec = Annotated[str | dict[str, Any], Field(description="a name, or a mapping with use: NAME and its parameters,")]
+"""A component."""
+Specs = Annotated[list[Spec], Field(min_length=1)]
+Name = Annotated[
+    str,
+    Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="a text of letters, digits, points, - and _, with a letter or a digit first,",
+    ),
+]
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -54,14 +59,14 @@ class GridConfig(_Strict):
     """One method with every inner solver (of each task's Hessian) and every outer one (of the total Hessian)."""
 
     method: Spec = "task-if"
-    inner: list[Spec] = Field(min_length=1)
-    outer: list[Spec] = Field(min_length=1)
+    inner: Specs
+    outer: Specs
 
 
 class BudgetConfig(_Strict):
     """Methods whose error is split by source, and the solvers that count as exact for it."""
 
-    methods: list[Spec] = Field(min_length=1)
+    methods: Specs
     inner: Spec = "exact"
     outer: Spec = "exact"
 
@@ -74,7 +79,7 @@ class DampingConfig(_Strict):
     no targets of any method's scores, so that nothing in a row is measured on tasks that had a part in it.
     """
 
-    values: list[NonNegative] = Field([0.0, 0.01, 0.1, 1.0, 10.0], min_length=1)
+    values: Annotated[list[NonNegative], Field(min_length=1)] = [0.0, 0.01, 0.1, 1.0, 10.0]
     share: Share = 0.5
 
 
@@ -92,7 +97,7 @@ class StudyConfig(_Strict):
     is checked, where there is ground truth.
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: Name
     about: str = ""
     seed: Seed = 0
     dtype: Literal["float64", "float32"] = "float64"
@@ -105,9 +110,9 @@ class StudyConfig(_Strict):
     inner_solver: Spec = "exact"
     trainer: Spec = "newton"
     checkpoints: Spec | None = None
-    levels: list[Level] = Field(default=["task"], min_length=1)
-    methods: list[Spec] = Field(min_length=1)
-    solvers: list[Spec] = Field(default=["cg"], min_length=1)
+    levels: Annotated[list[Level], Field(min_length=1)] = ["task"]
+    methods: Specs
+    solvers: Specs = ["cg"]
     damping: DampingConfig | None = None
     grid: GridConfig | None = None
     budget: BudgetConfig | None = None
@@ -118,18 +123,18 @@ class StudyConfig(_Strict):
     memory_gib: Positive = 2.0
 
 
-LISTED = ("corruption", "remove", "published")
-
-
 def read_mapping(path: Path) -> dict[str, Any]:
     """A study's YAML as it stands. Raises ConfigError where there is none."""
     if not os.path.exists(path):
         near = nearest(path.name, [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else [])
         guess = f" Did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"There is no study file {path}.{guess}")
+        raise ConfigError(f"There is no study file {path}.{guess} Check the path.")
     raw = read_yaml(path, "study")
     if not isinstance(raw, dict):
-        raise ConfigError(f"{path} holds no study: a study is a mapping of fields such as dataset, learner, methods.")
+        raise ConfigError(
+            f"{path} holds no study: a study is a mapping of fields such as dataset, learner, methods. Write "
+            "each as name: value."
+        )
     return raw
 
 
@@ -143,40 +148,10 @@ def check(model: type[Model], raw: dict[str, Any], where: str) -> Model:
     try:
         found = model.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError("\n".join(_sentence(where, dict(e)) for e in error.errors())) from error
+        raise ConfigError(sentences(model, raw, error, where)) from error
     parsed = found.model_dump()
     for name, value in raw.items():
         place = truth_as_number(listed(value) if isinstance(parsed.get(name), list) else value, parsed.get(name), name)
         if place is not None:
             raise ConfigError(f"{where}: {place} is a yes or no, where a number is expected. Give a number.")
     return found
-
-
-def _sentence(where: str, error: dict[str, Any]) -> str:
-    # What may be one or several is named as if it were one, while it can be.
-    path = ".".join(str(p) for i, p in enumerate(error["loc"]) if (i, p) != (1, 0) or error["loc"][0] not in LISTED)
-    if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        return f"{where}: {no_field(path, _fields_at(error['loc'][:-1]))}"
-    if error["type"] in ("missing", "missing_argument"):
-        return f"{where}: the field {path!r} is missing."
-    return f"{where}: {path} is {error['input']!r}. {error['msg']}."
-
-
-def no_field(path: str, known: Iterable[str]) -> str:
-    """The sentence for a field that there is not."""
-    names = sorted(known)
-    close = nearest(path.rsplit(".", 1)[-1], names)
-    guess = f" Did you mean {close[0]!r}?" if close else ""
-    listed = f" Fields here: {', '.join(names)}." if names else ""
-    return f"there is no field {path!r}.{guess}{listed}"
-
-
-def _fields_at(path: tuple[Any, ...]) -> list[str]:
-    parts = {"episodes": Episodes, "corruption": Corruption}
-    if path and path[0] in parts:
-        return [f.name for f in fields(parts[path[0]])]
-    models = {"truth": TruthConfig, "damping": DampingConfig, "grid": GridConfig, "budget": BudgetConfig}
-    if not path:
-        return list(StudyConfig.model_fields)
-    model = models.get(str(path[0]))
-    return list(model.model_fields) if model is not None else []

@@ -39,7 +39,9 @@ def _set(raw: dict[str, Any], key: str, value: Any) -> None:
         elif isinstance(below, str):
             below = {"use": below}
         elif not isinstance(below, dict | list):
-            raise ConfigError(f"{key!r} cannot be set: {'.'.join(path[: i + 1])} is {below!r} and has no parts.")
+            raise ConfigError(
+                f"{key!r} cannot be set: {'.'.join(path[: i + 1])} is {below!r} and has no parts. Set it as a whole."
+            )
         place[index] = below
         place = below
     place[_index(place, last, key)] = value
@@ -49,5 +51,7 @@ def _index(place: dict[str, Any] | list[Any], name: str, key: str) -> Any:
     if isinstance(place, dict):
         return name
     if not name.isdecimal() or int(name) >= len(place):
-        raise ConfigError(f"{key!r} cannot be set: {name!r} is no place in a list of {len(place)}, counted from 0.")
+        raise ConfigError(
+            f"{key!r} cannot be set: {name!r} is no place in a list of {len(place)}. Give one, counted from 0."
+        )
     return int(name)

@@ -15,8 +15,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from metafluence.errors import ConfigError, nearest
 from metafluence.registry import NonNegative, Seed, Share
-from metafluence.studies.config import StudyConfig, check, listed, no_field, parse_study, read_mapping
+from metafluence.studies.config import StudyConfig, check, listed, parse_study, read_mapping
 from metafluence.studies.overrides import changed
+from metafluence.studies.wrong_fields import no_field
 from metafluence.tasks import Level
 
 SEED = "seed"
@@ -40,7 +41,9 @@ def _seeds(value: Any) -> Any:
 
 def _axes(value: Any) -> Any:
     """Says what an axis may be in one sentence, not one for each of its forms."""
-    for name, values in value.items() if isinstance(value, dict) else ():
+    if not isinstance(value, dict):
+        raise ValueError("Give the names of what is varied, each with a list of values")
+    for name, values in value.items():
         labelled = isinstance(values, dict) and all(isinstance(one, dict) for one in values.values())
         if not labelled and not isinstance(values, list):
             raise ValueError(f"Give vary.{name} a list of values, or labels with the changes of each")
@@ -140,7 +143,9 @@ def parse_comparison(
     if size is not None and size not in sizes:
         close = nearest(size, sizes)
         guess = f" Did you mean {close[0]!r}?" if close else ""
-        raise ConfigError(f"{where} has no size {size!r}.{guess} Sizes: {', '.join(sizes) or 'none'}.")
+        raise ConfigError(
+            f"{where} has no size {size!r}.{guess} Sizes: {', '.join(sizes) or 'none'}. Name one of them, or none."
+        )
     resolved = changed(raw, sizes[size] if size is not None else {})
     resolved = changed(resolved, changes or {})
     resolved.pop("sizes", None)
@@ -154,7 +159,10 @@ def parse_comparison(
     levels = {level for variation in variations for level in variation.config.levels} | set(_levels_named(raw))
     for stated in plural.published:
         if stated.level not in levels:
-            raise ConfigError(f"{where}: published.level is {stated.level!r}, which is not among its levels.")
+            raise ConfigError(
+                f"{where}: published.level is {stated.level!r}, which is not among its levels. Add it to levels, or "
+                "remove the table."
+            )
     config = variations[0].config
     return Comparison(config.name, config.about, variations, tuple(plural.published), resolved)
 

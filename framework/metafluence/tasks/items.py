@@ -14,7 +14,7 @@ from metafluence.tasks.levels import LEVELS, Level, Removal
 def check_level(level: Any) -> Level:
     """A level, as it is given. Raises InputError for anything else."""
     if level not in LEVELS:
-        raise InputError(f"There is no level {level!r}. Levels are {', '.join(LEVELS)}.")
+        raise InputError(f"There is no level {level!r}. Give one of {', '.join(LEVELS)}.")
     return level
 
 
@@ -32,7 +32,7 @@ def check_items(items: Any, count: int, level: Level) -> Removal:
                 "For a mask of truth values give mask.nonzero()."
             )
         if not 0 <= item < count:
-            raise InputError(f"There is no {level} item {item}: items run from 0 to {count - 1}.")
+            raise InputError(f"There is no {level} item {item}: give one from 0 to {count - 1}.")
     return tuple(dict.fromkeys(listed))
 
 
@@ -44,7 +44,7 @@ def check_removals(removals: Any, count: int, level: Level, nothing: bool = Fals
         InputError: there is no removal, one removes nothing, or `check_items` refuses an item.
     """
     if isinstance(removals, int | str) or not isinstance(removals, Sequence | Tensor):
-        raise InputError(f"Removals are {removals!r}; a list of tuples of {level} items is expected, as [(0,)].")
+        raise InputError(f"Removals are {removals!r}; give a list of tuples of {level} items, as [(0,)].")
     if len(removals) == 0:
         raise InputError("There is nothing to remove: the list of removals is empty. Give one or more, as [(0,)].")
     found = tuple(check_items(removal, count, level) for removal in removals)

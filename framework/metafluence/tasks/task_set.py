@@ -84,7 +84,10 @@ class TaskSet:
                 object.__setattr__(self, f"corrupted_{half}", clean)
         if self.support.targets.shape[2:] != self.query.targets.shape[2:]:
             support, query = (tuple(half.targets.shape) for half in (self.support, self.query))
-            raise InputError(f"Support targets are {support}, query targets {query}: both halves need the same kind.")
+            raise InputError(
+                f"Support targets are {support}, query targets {query}: both halves need the same kind. Give "
+                "classes [N, n] in both, or real values [N, n, C]."
+            )
         if len(set(self.ids)) != len(self.ids):
             twice = next(name for name in self.ids if self.ids.count(name) > 1)
             raise InputError(f"Two tasks are called {twice!r}. Give every task an id of its own.")
@@ -222,7 +225,7 @@ def _check_half(half: str, batch: Batch, ids: tuple[str, ...]) -> None:
     if inputs.shape[0] != len(ids) or inputs.shape[:2] != targets.shape[:2]:
         raise InputError(
             f"The {half} half has inputs {tuple(inputs.shape)} and targets {tuple(targets.shape)} for {len(ids)} ids. "
-            "Inputs are [N, n, ...], targets [N, n] of classes or [N, n, C] of real values."
+            "Give inputs [N, n, ...], and targets [N, n] of classes or [N, n, C] of real values."
         )
     if not inputs.is_floating_point():
         raise InputError(f"The {half} inputs are {inputs.dtype}. Convert them to floating point, scaled to about 1.")

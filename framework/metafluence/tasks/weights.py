@@ -37,7 +37,7 @@ class Weights:
             if weights.dim() != (1 if level == "task" else 2) or len(weights) != len(self.task):
                 raise InputError(
                     f"The {level} weights have shape {tuple(weights.shape)} beside {len(self.task)} task weights. "
-                    "Task weights are [N], support and query weights [N, n]."
+                    "Give task weights [N], support and query weights [N, n]."
                 )
             if not weights.is_floating_point():
                 raise InputError(f"The {level} weights are {weights.dtype}. Convert them to floating point.")
@@ -45,8 +45,8 @@ class Weights:
             if bool(wrong.any()):
                 item = int(wrong.nonzero()[0])
                 raise InputError(
-                    f"The weight of {level} item {item} is {float(weights.flatten()[item])}. Weights are finite and 0 "
-                    "or more."
+                    f"The weight of {level} item {item} is {float(weights.flatten()[item])}. Give a "
+                    "finite number of 0 or more."
                 )
 
     @classmethod

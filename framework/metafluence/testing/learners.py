@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 from metafluence import MetaLearner, build
 from metafluence.testing.learner_checks import CHECKS, OF_AN_OBJECTIVE, RETRAINING
 from metafluence.testing.learner_trial import Trial
+from metafluence.testing.names import known_names
 from metafluence.testing.problems import problems
 
 FEWER = 3
@@ -74,7 +75,4 @@ def _run(name: str, learner: MetaLearner, examples: int, real: bool, **options: 
 
 
 def _skipped(learner: MetaLearner, skip: Collection[str]) -> set[str]:
-    unknown = set(skip) - set(CHECKS)
-    if unknown:
-        raise ValueError(f"There is no check called {', '.join(sorted(unknown))}. They are {', '.join(CHECKS)}.")
-    return set(skip) | (set() if learner.exact else OF_AN_OBJECTIVE)
+    return set(known_names("check of learners", skip, CHECKS)) | (set() if learner.exact else OF_AN_OBJECTIVE)

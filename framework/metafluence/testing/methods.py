@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from metafluence import LEVELS, AttributionMethod, BilevelProblem, Context, InputError, Level, Targets, attribute
-from metafluence.testing.worlds import SILENT, TWIN_INSTANCES, TWINS, World, world
+from metafluence.testing.names import known_names
+from metafluence.testing.worlds import LEARNERS, SILENT, TWIN_INSTANCES, TWINS, World, world
 
 WORLDS = 3
 """How many worlds the checks `sign` and `edits` average over, if not said otherwise."""
@@ -197,6 +198,8 @@ def method_suite(
     skip: names of CHECKS that cannot hold, as the order of tasks where scores are random. examples: in how many worlds.
     learner: the one that is fitted there, a name of `worlds.LEARNERS`. worlds: how many `sign` and `edits` average over.
     """
+    skipped = known_names("check of methods", skip, CHECKS)
+    known_names("learner of worlds", learner, LEARNERS)
     subject = method() if isinstance(method, type) else method
     levels = [level for level in LEVELS if level in subject.levels]
 
@@ -207,12 +210,12 @@ def method_suite(
     class MethodSuite:
         @pytest.mark.parametrize("seed", range(examples))
         @pytest.mark.parametrize("level", levels)
-        @pytest.mark.parametrize("check", [name for name in CHECKS if name not in (*EVERYWHERE, *skip)])
+        @pytest.mark.parametrize("check", [name for name in CHECKS if name not in (*EVERYWHERE, *skipped)])
         def test_contract(self, check: str, level: Level, seed: int) -> None:
             CHECKS[check](trial(level, seed))
 
         @pytest.mark.parametrize("level", levels)
-        @pytest.mark.parametrize("check", [name for name in EVERYWHERE if name not in skip])
+        @pytest.mark.parametrize("check", [name for name in EVERYWHERE if name not in skipped])
         def test_in_all_worlds(self, check: str, level: Level) -> None:
             CHECKS[check](trial(level, 0))
 
@@ -233,8 +236,9 @@ def method_failures(
     checks: names of CHECKS. here: a world of its own, for a method that may spoil it.
     """
     found = []
+    asked = known_names("check of methods", checks, CHECKS)
     for level in LEVELS:
-        for what in checks if level in method.levels else ():
+        for what in asked if level in method.levels else ():
             try:
                 CHECKS[what](Trial(method, level, here or world(0)))
             except Exception as error:

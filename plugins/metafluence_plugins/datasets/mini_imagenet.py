@@ -97,11 +97,15 @@ def _read_list(file: Path, images: Path) -> dict[str, list[Path]]:
         with file.open(newline="", encoding="utf-8-sig") as stream:
             rows = csv.DictReader(stream)
             if not {"filename", "label"} <= set(rows.fieldnames or ()):
-                raise DataError(f"{file} has the columns {rows.fieldnames}; filename and label are needed.")
+                raise DataError(
+                    f"{file} has the columns {rows.fieldnames}; its first line needs filename and label. Add it."
+                )
             for number, row in enumerate(rows, start=2):
                 if not row["filename"] or not row["label"]:
-                    raise DataError(f"{file}, line {number} has no filename or no label. It may be cut short.")
+                    raise DataError(
+                        f"{file}, line {number} has no filename or no label. It may be cut short: get the list again."
+                    )
                 found.setdefault(row["label"], {})[images / row["filename"]] = None  # listed twice is there once
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{file} cannot be read as a list of images: {error}.") from error
+        raise DataError(f"{file} cannot be read as a list of images: {error}. Save it in UTF-8.") from error
     return {label: sorted(found[label]) for label in sorted(found)}

@@ -49,10 +49,14 @@ class Npz(LabelledDataset):
         labels = class_labels(labels, self.labels, file)
         images = image_values(images, self.inputs, file)
         if len(images) != len(labels):
-            raise DataError(f"{file} has {len(images)} inputs but {len(labels)} labels. They must be equally many.")
+            raise DataError(f"{file} has {len(images)} inputs but {len(labels)} labels. Save as many of both.")
         if titles is not None and np.issubdtype(labels.dtype, np.integer) and labels.size:
             if labels.min() < 0 or labels.max() >= len(titles):
-                raise DataError(f"{file} has the label {labels.max()} but only {len(titles)} {self.classes}.")
+                wrong = labels.min() if labels.min() < 0 else labels.max()
+                raise DataError(
+                    f"{file} has the label {wrong}, but its {len(titles)} names in {self.classes} are for 0 to "
+                    f"{len(titles) - 1}. Save a name for every label, or set classes to no array."
+                )
             labels = titles[labels]
         images, labels = self._kept(images, labels, file)
         if images.shape[3:] == (1,):
