@@ -196,7 +196,7 @@ def method_suite(
     """A class of tests for pytest: `method` (an instance, or a class with defaults) at every level that it claims.
 
     skip: names of CHECKS that cannot hold, as the order of tasks where scores are random. examples: in how many worlds.
-    learner: the one that is fitted there, a name of `worlds.LEARNERS`. worlds: how many `sign` and `edits` average over.
+    learner: the one that is fitted there, a name of `worlds.LEARNERS`. worlds: that `sign` and `edits` average over.
     """
     skipped = known_names("check of methods", skip, CHECKS)
     known_names("learner of worlds", learner, LEARNERS)

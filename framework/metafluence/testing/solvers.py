@@ -193,11 +193,7 @@ def solver_suite(solver: Solver | type[Solver], examples: int = 3) -> type:
     """
     subject = solver() if isinstance(solver, type) else solver
     seeds, widths = st.integers(0, 2**20), st.sampled_from([1, 3, 12])
-    accepted = [
-        name
-        for name in CASES
-        if name not in HARD and not subject.requires - _tags(name)
-    ]
+    accepted = [name for name in CASES if name not in HARD and not subject.requires - _tags(name)]
     each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=["float64", "float32"])
 
     class SolverSuite:

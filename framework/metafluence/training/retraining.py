@@ -13,7 +13,7 @@ from torch import Tensor
 
 from metafluence.bilevel import BilevelProblem
 from metafluence.errors import ConvergenceError, RemovalError, SolverError
-from metafluence.runtime import NAMED, Executor, Shelf, claim, component_fingerprint, digest_of, hash_tensor, warn
+from metafluence.runtime import NAMED, Executor, Shelf, component_fingerprint, digest_of, folder_of, hash_tensor, warn
 from metafluence.tasks import Level, Removal, TaskSet, Weights, check_removals
 from metafluence.training.trainer import Fit, Shared, Trainer
 
@@ -57,7 +57,7 @@ class RetrainBank:
     """Fits with the weights of removed items at zero. Each is computed once and stored.
 
     start: `warm` from λ*, or `cold` from the fit's own initial parameters, drawn anew from `seed`.
-    store: a folder for the fits; work already there is reused if it answers the same question, else StoreError.
+    store: a folder for the fits; work already there is reused if it answers the same question.
     progress: called with fits done and fits asked for. validation: tasks that the trainer judges its steps on, the
     same as in the fit. notice: called with a sentence about a failure that was recovered from (a worker died).
     expected: estimated total number of retrainings; decides whether precomputing shared work pays off. If not given,
@@ -100,8 +100,7 @@ class RetrainBank:
                 identity["validation"] = validation.fingerprint()
             if weights is not None:
                 identity["weights"] = weights.fingerprint()
-            claim(store, identity)
-            self._shelf = Shelf(store, digest_of(identity), notice)
+            self._shelf = Shelf(folder_of(store, identity, notice), digest_of(identity), notice)
 
     def leave_out(
         self, removals: Sequence[Removal], level: Level = "task", strict: bool = True, weight: float = 0.0
