@@ -202,7 +202,7 @@ def test_leaving_out_own_curvature_is_a_newton_step_on_the_rest(fitted, solver):
 
 @pytest.mark.parametrize("given", ["scores", 1, None])
 def test_leave_out_is_true_false_or_edits(given):
-    with pytest.raises(mf.InputError, match=r"it may be true, false or edits"):
+    with pytest.raises(mf.InputError, match=r"leave_out is .*, but true or false or 'edits' is expected"):
         TaskIF(leave_out=given)
 
 

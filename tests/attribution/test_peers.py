@@ -95,7 +95,9 @@ class Single:
     def _tasks(inputs: torch.Tensor, labels: torch.Tensor, count: int) -> mf.TaskSet:
         query = mf.Batch(inputs.unflatten(0, (count, -1)), labels.unflatten(0, (count, -1)))
         return mf.TaskSet(
-            mf.Batch(query.inputs[:, :1], query.targets[:, :1]), query, tuple(f"task-{i}" for i in range(count))
+            mf.Batch(query.inputs[:, :CLASSES], query.targets[:, :CLASSES]),
+            query,
+            tuple(f"task-{i}" for i in range(count)),
         )
 
 

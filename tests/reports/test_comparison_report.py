@@ -206,7 +206,7 @@ def test_run_prints_brief_tables_the_findings_and_why_runs_failed(place, whole):
     assert "[4 of 4] learner.penalty 1.0 seed 1" in out
     for level in ("task", "query"):
         for group in whole.at(level):
-            assert f"{level} level, {group.label}" in out
+            assert f"{level} level, against exact retraining, {group.label}" in out
             for row in narrow_table([group], level, "terminal").rows:
                 assert row[-1] in out
     for _, sentences in whole.findings:

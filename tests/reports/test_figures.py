@@ -50,7 +50,7 @@ def test_removal_curves_start_at_the_full_model_and_go_by_shares():
     assert drawn(figure, "b")[1].tolist() == [0.8, 0.6, 0.5]
     star = drawn(figure, "exactly the corrupted")
     assert (star[0].tolist(), star[1].tolist()) == ([0.3], [0.9])
-    assert figure.axes[0].get_ylabel() == "test accuracy after retraining"
+    assert figure.axes[0].get_ylabel() == "test accuracy after exact retraining"
 
 
 def test_removal_curves_of_several_seeds_are_means_with_bands_from_three_on():
@@ -68,7 +68,7 @@ def test_real_targets_have_curves_of_the_loss():
     group = with_curves(made_group([[row("a")]], real=True, full=2.0, clean=1.5), {"a": [[1.8, 2.2]]}, "loss")
     figure = removal_curves([group], "task")
     assert drawn(figure, "a")[1].tolist() == [2.0, 1.8, 2.2]
-    assert figure.axes[0].get_ylabel() == "test loss after retraining"
+    assert figure.axes[0].get_ylabel() == "test loss after exact retraining"
 
 
 def test_one_share_makes_no_curve():

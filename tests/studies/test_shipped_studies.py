@@ -21,6 +21,19 @@ def test_it_is_valid_and_its_components_can_be_built(file: Path, size: str | Non
     assert comparison.name == file.stem
 
 
+@pytest.mark.parametrize(("file", "size"), SIZED, ids=[f"{file.stem}-{size}" for file, size in SIZED])
+def test_where_something_is_corrupted_the_loss_is_among_the_methods(file: Path, size: str | None):
+    """Loss finds wrong labels as well as anything; a study that cleans has it to compare with."""
+    for variation in mf.load_comparison(file, size, {"device": "cpu"}).variations:
+        names = [one if isinstance(one, str) else one["use"] for one in variation.config.methods]
+        assert "loss" in names or not variation.config.corruption or file.stem == "solver-comparison"
+
+
+def test_the_run_study_is_against_its_run():
+    (study,) = mf.load_comparison(resource("studies/digits-run.yaml")).variations
+    assert study.config.truth.kind == "run"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["small-exact", "learner-comparison"])
 def test_its_quick_size_runs(name, tmp_path):

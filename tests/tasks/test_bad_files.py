@@ -106,6 +106,12 @@ def test_labels_of_other_forms_are_the_same_classes(tmp_path, labels):
     assert npz(tmp_path, labels=labels).labels.tolist() == [0, 0, 1, 1]
 
 
+def test_labels_with_gaps_are_classes_called_by_them(tmp_path):
+    data = npz(tmp_path, labels=np.array([57, 57, 3, -1]))
+    assert [data.classes[c] for c in data.labels.tolist()] == ["57", "57", "3", "-1"]
+    assert data.classes == ("-1", "3", "57")
+
+
 @pytest.mark.parametrize("kind", [">f4", ">f8", "<f4", ">i2", ">u4", "?"])
 def test_inputs_of_any_byte_order_are_their_values(tmp_path, kind):
     images = (np.arange(16).reshape(4, 2, 2) % 2).astype(kind)

@@ -1,11 +1,14 @@
 """Tasks, weights and items that cannot be meant: each is refused in a sentence with what, why and how to fix it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 import metafluence as mf
 from metafluence import Batch, Task, TaskSet, Weights
+from parts import LEARNERS
 from refusals import refused
 
 N, S, Q = 2, 4, 3
@@ -88,6 +91,43 @@ def test_labels_of_any_integer_type_and_of_one_column_are_class_numbers(kind, co
     made = tasks(targets=given.unsqueeze(-1) if column else given)
     assert made.support.targets.dtype == torch.int64
     assert made.fingerprint() == plain.fingerprint()
+
+
+def test_a_class_in_queries_alone_is_refused_where_tasks_adapt():
+    lone = tasks(query_targets=torch.tensor([[0, 1, 1], [0, 2, 1]]))
+    inner = mf.build("solver", "exact")
+    for name, learner in LEARNERS.items():
+        if name == "joint":
+            assert mf.BilevelProblem(learner(), lone, 1.0, inner).size
+            continue
+        with refused("Query instance 1 of task 'b' is of class 2, which no support has. Give the class support"):
+            mf.BilevelProblem(learner(), lone, 1.0, inner)
+        with refused("Query instance 1 of task 'b' is of class 2, which no support has"):
+            mf.BilevelProblem(replace(learner(), ways=3), tasks(), 1.0, inner).over(lone)
+
+
+def test_a_class_may_be_in_the_support_of_another_task():
+    tasks(
+        targets=torch.tensor([[0, 1, 2, 2], [0, 1, 0, 1]]), query_targets=torch.tensor([[0] * 3, [2] * 3])
+    ).check_support()
+
+
+LABELLED = {
+    "past": ({"labels": torch.tensor([0, 2])}, "There is the label 2, but 2 classes, numbered from 0. Give a class"),
+    "negative": ({"labels": torch.tensor([0, -1])}, "There is the label -1, but 2 classes"),
+    "real": ({"labels": torch.zeros(2)}, r"The labels are torch.float32 of shape \[2\]. Give whole numbers"),
+    "one-hot": ({"labels": torch.eye(2).long()}, r"of shape \[2, 2\]. Give whole numbers \[n\]"),
+    "fewer": ({"labels": torch.tensor([0])}, "There are 2 inputs but 1 labels; make them as many"),
+    "splits": ({"splits": ((0,), (), (2,))}, "The splits have the class 2 of 2. Give numbers from 0"),
+    "twice": ({"splits": ((0,), (), (0,))}, "The class 'a' is in the published splits twice. Keep it in one"),
+}
+
+
+@pytest.mark.parametrize(("changed", "message"), LABELLED.values(), ids=LABELLED)
+def test_labelled_data_that_cannot_be_meant_are_refused(changed, message):
+    parts = {"inputs": torch.zeros(2, 3), "labels": torch.tensor([0, 1]), "classes": ("a", "b")} | changed
+    with refused(message, mf.DataError):
+        mf.Labelled(**parts)
 
 
 def test_inputs_lose_their_graph():

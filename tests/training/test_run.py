@@ -321,7 +321,11 @@ def test_what_does_not_fit_the_run_is_refused(tmp_path):
     run = record(TRAINERS["sgd"], bilevel, folder=tmp_path)
     with pytest.raises(InputError, match=r"task weights of shape \(6,\); these have \(3,\)"):
         run.replay(Weights.ones(tasks(3)))
-    for items, message in (((-1,), "run from 0 to 5"), ((6,), "run from 0 to 5"), ((0.5,), "0.5 names no task item")):
+    for items, message in (
+        ((-1,), "give one from 0 to 5"),
+        ((6,), "give one from 0 to 5"),
+        ((0.5,), "0.5 names no task item"),
+    ):
         with pytest.raises(InputError, match=message):
             mf.run_tangent(run, [items])
     with pytest.raises(StoreError, match="problem: stored"):

@@ -24,6 +24,8 @@ from metafluence.tasks import LEVELS, Level, Removal, TaskSet, check_level
 from metafluence.training import Checkpoint, RetrainBank, TrainingRun
 
 Units = Literal["loss_change", "rank_only"]
+RECORD = "In a study, give a trainer of minibatches and compare with its run: `trainer: adam`, `truth: {kind: run}`."
+"""How a study gets a recorded run."""
 
 
 @dataclass(frozen=True)
@@ -271,7 +273,6 @@ def check_context(method: AttributionMethod, context: Context) -> None:
         )
     if method.needs_run and context.run is None:
         raise InputError(
-            f"{name} works on a recorded run of meta-training and there is none. In Python, meta-train with "
-            "record=True (adam, sgd, ...) and pass Context(run=fit.run) with the point at fit.meta. Studies do "
-            "not pass runs yet."
+            f"{name} works on a recorded run of meta-training and there is none. {RECORD} In Python, meta-train with "
+            "record=True and pass Context(run=fit.run) with the point at fit.meta."
         )

@@ -36,7 +36,8 @@ class BilevelProblem:
         memory_gib: bound on what kept graphs and batches of columns take. Results do not depend on it.
 
     Raises:
-        InputError: if l2 or memory_gib is out of its bounds, or the learner cannot be bound to the tasks.
+        InputError: if l2 or memory_gib is out of its bounds, the learner cannot be bound to the tasks, or a class is in
+            queries alone.
 
     Example:
         Two tasks of one support and one query instance each, and a network without adaptation:
@@ -68,6 +69,8 @@ class BilevelProblem:
         if self._sizes is None:
             object.__setattr__(self, "learner", self.learner.bind(self.tasks))
             object.__setattr__(self, "_sizes", GraphSizes())
+            if self.learner.adapted_size:
+                self.tasks.check_support()
 
     @property
     def size(self) -> int:
@@ -101,13 +104,16 @@ class BilevelProblem:
     def over(self, tasks: TaskSet) -> BilevelProblem:
         """The same learner on other tasks, without l2: for the losses and gradients of validation and test tasks.
 
-        They are moved to this problem's device. Raises InputError for inputs of another shape or type.
+        They are moved to this problem's device. Raises InputError for inputs of another shape or type, and for a
+        class that no support has.
         """
         if tasks.input_shape != self.tasks.input_shape or tasks.dtype != self.tasks.dtype:
             raise InputError(
                 f"These tasks have inputs {list(tasks.input_shape)} ({tasks.dtype}); the learner is bound to "
                 f"{list(self.tasks.input_shape)} ({self.tasks.dtype})."
             )
+        if self.learner.adapted_size:
+            tasks.check_support()
         return replace(self, tasks=tasks.to(device=self.tasks.device), l2=0.0)
 
     def fingerprint(self) -> str:

@@ -21,6 +21,7 @@ from metafluence.evaluation.metrics import (
 from metafluence.evaluation.plan import GridPlan, Plan
 from metafluence.evaluation.predictions import Predictions
 from metafluence.evaluation.row import RemovalCurve, Row, Run, run_name
+from metafluence.evaluation.run_certificate import certify_run
 from metafluence.evaluation.run_trust import RunTrust, run_trust
 from metafluence.evaluation.run_truth import Replayed, replayed
 from metafluence.evaluation.solver_grid import Cell, reference_scores, run_cell
@@ -34,3 +35,4 @@ from metafluence.evaluation.statistics import (
     compare_spearman,
     mean_interval,
 )
+from metafluence.evaluation.truth_kind import Kind, Part, TruthKind, TruthWords, truth_words

@@ -12,7 +12,7 @@ from metafluence.bilevel import BilevelProblem
 from metafluence.evaluation.ground_truth import Truth
 from metafluence.networks import accuracy
 from metafluence.tasks import Level, TaskSet
-from metafluence.training import Checkpoint, RetrainBank
+from metafluence.training import Checkpoint, RetrainBank, TrainingRun
 
 NAN = float("nan")
 
@@ -41,6 +41,8 @@ class Evaluation:
     """Exact retrainings about λ*; None where the study has no ground truth."""
     checkpoints: tuple[Checkpoint, ...] = ()
     """Of meta-training, for the methods that need some."""
+    run: TrainingRun | None = None
+    """The recorded run that ended in λ*, for the methods that need one."""
     seed: int
     level: Level = "task"
     truth: Truth | None = None
@@ -52,7 +54,7 @@ class Evaluation:
     def context(self, problem: BilevelProblem | None = None) -> Context:
         """A fresh point, so that no method finds the graphs of the one before it ready made."""
         point = (problem or self.problem).at(self.meta, init=self.adapted)
-        return Context(point, self.level, self.generator(), self.bank, self.checkpoints)
+        return Context(point, self.level, self.generator(), self.bank, self.checkpoints, run=self.run)
 
     def generator(self) -> torch.Generator:
         """The randomness of every run, from its start."""

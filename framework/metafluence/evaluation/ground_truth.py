@@ -94,6 +94,7 @@ def retrain(
     bank: RetrainBank,
     targets: Targets,
     others: Sequence[tuple[RetrainBank, Targets]] = (),
+    weight: float = 0.0,
 ) -> tuple[Truth | None, str]:
     """Retrain without each removal, and again from other seeds.
 
@@ -104,14 +105,16 @@ def retrain(
         bank: exact retrainings about the study's λ*.
         targets: whose mean loss is compared.
         others: banks about fits from other seeds, and the same targets there.
+        weight: what the weights of left-out items are multiplied by. Changes are divided by 1 − weight, so that they
+            compare with predictions of a whole removal.
 
     Returns:
         The ground truth of those that converged (None for fewer than two single items), and a sentence about those
         that did not.
     """
     removals = [*singles, *subsets]
-    fits = bank.leave_out(removals, level, strict=False)
-    again = [(other.leave_out(removals, level, strict=False), theirs) for other, theirs in others]
+    fits = bank.leave_out(removals, level, strict=False, weight=weight)
+    again = [(other.leave_out(removals, level, strict=False, weight=weight), theirs) for other, theirs in others]
     good = torch.stack([one.converged for one in (fits, *(other for other, _ in again))]).all(dim=0)
     complaint = fits.complaint()
     if bool((~good & fits.converged).any()):
@@ -123,12 +126,12 @@ def retrain(
     if int(alone.sum()) < 2:
         return None, complaint
     left_out = [removals[i] for i in kept]
-    changes = loss_changes(targets, fits.meta[:, kept])
-    theirs = [loss_changes(t, other.meta[:, kept]) for other, t in again]
+    changes = loss_changes(targets, fits.meta[:, kept]) / (1 - weight)
+    theirs = [loss_changes(t, other.meta[:, kept]) / (1 - weight) for other, t in again]
     count = int(alone.sum())
     truth = Truth(
         removals=tuple(left_out[:count]),
-        change=(fits.meta[:, kept[alone]] - targets.point.meta.unsqueeze(1)).cpu(),
+        change=(fits.meta[:, kept[alone]] - targets.point.meta.unsqueeze(1)).cpu() / (1 - weight),
         loss_change=changes[alone],
         seconds=fits.cost(kept),
         subsets=tuple(left_out[count:]),

@@ -88,7 +88,7 @@ def _beside(file: Path) -> set[str]:
     found: set[str] = set()
     waiting = [file]
     while waiting:
-        for name in imported_names(waiting.pop()) - found:
+        for name in sorted(imported_names(waiting.pop()) - found):
             places = (file.parent / f"{name}.py", file.parent / name / "__init__.py")
             place = next((p for p in places if p.is_file()), None)
             if place is None:

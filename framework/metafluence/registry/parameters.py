@@ -64,6 +64,8 @@ def checked(values: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
     for name, value in converted.items():
         if truth_as_number(values[name], value, name) is not None:
             raise Refusal(name, "a yes or no is not a number")
+        if isinstance(value, bool) and not isinstance(values[name], bool):
+            raise Refusal(name, "only true and false are truths")
     return converted
 
 

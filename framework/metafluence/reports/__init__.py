@@ -16,6 +16,7 @@ from metafluence.reports.groups import (
     rows_frame,
     study_group,
     values,
+    words_of,
 )
 from metafluence.reports.page import BROAD, write_page
 from metafluence.reports.plain_text import in_figure, write_csv

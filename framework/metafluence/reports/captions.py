@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
+from metafluence.evaluation import TruthWords
 from metafluence.tasks import Level
 
 FIGURE_TEXT = {
     "predicted-against-true": (
         "Predicted against true change",
-        "Each point is a left-out item. Across: how the validation loss really changes when it is left out and the "
-        "model is retrained exactly. Up: what the method predicts. On the grey line the prediction is exact.",
+        "Each point is a left-out item. Across: how the validation loss really changes when {effect}. Up: what "
+        "the method predicts. On the grey line the prediction is exact.",
     ),
     "items-found": (
         "Corrupted items found",
@@ -16,8 +19,8 @@ FIGURE_TEXT = {
     ),
     "removal-curves": (
         "Removing what scores lowest",
-        "Test quality after exact retraining without ever more of the items that a method "
-        "scores lowest; the star is retraining without exactly the corrupted ones.",
+        "Test quality after {short} without ever more of the items that a method scores lowest; the star is the same "
+        "without exactly the corrupted ones.",
     ),
     "error-budget": (
         "Where the error comes from",
@@ -28,14 +31,14 @@ FIGURE_TEXT = {
     ),
     "fidelity-against-runtime": (
         "Fidelity against runtime",
-        "Up and to the left is better: scores that agree with exact retraining, sooner. The dashed line, if there is "
+        "Up and to the left is better: scores that agree with {name}, sooner. The dashed line, if there is "
         "one, is how well retraining from other seeds agrees with it, the band its interval: what of the truth is the "
         "data's and not the seed's. A method made at this very fit may lie above. No estimator is both faster "
         "and better than those on the dotted line, the Pareto front, whose names stand beside their points.",
     ),
     "methods-and-variations": (
         "Methods in every variation",
-        "Spearman of scores and exactly retrained changes, for every method in every variation.",
+        "Spearman of scores with {name}, for every method in every variation.",
     ),
     "harmful": (
         "Most harmful",
@@ -47,9 +50,9 @@ FIGURE_TEXT = {
     ),
     "inner-and-outer-solvers": (
         "Inner and outer solvers",
-        "One method's scores with each pair of solvers. Above: how well they rank tasks, and how far the solvers alone "
-        "move them from the same method's scores under tight solves. Below: what the pair costs. Hatched pairs "
-        "failed; the reasons stand below.",
+        "One method's scores with each pair of solvers. Above: how well they rank tasks (by {name}), and how far the "
+        "solvers alone move them from the same method's scores under tight solves. Below: what the pair costs. Hatched "
+        "pairs failed; the reasons stand below.",
     ),
     "against-truncation": (
         "Accuracy and time against J",
@@ -72,7 +75,8 @@ ITEM_NAMES: dict[Level, str] = {"task": "task", "support": "support instance", "
 """What an item of a level is called."""
 
 
-def caption(name: str, several_seeds: bool = False) -> tuple[str, str]:
-    """The title and the caption of a figure."""
+def caption(name: str, words: TruthWords, several_seeds: bool = False) -> tuple[str, str]:
+    """The title and the caption of a figure. words: what the truth is called."""
     title, text = FIGURE_TEXT[name]
+    text = text.format(**asdict(words))
     return title, f"{text} {OVER_SEEDS[name]}" if several_seeds and name in OVER_SEEDS else text

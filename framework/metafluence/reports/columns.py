@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from math import inf
 from typing import Literal
 
-from metafluence.reports.groups import Group
+from metafluence.reports.groups import Group, words_of
 from metafluence.reports.text_table import Better
 
 Place = Literal["page", "paper", "terminal"]
@@ -19,7 +19,7 @@ class Column:
 
     Attributes:
         field: A field of `Row`, or a name in `groups.DERIVED`.
-        heading: What stands above it.
+        heading: What stands above it; {again} and the like are replaced by what the truth is called.
         form: Format of a number, "%" for a percentage, "s" for text.
         meaning: The heading explained.
         better: Which values are better; empty where neither.
@@ -49,11 +49,11 @@ COLUMNS = (
         "damping", "damping", ".3g", "added to the curvature: the method's own, or chosen", one_seed=True, narrow=BOTH
     ),
     Column(
-        "change_error", "Δλ error", "%", "median ‖predicted − true Δλ‖ / ‖true Δλ‖, one item left out",
+        "change_error", "Δλ error", "%", "median ‖predicted − true Δλ‖ / ‖true Δλ‖, by {name} without single items",
         better="low", chance=1.0, narrow=BOTH, bounds=POSITIVE,
     ),
     Column(
-        "spearman", "Spearman", ".3f", "of scores and exactly retrained changes of the validation loss",
+        "spearman", "Spearman", ".3f", "of scores and changes of the validation loss by {name}",
         better="high", chance=0.0, narrow=BOTH, bounds=CORRELATION,
     ),
     Column(
@@ -69,7 +69,7 @@ COLUMNS = (
         better="high", narrow=BOTH, bounds=SHARE,
     ),
     Column(
-        "accuracy_retrained", "acc. retrained", ".4f", "test accuracy, retrained without the same items",
+        "accuracy_retrained", "acc. {again}", ".4f", "test accuracy after {short} without the same items",
         better="high", narrow=BOTH, bounds=SHARE,
     ),
     Column(
@@ -78,12 +78,12 @@ COLUMNS = (
         better="low", narrow=BOTH, bounds=POSITIVE,
     ),
     Column(
-        "loss_retrained", "loss retrained", ".4f", "test loss, retrained without the same items",
+        "loss_retrained", "loss {again}", ".4f", "test loss after {short} without the same items",
         better="low", narrow=BOTH, bounds=POSITIVE,
     ),
     Column(
-        "gap", "edit − retrained", "+.4f",
-        "difference of test quality, edited and retrained, seed by seed", narrow=("paper",),
+        "gap", "edit − {again}", "+.4f",
+        "difference of test quality, edited and {again}, seed by seed", narrow=("paper",),
     ),
     Column(
         "runtime_ratio", "of a fit", ".3g",
@@ -91,14 +91,14 @@ COLUMNS = (
         better="low", narrow=BOTH, bounds=POSITIVE,
     ),
     Column(
-        "lds", "LDS", ".3f", "linear datamodeling score: Spearman over removed random subsets",
+        "lds", "LDS", ".3f", "linear datamodeling score: Spearman over random subsets, by {name}",
         better="high", chance=0.0, narrow=("terminal",), bounds=CORRELATION,
     ),
     Column("lds_interval", "95 %", "s", "bootstrap interval of LDS over the subsets", one_seed=True),
     Column("found", "found", "%", "share of the corrupted items among those removed", better="high", bounds=SHARE),
-    Column("slope", "slope", ".2f", "of scores on true changes; 1 is the right size", one_seed=True),
+    Column("slope", "slope", ".2f", "of scores on the changes by {name}; 1 is the right size", one_seed=True),
     Column(
-        "change_cosine", "Δλ cosine", ".3f", "median cosine of predicted and true Δλ",
+        "change_cosine", "Δλ cosine", ".3f", "median cosine of predicted and true Δλ, by {name}",
         better="high", chance=0.0, one_seed=True, bounds=CORRELATION,
     ),
     Column(
@@ -118,7 +118,7 @@ def columns(groups: Sequence[Group], place: Place = "page") -> list[Column]:
     """The columns for these groups: accuracies where there are classes, losses where there are real targets."""
     real = {group.outcomes[0].real for group in groups}
     one_seed = all(len(group.outcomes) == 1 for group in groups)
-    shown = []
+    words, shown = asdict(words_of(groups)), []
     for column in COLUMNS:
         quality = column.field.split("_")[0]
         if quality == "accuracy" and False not in real:
@@ -132,7 +132,9 @@ def columns(groups: Sequence[Group], place: Place = "page") -> list[Column]:
         if column.field == "damping" and not _damped(groups):
             continue
         if place == "page" or place in column.narrow:
-            shown.append(column)
+            shown.append(
+                replace(column, heading=column.heading.format(**words), meaning=column.meaning.format(**words))
+            )
     return shown
 
 

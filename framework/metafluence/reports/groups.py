@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from metafluence.evaluation import Row, mean_interval, run_name
+from metafluence.evaluation import Row, TruthWords, mean_interval, run_name, truth_words
 from metafluence.reports.text_table import NOTHING
 from metafluence.studies import Line, Outcome, StudyResult, Variation, outcome
 from metafluence.tasks import Level
@@ -92,6 +92,16 @@ class Group:
     def label(self) -> str:
         return self.outcomes[0].label
 
+    @property
+    def words(self) -> TruthWords:
+        """What the truth of its outcomes is called."""
+        return words_of([self])
+
+
+def words_of(groups: Iterable[Group]) -> TruthWords:
+    """What the truth of all groups is called."""
+    return truth_words(one.truth for group in groups for one in group.outcomes)
+
 
 def groups(outcomes: Iterable[Outcome]) -> list[Group]:
     """By what is varied, in the order in which it first stands; failed ones are left out."""
@@ -122,8 +132,8 @@ def rows_frame(outcomes: Iterable[Outcome]) -> pd.DataFrame:
     """All runs of all outcomes, one a line: what is varied, the seed, the row's fields, and what it is compared with.
 
     accuracy_full, loss_full: with all items. accuracy_clean, loss_clean: retrained without exactly the corrupted.
-    fit_seconds: of the fit from scratch. What is varied under a field's name stands as `vary.NAME`. There are no
-    accuracies where all targets are real values.
+    fit_seconds: of the fit from scratch. truth: what methods are compared with. What is varied under a field's name
+    stands as `vary.NAME`. There are no accuracies where all targets are real values.
     """
     fields = Row.__dataclass_fields__
     lines, real = [], True
@@ -142,6 +152,7 @@ def rows_frame(outcomes: Iterable[Outcome]) -> pd.DataFrame:
                     "accuracy_clean": clean.accuracy,
                     "loss_clean": clean.loss,
                     "fit_seconds": one.fit_seconds,
+                    "truth": one.truth.words.name,
                     "variation": one.id,
                 }
             )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from metafluence.reports.columns import COLUMNS, Column, Place, columns
-from metafluence.reports.groups import Group, Mean, Method, lines, mean, methods, named, number_text, values
+from metafluence.reports.groups import Group, Mean, Method, lines, mean, methods, named, number_text, values, words_of
 from metafluence.reports.text_table import NOTHING, filled
 from metafluence.reports.winners import rank
 from metafluence.studies import Published, PublishedRow
@@ -69,7 +69,13 @@ def level_table(groups: Sequence[Group], level: Level, place: Place = "page") ->
                 best |= {(places[method], i + len(start)) for method in _best(group, level, column)}
     headings = (*start, *((c.heading, c.meaning) for c in shown))
     words = tuple(range(len(start))) + tuple(len(start) + i for i, c in enumerate(shown) if c.form == "s")
-    return Table(f"{level} level", headings, tuple(rows), frozenset(best), words)
+    return Table(f"{level} level{_against(groups, level)}", headings, tuple(rows), frozenset(best), words)
+
+
+def _against(groups: Sequence[Group], level: Level) -> str:
+    """Which truth the table is against; empty if nothing was compared with any."""
+    sides = [one.sides[level] for group in groups for one in group.outcomes]
+    return f", against {words_of(groups).name}" if any(side.left_out for side in sides) else ""
 
 
 def narrow_table(groups: Sequence[Group], level: Level, place: Place) -> Table:
@@ -80,10 +86,10 @@ def narrow_table(groups: Sequence[Group], level: Level, place: Place) -> Table:
 def published_table(published: Published, group: Group, level: Level) -> Table:
     """Published accuracies and times beside ours, for the methods that both have."""
     headings = (
-        ("method", "the estimator; retrain is retraining without exactly the corrupted items"),
+        ("method", f"the estimator; retrain is {group.words.short} without exactly the corrupted items"),
         ("published acc.", f"test accuracy after removal, {published.source}"),
         ("acc. edited", "ours, at λ* + predicted Δλ"),
-        ("acc. retrained", "ours, retrained without the same items"),
+        (f"acc. {group.words.again}", f"ours, after {group.words.short} without the same items"),
         ("published time", "seconds, divided by those of the published retraining"),
         ("time", "ours: seconds to score all items and to edit λ*, divided by those of one fit from scratch"),
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from metafluence.evaluation import FEWEST
+from metafluence.evaluation import FEWEST, TruthWords
 from metafluence.reports.captions import ITEM_NAMES
 from metafluence.reports.columns import COLUMNS, Column
 from metafluence.reports.groups import Group, Mean, Method, lines, mean, named, number_text, values
@@ -38,27 +38,27 @@ class Question:
         return next(column for column in COLUMNS if column.field == self.field)
 
 
-def questions(noun: str, quality: str) -> list[Question]:
-    """What is asked at a level. quality: "accuracy", or "loss" for real targets."""
+def questions(noun: str, quality: str, words: TruthWords) -> list[Question]:
+    """What is asked at a level. quality: "accuracy", or "loss" for real targets. words: what the truth is called."""
     return [
         Question(
-            "change_error", f"predicts best what the model would be without a {noun}",
-            f"predicting the model without a {noun}", "median error of Δλ",
+            "change_error", f"predicts best what the model would be after {words.short} without a {noun}",
+            f"predicting the model after {words.short} without a {noun}", "median error of Δλ",
             chance="No estimator is better than predicting no change in {doing}",
         ),
         Question(
-            "spearman", f"ranks {noun}s most like exact retraining",
-            f"ranking {noun}s like exact retraining", "Spearman",
+            "spearman", f"ranks {noun}s most like {words.name}",
+            f"ranking {noun}s like {words.name}", "Spearman",
         ),
         Question("auroc", f"finds the corrupted {noun}s best", f"finding the corrupted {noun}s", "AUROC"),
         Question(
-            "gap", f"comes nearest by its edit to retraining without the same {noun}s",
-            f"editing the model to what retraining without the same {noun}s gives", f"difference in test {quality}",
+            "gap", f"comes nearest by its edit to {words.short} without the same {noun}s",
+            f"editing the model to what {words.short} without the same {noun}s gives", f"difference in test {quality}",
             size=True,
         ),
         Question(
             f"{quality}_retrained", f"finds the {noun}s whose removal helps most",
-            f"finding the {noun}s whose removal helps most", f"test {quality} after retraining",
+            f"finding the {noun}s whose removal helps most", f"test {quality} after {words.short}",
             chance=f"Removing the {noun}s that an estimator scores lowest does not improve the model",
         ),
     ]  # fmt: skip
@@ -74,7 +74,7 @@ def level_findings(group: Group, level: Level) -> list[str]:
     noun, quality = ITEM_NAMES[level], "loss" if group.outcomes[0].real else "accuracy"
     full = mean(getattr(one.full, quality) for one in group.outcomes)
     sentences = []
-    for question in questions(noun, quality):
+    for question in questions(noun, quality, group.words):
         removes = question.field.endswith("_retrained")
         ranking = rank(group, level, question.column, full.value if removes and full.n else None, question.size)
         if not ranking.order:
@@ -149,7 +149,7 @@ def _measures(group: Group, level: Level, noun: str, quality: str, full: Mean) -
     """What test quality is without removing anything, and without exactly the corrupted items."""
     clean = mean(getattr(one.sides[level].clean, quality) for one in group.outcomes)
     bounds = (0.0, 1.0) if quality == "accuracy" else (0.0, math.inf)
-    exactly = f", retrained without exactly the corrupted {clean.text('.3f', bounds)}" if clean.n else ""
+    exactly = f", {group.words.again} without exactly the corrupted {clean.text('.3f', bounds)}" if clean.n else ""
     return f"With all {noun}s the test {quality} is {full.text('.3f', bounds)}{exactly}."
 
 

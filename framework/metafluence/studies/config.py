@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
-from metafluence.errors import ConfigError, nearest
+from metafluence.errors import ConfigError, InputError, nearest
+from metafluence.evaluation import Kind, Part, TruthKind
 from metafluence.registry import NonNegative, Positive, Seed, read_yaml, truth_as_number
 from metafluence.runtime import device_name
 from metafluence.studies.wrong_fields import sentences
@@ -25,6 +37,8 @@ Name = Annotated[
     ),
 ]
 Share = Annotated[float, Field(gt=0, lt=1)]
+LATER = ("kind", "weight")
+"""Fields of `truth` that are younger than the first stores."""
 
 
 def listed(value: Any) -> Any:
@@ -40,12 +54,15 @@ class _Strict(BaseModel):
 
 
 class TruthConfig(_Strict):
-    """The exact retraining that methods are compared with, at every level of the study.
+    """The ground truth that methods are compared with, at every level of the study.
 
-    items: how many items, drawn at random where there are more, are left out one at a time; or all. subsets: how many
-    random subsets are left out, each of a share `subset_share` of the items (for the linear datamodeling score).
+    kind: `minimum` retrains exactly, to a minimum; `run` replays the run that the study's trainer made, with the same
+    start, batches and rates. items: how many items, drawn at random where there are more, are left out one at a time;
+    or all. subsets: how many random subsets are left out, each of a share `subset_share` of the items (for the linear
+    datamodeling score).
     seeds: with how many other seeds all of this is done again from a fit of their own, to see how well retraining
-    agrees with itself. start: warm from λ*, or cold.
+    agrees with itself. start: of retraining to a minimum, warm from λ*, or cold. weight: what the weights of left-out
+    items are multiplied by in replays, 0 to leave them out; changes are scaled to those of a whole removal.
     """
 
     items: Annotated[int, Field(ge=2, le=10**9)] | Literal["all"] = 64
@@ -53,6 +70,38 @@ class TruthConfig(_Strict):
     subset_share: Share = 0.5
     seeds: Annotated[int, Field(ge=0, le=10**4)] = 0
     start: Literal["warm", "cold"] = "warm"
+    kind: Kind = "minimum"
+    weight: Part = 0.0
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> TruthConfig:
+        minimum, given = self.kind == "minimum", self.model_fields_set
+        for name in ("start", "seeds") if not minimum else ("weight",):
+            if name in given and getattr(self, name) != type(self).model_fields[name].default:
+                fix = "add `kind: run`" if minimum else "leave it out, or set `kind: minimum`"
+                raise InputError(f"truth.{name} has no meaning for `kind: {self.kind}`; {fix}.")
+        return self
+
+    @property
+    def called(self) -> TruthKind:
+        """The kind of truth, which knows what it is called."""
+        return TruthKind(self.kind, self.weight)
+
+    @property
+    def replays(self) -> bool:
+        """It replays recorded runs."""
+        return self.kind != "minimum"
+
+    @model_serializer(mode="wrap")
+    def _without_later_fields(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in handler(self).items() if self._shows(name)}
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        return ((name, value) for name, value in super().__repr_args__() if self._shows(str(name)))
+
+    def _shows(self, name: str) -> bool:
+        """Fields that came later are not shown at their defaults, so that earlier stores keep their names."""
+        return name not in LATER or getattr(self, name) != type(self).model_fields[name].default
 
 
 class GridConfig(_Strict):

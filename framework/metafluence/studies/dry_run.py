@@ -115,6 +115,7 @@ def _scoring(study: Study, started: Started) -> float:
             test_tasks=split.test,
             bank=None,
             checkpoints=started.checkpoints,
+            run=fit.run,
             seed=0,
             level=plan.level,
         )

@@ -11,7 +11,18 @@ import torch
 from torch import Tensor
 
 from metafluence.errors import StoreError
-from metafluence.evaluation import Budget, Ceiling, Cell, Certificate, RemovalCurve, Row, Run, TestQuality, detection
+from metafluence.evaluation import (
+    Budget,
+    Ceiling,
+    Cell,
+    Certificate,
+    RemovalCurve,
+    Row,
+    Run,
+    TestQuality,
+    TruthKind,
+    detection,
+)
 from metafluence.runtime import load_tensors, save_tensors
 from metafluence.studies.study import StudyResult
 from metafluence.studies.variations import Variation
@@ -70,6 +81,8 @@ class Outcome:
     """At λ*."""
     fit_seconds: float = float("nan")
     """Of the fit from scratch."""
+    truth: TruthKind = TruthKind()
+    """What methods were compared with."""
     real: bool = False
     """Targets are real values, not classes."""
     certificates: tuple[Certificate, ...] = ()
@@ -113,6 +126,7 @@ def outcome(variation: Variation, result: StudyResult) -> Outcome:
         sides=sides,
         full=result.full,
         fit_seconds=result.fit.seconds,
+        truth=TruthKind() if result.config.truth is None else result.config.truth.called,
         real=result.split.test.real,
         certificates=result.certificates,
         budgets=result.budgets,
@@ -142,6 +156,7 @@ def save_outcome(file: Path, kept: Outcome) -> None:
         "sides": {level: asdict(side) for level, side in kept.sides.items()},
         "full": asdict(kept.full),
         "fit_seconds": kept.fit_seconds,
+        "truth": asdict(kept.truth),
         "real": kept.real,
         "certificates": [asdict(c) for c in kept.certificates],
         "budgets": [b.facts() for b in kept.budgets],
@@ -186,6 +201,7 @@ def _outcome(tensors: dict[str, Tensor], facts: dict[str, Any]) -> Outcome:
         sides={level: _side(facts["sides"][level]) for level in LEVELS if level in facts["sides"]},
         full=TestQuality(**facts["full"]),
         fit_seconds=facts["fit_seconds"],
+        truth=TruthKind(**facts.get("truth", {})),  # stores of older versions know one kind
         real=facts["real"],
         certificates=tuple(Certificate.from_facts(c) for c in facts["certificates"]),
         budgets=tuple(Budget.from_facts(b) for b in facts["budgets"]),

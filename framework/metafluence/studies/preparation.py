@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 
 from metafluence.attribution import Targets
 from metafluence.bilevel import BilevelProblem, Diagnostics, diagnose
-from metafluence.errors import InputError
+from metafluence.errors import InputError, StoreError
 from metafluence.evaluation import Evaluation, Truth, draw_removals, retrain
 from metafluence.learners import MetaLearner
 from metafluence.linalg import Solver
@@ -27,7 +28,7 @@ from metafluence.runtime import (
 )
 from metafluence.studies.config import StudyConfig
 from metafluence.tasks import Dataset, Level, Removal, Split, TaskSet, corrupt, count_of
-from metafluence.training import Checkpoint, Fit, Record, RetrainBank, Trainer, stored_fit
+from metafluence.training import Checkpoint, Fit, Record, RetrainBank, Trainer, load_run, stored_fit
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 NAMES: dict[Level, str] = {"task": "tasks", "support": "support instances", "query": "query instances"}
@@ -78,10 +79,17 @@ class Preparation:
         self._learner: MetaLearner = registry.build("learner", config.learner)
         self._inner_solver: Solver = registry.build("solver", config.inner_solver, "inner_solver")
         self._trainer: Trainer = registry.build("trainer", config.trainer)
+        if config.truth is not None and config.truth.replays:
+            self._trainer = self._trainer.recording()
         self._descent: Trainer | None = None
         if config.checkpoints is not None:
             self._descent = registry.build("trainer", config.checkpoints, "checkpoints")
         self._executor = self._on_device(registry.build("executor", config.executor))
+
+    @property
+    def records(self) -> bool:
+        """Whether the fit comes with the run that led to it."""
+        return self._trainer.records
 
     def start(self) -> Started:
         """Draw the tasks and fit, if that is not done yet."""
@@ -124,6 +132,7 @@ class Preparation:
                 test_tasks=test,
                 bank=bank,
                 checkpoints=started.checkpoints,
+                run=fit.run,
                 seed=self.config.seed,
                 level=level,
                 remove=remove,
@@ -183,7 +192,7 @@ class Preparation:
         self.shelf = Shelf(folder, digest_of(identity), self.notices.append)
 
     def _fit(self, stage: str, name: str, trainer: Trainer, problem: BilevelProblem, split: Split, purpose: str) -> Fit:
-        judged = ""
+        judged, folder = "", self.shelf.folder / "training" / name
 
         def report(step: int, total: int, record: Record) -> None:
             nonlocal judged
@@ -197,13 +206,21 @@ class Preparation:
                 generator=self._generator(purpose),
                 progress=report,
                 validation=split.validation if trainer.needs_validation else None,
-                folder=self.shelf.folder / "training" / name,
+                folder=folder,
             )
             best = "" if fit.best_step is None else f", validation best after {fit.best_step}"
             self._observer.done(f"‖∇F‖ = {fit.gradient_norm:.1e} after {fit.steps} steps{best}")
             return fit
 
-        return stored_fit(self.shelf, name, make, self.device)
+        fit = stored_fit(self.shelf, name, make, self.device)
+        if not trainer.records or fit.run is not None:
+            return fit
+        try:
+            return replace(fit, run=load_run(folder, problem, fit.best_step))
+        except StoreError as error:
+            self.notices.append(f"{error} The fit is made again.")
+            shutil.rmtree(folder, ignore_errors=True)
+            return make()
 
     def _bank(self, problem: BilevelProblem, fit: Fit, split: Split, purpose: str, store: Path) -> RetrainBank:
         assert self.config.truth is not None
@@ -216,7 +233,7 @@ class Preparation:
             self._trainer,
             self._executor,
             store,
-            self.config.truth.start,
+            "replay" if self.config.truth.replays else self.config.truth.start,
             self._generator(purpose).initial_seed(),
             lambda done, total: self._observer.step(done, total) if total > 1 else None,
             split.validation if self._trainer.needs_validation else None,
@@ -255,9 +272,13 @@ class Preparation:
         items = len(evaluation.problem.tasks.corrupted_items(evaluation.level))
         singles, subsets = self.removals(evaluation.level, items)
         count = (len(singles) + len(subsets)) * (1 + len(others))
-        self._observer.stage(f"retraining without {NAMES[evaluation.level]}", len(singles) + len(subsets))
-        truth, complaint = retrain(singles, subsets, evaluation.level, evaluation.bank, evaluation.targets(), others)
-        self._observer.done(f"{count} exact fits")
+        asked = self.config.truth
+        assert asked is not None
+        doing, done = ("replaying", "replays") if asked.replays else ("retraining", "exact fits")
+        self._observer.stage(f"{doing} without {NAMES[evaluation.level]}", len(singles) + len(subsets))
+        parts = (singles, subsets, evaluation.level, evaluation.bank, evaluation.targets())
+        truth, complaint = retrain(*parts, others, asked.weight)
+        self._observer.done(f"{count} {done}")
         if complaint:
             warnings.append(
                 f"Ground truth without {NAMES[evaluation.level]}: {complaint} What failed is left out of it."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from metafluence.attribution import AttributionMethod
+from metafluence.attribution import RECORD, AttributionMethod
 from metafluence.bilevel import Diagnostics
 from metafluence.errors import ConvergenceError, InputError, in_words
 from metafluence.evaluation import (
@@ -22,6 +22,7 @@ from metafluence.evaluation import (
     TestQuality,
     Truth,
     certify,
+    certify_run,
     error_budget,
     execute_plan,
     reference_scores,
@@ -109,8 +110,19 @@ class Study:
         self.preparation = Preparation(config, registry, folder, self._observer)
         dampings = config.damping.values if config.damping is not None else ()
         self.plans = make_plans(config.methods, config, registry, dampings)
+        self._refuse_without_run()
         self.grid_plans = make_grid(config.grid, registry) if config.grid is not None else []
         self.budget_plans = self._plan_budget() if config.budget is not None else []
+
+    @property
+    def _replays(self) -> bool:
+        """Whether the ground truth replays recorded runs."""
+        return self.config.truth is not None and self.config.truth.replays
+
+    def _refuse_without_run(self) -> None:
+        needs = next((plan.label for plan in self.plans if plan.method.needs_run), None)
+        if needs is not None and not self.preparation.records:
+            raise InputError(f"{needs} works on a recorded run of meta-training and this study has none. {RECORD}")
 
     def run(self) -> StudyResult:
         """Do what is not done yet. Returns the results; a failed run is a row with its reason."""
@@ -221,6 +233,8 @@ class Study:
         asked = self.config.budget
         assert asked is not None
         plans = make_plans(asked.methods, self.config, self._registry)
+        if self._replays:
+            raise InputError("budget splits errors of predicted minima. Remove it, or set `truth: {kind: minimum}`.")
         without = [plan.label for plan in plans if not plan.method.edits]
         if without or self.config.truth is None:
             lacks = f"{without[0]} predicts none" if without else "the study has no `truth`"
@@ -270,13 +284,26 @@ class Study:
                 found.append(Certificate.from_facts(stored[1]))
             else:
                 try:
-                    known = predictions[evaluation.level].made(method)
-                    given = (evaluation.context(), evaluation.targets(), ready.diagnostics, evaluation.truth)
-                    found.append(certify(method, *given, change=known, label="influence"))
+                    found.append(self._certificate(evaluation, ready.diagnostics, method, predictions))
                 except Exception as error:
-                    found.append(Certificate.refused("influence", evaluation.level, in_words(error)))
+                    judged = "run-influence" if self._replays else "influence"
+                    found.append(Certificate.refused(judged, evaluation.level, in_words(error)))
                 else:
                     self.preparation.shelf.keep(name, {}, asdict(found[-1]))
             self._observer.step(number, len(evaluations), evaluation.level)
         self._observer.done()
         return found
+
+    def _certificate(
+        self,
+        evaluation: Evaluation,
+        diagnostics: Diagnostics,
+        method: AttributionMethod,
+        predictions: dict[Level, Predictions],
+    ) -> Certificate:
+        """Of influence at a minimum, or through the run where that is the truth."""
+        if self._replays and evaluation.run is not None:
+            return certify_run(evaluation.run, evaluation.targets(), evaluation.level, evaluation.seed)
+        known = predictions[evaluation.level].made(method)
+        given = (evaluation.context(), evaluation.targets(), diagnostics, evaluation.truth)
+        return certify(method, *given, change=known, label="influence")

@@ -107,7 +107,9 @@ class Variation:
     def work(self) -> str:
         """The name under which the work that follows from `WORK` is stored."""
         dump = self.config.model_dump(mode="json")
-        parts = {name: dump[name] for name in WORK} | {"start": dump["truth"] and dump["truth"]["start"]}
+        truth = self.config.truth
+        start = None if truth is None else "replay" if truth.replays else truth.start
+        parts = {name: dump[name] for name in WORK} | {"start": start}
         return _hash(parts)[:12]
 
 

@@ -43,7 +43,7 @@ class Labelled:
     inputs: floating point, or 8-bit integers, which are scaled to [0, 1] as they are drawn, so that the whole is held
     in 8 bits only. splits: the numbers of the classes published for training, validation and test; where none is
     published for validation, some of those for training are taken.
-    Raises DataError where inputs and labels differ in number or a class is in two splits.
+    Raises DataError where inputs and labels differ in number, a label has no class, or a class is in two splits.
     """
 
     inputs: Tensor | Instances
@@ -54,7 +54,20 @@ class Labelled:
     def __post_init__(self) -> None:
         if len(self.inputs) != len(self.labels):
             raise DataError(f"There are {len(self.inputs)} inputs but {len(self.labels)} labels; make them as many.")
+        if self.labels.dim() != 1 or self.labels.is_floating_point() or self.labels.is_complex():
+            raise DataError(
+                f"The labels are {self.labels.dtype} of shape {list(self.labels.shape)}. Give whole numbers [n]."
+            )
+        wrong = self.labels[(self.labels < 0) | (self.labels >= len(self.classes))]
+        if len(wrong):
+            raise DataError(
+                f"There is the label {int(wrong[0])}, but {len(self.classes)} classes, numbered from 0. Give a class "
+                "for every label; classes, labels = torch.unique(labels, return_inverse=True) numbers them."
+            )
         listed = [c for part in self.splits or () for c in part]
+        nowhere = next((c for c in listed if not 0 <= c < len(self.classes)), None)
+        if nowhere is not None:
+            raise DataError(f"The splits have the class {nowhere} of {len(self.classes)}. Give numbers from 0.")
         if len(set(listed)) < len(listed):
             twice = next(self.classes[c] for c in listed if listed.count(c) > 1)
             raise DataError(f"The class {twice!r} is in the published splits twice. Keep it in one of them.")

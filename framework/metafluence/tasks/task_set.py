@@ -200,6 +200,17 @@ class TaskSet:
         """[N] bool: tasks in which any instance was corrupted."""
         return self.corrupted_support.any(dim=1) | self.corrupted_query.any(dim=1)
 
+    def check_support(self) -> None:
+        """Raises InputError where a class is in queries alone: no task could adapt to it."""
+        support, query = self.support.targets.contiguous(), self.query.targets.contiguous()
+        alone = ~torch.isin(query, support)
+        if not self.real and bool(alone.any()):
+            task, instance = alone.nonzero()[0].tolist()
+            raise InputError(
+                f"Query instance {instance} of task {self.ids[task]!r} is of class {int(query[task, instance])}, which "
+                "no support has. Give the class support instances, or remove it from the queries."
+            )
+
     def items(self, level: Level) -> int:
         """How many items a level has: tasks, or the instances of a half of all tasks together."""
         return len(self) * self.each(level)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,12 +13,23 @@ import torch
 from torch import Tensor
 
 from metafluence.bilevel import BilevelProblem
-from metafluence.errors import ConvergenceError, RemovalError, SolverError
-from metafluence.runtime import NAMED, Executor, Shelf, component_fingerprint, digest_of, folder_of, hash_tensor, warn
+from metafluence.errors import ConvergenceError, InputError, RemovalError, SolverError
+from metafluence.runtime import (
+    NAMED,
+    Executor,
+    RemoteExecutor,
+    Shelf,
+    component_fingerprint,
+    digest_of,
+    folder_of,
+    hash_tensor,
+    warn,
+)
 from metafluence.tasks import Level, Removal, TaskSet, Weights, check_removals
+from metafluence.training.run import TrainingRun
 from metafluence.training.trainer import Fit, Shared, Trainer
 
-Start = Literal["warm", "cold"]
+Start = Literal["warm", "cold", "replay"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +68,8 @@ class Retrained:
 class RetrainBank:
     """Fits with the weights of removed items at zero. Each is computed once and stored.
 
-    start: `warm` from λ*, or `cold` from the fit's own initial parameters, drawn anew from `seed`.
+    start: `warm` from λ*; `cold` from the fit's own initial parameters, drawn anew from `seed`; or `replay`, the very
+    run that the fit recorded, with its start, batches and rates, under other weights.
     store: a folder for the fits; work already there is reused if it answers the same question.
     progress: called with fits done and fits asked for. validation: tasks that the trainer judges its steps on, the
     same as in the fit. notice: called with a sentence about a failure that was recovered from (a worker died).
@@ -80,7 +93,10 @@ class RetrainBank:
         weights: Weights | None = None,
     ) -> None:
         self._problem, self._trainer, self._executor = problem, trainer, executor
-        self.weights = weights or Weights.ones(problem.tasks)
+        self._run = fit.run if start == "replay" else None
+        if start == "replay" and self._run is None:
+            raise InputError("The fit has no recorded run to replay. Make it with record=True (adam, sgd, ...).")
+        self.weights = weights or (Weights.ones(problem.tasks) if self._run is None else self._run.weights)
         self._init = fit.meta if start == "warm" else None
         self._seed, self._progress, self._validation = seed, progress, validation
         self._shelf: Shelf | None = None
@@ -94,7 +110,7 @@ class RetrainBank:
                 "problem": problem.fingerprint(),
                 "fit": digest.hexdigest()[:16],
                 "trainer": component_fingerprint(trainer),
-                "start": start if start == "warm" else f"cold, seed {seed}",
+                "start": f"cold, seed {seed}" if start == "cold" else start,
             }
             if validation is not None:
                 identity["validation"] = validation.fingerprint()
@@ -114,8 +130,7 @@ class RetrainBank:
         keys = [_key(level, removal, weight) for removal in removals]
         self._load(keys)
         missing = {k: r for k, r in zip(keys, removals, strict=True) if k not in self._kept}
-        trainer = self._trainer_of(len(missing))
-        work = _Refit(self._problem, trainer, self._init, self._seed, level, weight, self._validation, self.weights)
+        work = self._work(len(missing), level, weight)
         names = list(missing)
         found = self._executor.map(work, list(missing.values()), self._notice)
         for done, (index, fit) in enumerate(found, start=1):
@@ -147,6 +162,20 @@ class RetrainBank:
                 text += ". Give the trainer more steps, raise l2, or smooth the network"
             raise ConvergenceError(f"{text}.")
         return retrained
+
+    def _work(self, fits: int, level: Level, weight: float) -> Callable[[Removal], Fit | str]:
+        """What makes a fit without a removal."""
+        if self._run is not None:
+            return _Replay(self._sent(self._run, fits), level, weight)
+        trainer = self._trainer_of(fits)
+        return _Refit(self._problem, trainer, self._init, self._seed, level, weight, self._validation, self.weights)
+
+    def _sent(self, run: TrainingRun, fits: int) -> TrainingRun:
+        """The run as the executor's workers can read it, after a check that it is made again here bit by bit."""
+        if fits:
+            run.replayed(*run.segments()[-1])
+        elsewhere = isinstance(self._executor, RemoteExecutor) and self._executor.elsewhere
+        return run.in_memory() if fits and elsewhere else run
 
     def _trainer_of(self, fits: int) -> Trainer:
         """The trainer for `fits` more fits; for warm starts one with precomputed shared work, if that pays off."""
@@ -208,6 +237,24 @@ class _Refit:
             return replace(fit, run=None)  # not used, and large to send back from other processes
         except (RemovalError, SolverError) as error:
             return str(error)
+
+
+@dataclass(frozen=True)
+class _Replay:
+    """One replay of a run with other weights of some items; a class, so that it can be pickled."""
+
+    run: TrainingRun
+    level: Level
+    weight: float
+
+    def __call__(self, removal: Removal) -> Fit | str:
+        """The end of the replay, or the reason why there is none."""
+        started = time.perf_counter()
+        try:
+            meta = self.run.replay(self.run.weights.scaled(self.level, removal, self.weight))
+        except (RemovalError, SolverError, ConvergenceError) as error:
+            return str(error)
+        return Fit(meta, float("nan"), True, self.run.steps, 0, time.perf_counter() - started)
 
 
 def _key(level: Level, removal: Removal, weight: float) -> str:

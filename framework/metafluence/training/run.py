@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +16,7 @@ from metafluence.errors import ConvergenceError, InputError, StoreError
 from metafluence.learners import NetworkLearner
 from metafluence.runtime import check_identity, hash_tensor, load_tensors, save_tensors, warn
 from metafluence.tasks import LEVELS, Level, Weights
+from metafluence.training.kept_states import KeptStates
 from metafluence.training.step_rules import RULES, StepRule, StepState
 from metafluence.training.trainer import Quality, loss_gradient
 
@@ -48,38 +49,6 @@ class RunStep(NamedTuple):
     gradient: Tensor
     rate: float
     batch: Tensor
-
-
-class KeptStates:
-    """States of a run by their step, in memory, or in a folder with a file for each; identity: of the run."""
-
-    def __init__(self, folder: Path | None = None, identity: str = "") -> None:
-        self._folder, self.identity = folder, identity
-        self._here: dict[int, StepState] = {}
-
-    def put(self, state: StepState) -> None:
-        if self._folder is None:
-            self._here[state.step] = state
-            return
-        tensors = {str(i): part for i, part in enumerate(state.parts)}
-        save_tensors(self._file(state.step), tensors, {}, self._named(state.step))
-
-    def get(self, step: int, device: torch.device) -> StepState:
-        """The state after `step` steps. Raises StoreError where its file is damaged or of another run."""
-        if self._folder is None:
-            return self._here[step]
-        tensors, _ = load_tensors(self._file(step), self._named(step) if self.identity else None)
-        return StepState(step, tuple(tensors[str(i)].to(device) for i in range(len(tensors))))
-
-    def __contains__(self, step: int) -> bool:
-        return step in self._here if self._folder is None else self._file(step).exists()
-
-    def _named(self, step: int) -> str:
-        return f"{self.identity} after step {step}"
-
-    def _file(self, step: int) -> Path:
-        assert self._folder is not None
-        return self._folder / f"state-{step:08d}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -120,6 +89,14 @@ class TrainingRun:
         """(start, stop) of the steps between states that are kept, first to last."""
         starts = list(range(0, self.steps, self.every))
         return list(zip(starts, [*starts[1:], self.steps], strict=True))
+
+    def in_memory(self) -> TrainingRun:
+        """The same run with its states in memory."""
+        kept = KeptStates()
+        for step in range(self.steps + 1):
+            if step in self.states:
+                kept.put(self._kept(step))
+        return replace(self, states=kept)
 
     def replayed(self, start: int, stop: int) -> list[RunStep]:
         """The steps start + 1 to stop, made again from a kept state.
@@ -240,24 +217,31 @@ class TrainingRun:
         return state
 
 
-def load_run(folder: Path, problem: BilevelProblem) -> TrainingRun:
-    """The run that was recorded in `folder`. Raises StoreError where there is none, or one of another problem."""
+def load_run(folder: Path, problem: BilevelProblem, steps: int | None = None) -> TrainingRun:
+    """The run that was recorded in `folder`; its first `steps` steps if given, as where validation picked an earlier λ.
+
+    Raises StoreError where there is none, one of another problem, or one of which states are missing.
+    """
     if not (folder / FILE).exists():
         raise StoreError(f"There is no run in {folder}. Meta-train with record=True and this folder.")
     tensors, facts = load_tensors(folder / FILE)
     check_identity(folder, {"problem": facts["problem"]}, {"problem": problem.fingerprint()})
     name, settings = facts["rule"]
     device = problem.tasks.device
-    return TrainingRun(
+    run = TrainingRun(
         problem,
         Weights(*(tensors[level].to(device) for level in LEVELS)),
         RULES[name](**settings),
-        tensors["batches"].split(tensors["sizes"].tolist()),
-        tuple(tensors["rates"].tolist()),
+        tensors["batches"].split(tensors["sizes"].tolist())[:steps],
+        tuple(tensors["rates"].tolist())[:steps],
         KeptStates(folder, facts.get("identity", "")),
         facts["every"],
         tensors["peaks"].to(device),
     )
+    lost = next((start for start, _ in run.segments() if start not in run.states), None)
+    if lost is not None:
+        raise StoreError(f"The run in {folder} has lost its state after {lost} steps. Record it again.")
+    return run
 
 
 class RunRecorder:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from metafluence.bilevel import BilevelProblem, Point
+from metafluence.errors import InputError
 from metafluence.networks import accuracy
 from metafluence.registry import Component
 from metafluence.tasks import TaskSet, Weights
@@ -114,6 +115,18 @@ class Trainer(Component, ABC):
     def needs_validation(self) -> bool:
         """Whether `fit` evaluates steps on validation tasks and needs some."""
         return False
+
+    @property
+    def records(self) -> bool:
+        """Whether `fit` records its run in `Fit.run`."""
+        return False
+
+    def recording(self) -> Trainer:
+        """The same trainer, which records its run. Raises InputError if its fits are no runs that can be replayed."""
+        raise InputError(
+            f"{type(self).__name__.lower()} records no run to replay. Give a trainer of minibatches, such as adam, or "
+            "compare with minima instead: `truth: {kind: minimum}`."
+        )
 
     @abstractmethod
     def fit(

@@ -20,8 +20,9 @@ class Npz(LabelledDataset):
 
     A relative path is looked for under `root`, else under $METAFLUENCE_DATA, else under the working folder. 8-bit
     images are kept in 8 bits and scaled to [0, 1] when drawn; images [n, h, w] and [n, h, w, 3] become [n, channels,
-    h, w]. An array [classes, instances, h, w] needs no labels. If the archive has an array `classes` (under that
-    name) with a name for every label 0, 1, ..., classes are called by it. without: classes to leave out, by name.
+    h, w]. Labels are whole numbers or texts; each one that occurs is a class called by it, so gaps do no harm. An array
+    [classes, instances, h, w] needs no labels. If the archive has an array `classes` (under that name) with a name for
+    every label 0, 1, ..., classes are called by it. without: classes to leave out, by name.
     size: 8-bit images are scaled to squares of this side, by averaging; as they are if not given.
     """
 

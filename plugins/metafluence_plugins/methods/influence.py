@@ -16,7 +16,6 @@ from metafluence import (
     Context,
     Curvature,
     Hessian,
-    InputError,
     Jacobian,
     Level,
     LinearOperator,
@@ -55,10 +54,6 @@ class InfluenceFunction(AttributionMethod):
 
     levels: ClassVar[frozenset[Level]] = frozenset(LEVELS)
     edits: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.leave_out, bool) and self.leave_out != "edits":
-            raise InputError(f"leave_out is {self.leave_out!r}; it may be true, false or edits.")
 
     @property
     def additive(self) -> bool:

@@ -6,7 +6,7 @@ import hashlib
 import math
 import time
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Literal
@@ -90,6 +90,13 @@ class Minibatch(Trainer):
     @abstractmethod
     def rule(self) -> StepRule:
         """What makes the steps."""
+
+    @property
+    def records(self) -> bool:
+        return self.record
+
+    def recording(self) -> Minibatch:
+        return self if self.record else replace(self, record=True)
 
     @property
     def needs_validation(self) -> bool:

@@ -93,7 +93,7 @@ def _section(whole: Merged, level: Level, folder: Path, attempts: Attempts) -> d
     seeds = sorted(Counter(len(group.outcomes) for group in some))
     over = f"Means over {' or '.join(map(str, seeds))} seeds with Student's 95 % interval; of two seeds both values. "
     best = f"In bold{' for each variation' if len(some) > 1 else ''}: {BOLD} A click on a heading sorts."
-    return {**section, "about": f"{over if seeds[-1] > 1 else ''}{best}"}
+    return {**section, "about": f"{section['against']} {over if seeds[-1] > 1 else ''}{best}"}
 
 
 def _published(whole: Merged, group: Group) -> tuple[Published, ...]:
@@ -107,7 +107,7 @@ def _solvers(whole: Merged, folder: Path, attempts: Attempts) -> list[dict[str, 
     shown = []
     for number, group in enumerate(whole.groups, start=1):
         for name, draw in grid_figures(mean_cells(group)).items():
-            title, text = caption(name, len(group.outcomes) > 1)
+            title, text = caption(name, group.words, len(group.outcomes) > 1)
             title = ": ".join(part for part in (title, group.label) if part)
             file = folder / "figures" / f"{name}{f'-{number}' if len(whole.groups) > 1 else ''}.png"
             drawn = attempts.picture(draw, title, text, file)
@@ -153,7 +153,7 @@ def _exhibits(whole: Merged) -> list[dict[str, Any]]:
             for name in ("harmful", "helpful"):
                 file = page / "figures" / f"{name}-{level}.png"
                 if file.exists():
-                    title, text = caption(name)
+                    title, text = caption(name, one.truth.words)
                     where = f"{title} {ITEM_NAMES[level]}s, {one.called}"
                     data = base64.b64encode(file.read_bytes()).decode()
                     shown.append({"title": where, "caption": text, "data": data, "broad": True, "reasons": []})

@@ -24,6 +24,7 @@ from metafluence.reports import (
     named,
     retrains,
     values,
+    words_of,
 )
 from metafluence.reports.figures.panels import all_methods, finish_panels, panel_axes, title_panel
 from metafluence.tasks import Level
@@ -62,7 +63,7 @@ def fidelity_against_runtime(groups: Sequence[Group], level: Level) -> Figure | 
         axis.xaxis.set_minor_formatter(NullFormatter())
         title_panel(axis, group)
         fronts.append((axis, [places[m] for m in front], [in_figure(named(m)) for m in front], list(places.values())))
-    finish_panels(figure, axes, "Spearman with exact retraining", (-1, 1))
+    finish_panels(figure, axes, f"Spearman with {words_of(drawn).name}", (-1, 1))
     for axis, points, labels, others in fronts:
         label_points(figure, axis, points, labels, others)
     return figure

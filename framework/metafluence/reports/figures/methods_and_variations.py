@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from metafluence.reports import BROAD, NOTHING, Group, in_figure, mean, named, values
+from metafluence.reports import BROAD, NOTHING, Group, in_figure, mean, named, values, words_of
 from metafluence.reports.figures.panels import all_methods
 from metafluence.tasks import Level
 
@@ -31,5 +31,5 @@ def heat_map(groups: Sequence[Group], level: Level) -> Figure | None:
         text = NOTHING if np.isnan(value) else f"{value:.2f}"
         dark = np.isfinite(value) and value < 0.6
         axis.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
-    axis.set_title("Spearman with exact retraining", fontsize=10)
+    axis.set_title(f"Spearman with {words_of(groups).name}", fontsize=10)
     return figure

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from metafluence.reports import ITEM_NAMES, Group, Method, lines, mean
+from metafluence.reports import ITEM_NAMES, Group, Method, lines, mean, words_of
 from metafluence.reports.figures.panels import Curve, corrupted_share, draw_panels
 from metafluence.tasks import Level
 
@@ -37,5 +37,8 @@ def removal_curves(groups: Sequence[Group], level: Level) -> Figure | None:
             share = corrupted_share(group, level)
             axis.plot([share], [clean.value], marker="*", ms=11, color="#777777", ls="", label="exactly the corrupted")
 
-    titles = (f"share of {ITEM_NAMES[level]}s removed, lowest score first", f"test {what} after retraining")
+    titles = (
+        f"share of {ITEM_NAMES[level]}s removed, lowest score first",
+        f"test {what} after {words_of(groups).short}",
+    )
     return draw_panels(groups, level, curves, titles, mark, (-np.inf, np.inf) if real else (0, 1))

@@ -32,7 +32,7 @@ def heat_maps(cells: tuple[Cell, ...]) -> Figure | None:
     ranked = any(not math.isnan(c.spearman) for c in done)
     figure = Figure(figsize=(max(6.0, 2.0 + 0.95 * len(outer)), 2.6 + 1.1 * len(inner)), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
-    first = "Spearman with exact retraining, and (colour) " if ranked else ""
+    first = "Spearman with the truth, and (colour) " if ranked else ""
     title = f"{first}error of the scores by the solvers"
     _map(above, cells, inner, outer, lambda c: max(c.error, 1e-8), LogNorm(1e-8, 1), "viridis_r", title, _fidelity)
     seconds = [c.seconds for c in done] or [1.0]

@@ -90,9 +90,12 @@ def _exhibit(result: StudyResult, level: Level, folder: Path, attempts: Attempts
     if shown is None:
         return None
     truth = result.evaluations[level].truth
-    remark = "" if truth is None else ", whose Spearman with exact retraining is the largest"
+    words = study_group(result).words
+    remark = "" if truth is None else f", whose Spearman with {words.name} is the largest"
     pictures = [
-        attempts.picture(lambda figure=figure: figure, *caption(name), folder / "figures" / f"{name}-{level}.png")
+        attempts.picture(
+            lambda figure=figure: figure, *caption(name, words), folder / "figures" / f"{name}-{level}.png"
+        )
         for name, figure in shown.figures.items()
     ]
     drawn = [picture for picture in pictures if picture is not None]
@@ -103,8 +106,9 @@ def _overall(result: StudyResult, folder: Path, attempts: Attempts) -> list[dict
     """The figures of the error budget and of the grid of solvers, as the page wants them."""
     reasons = {"inner-and-outer-solvers": refusals(result), "error-budget": budget_refusals(result)}
     figures = {"error-budget": partial(error_budget, result.budgets), **grid_figures(result.grid)}
+    words = study_group(result).words
     drawn = {
-        name: attempts.picture(draw, *caption(name), folder / "figures" / f"{name}.png")
+        name: attempts.picture(draw, *caption(name, words), folder / "figures" / f"{name}.png")
         for name, draw in figures.items()
     }
     return [{**picture, "reasons": reasons.get(name, [])} for name, picture in drawn.items() if picture is not None]
@@ -114,6 +118,7 @@ def facts(result: StudyResult) -> list[tuple[str, str]]:
     """The study and its diagnostics, as pairs of what and how much."""
     d, e = result.diagnostics, result.diagnostics.extremes
     tasks = result.split.train
+    words = study_group(result).words
     said = [
         *(
             (f"{ITEM_NAMES[level]}s", f"{len(marks)}, {int(marks.sum())} of them corrupted")
@@ -133,6 +138,6 @@ def facts(result: StudyResult) -> list[tuple[str, str]]:
         if bench.truth is not None:
             count = len(bench.truth.removals) + len(bench.truth.subsets)
             said.append(
-                (f"retrained without {ITEM_NAMES[level]}s", f"{count} times in {bench.truth.seconds:.3g} s of work")
+                (f"{words.again} without {ITEM_NAMES[level]}s", f"{count} times in {bench.truth.seconds:.3g} s of work")
             )
     return said

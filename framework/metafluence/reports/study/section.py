@@ -8,7 +8,17 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from metafluence.reports import ITEM_NAMES, Attempts, Group, caption, level_table, named, narrow_table, write_tables
+from metafluence.reports import (
+    ITEM_NAMES,
+    Attempts,
+    Group,
+    caption,
+    level_table,
+    named,
+    narrow_table,
+    words_of,
+    write_tables,
+)
 from metafluence.reports.figures import level_figures, on_front
 from metafluence.tasks import Level
 
@@ -29,23 +39,25 @@ def level_section(
         first: What draws the figures that stand before those of all reports, by name.
     """
     noun, several_seeds = ITEM_NAMES[level], any(len(group.outcomes) > 1 for group in groups)
+    words = words_of(groups)
 
     def for_papers() -> None:
         paper = narrow_table(groups, level, "paper")
-        about = f"{study}: influence of {noun}s."
+        about = f"{study}: influence of {noun}s, against {words.name}."
         write_tables(folder / "tables", level, paper.titles, paper.rows, paper.best, about)
 
     attempts.make(f"tables/{level}.tex and {level}.md", for_papers, None)
     table = attempts.make(f"The table of {noun}s", lambda: level_table(groups, level).only_filled(), None)
     pictures = []
     for name, draw in {**first, **level_figures(groups, level)}.items():
-        title, text = caption(name, several_seeds)
+        title, text = caption(name, words, several_seeds)
         if name == "fidelity-against-runtime" and len(groups) == 1:
             text += front_sentence(groups[0], level)
         pictures.append(attempts.picture(draw, title, text, folder / "figures" / f"{name}-{level}.png"))
     return {
         "title": f"{noun.capitalize()}s",
         "level": level,
+        "against": f"Methods are compared with {words.name}." if table is not None and "against" in table.title else "",
         "tables": [] if table is None else [table],
         "pictures": [shown for shown in pictures if shown is not None],
     }

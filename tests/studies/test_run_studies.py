@@ -1,0 +1,209 @@
+"""Studies whose truth is their own training run: replays, methods that need the run, refusals, interruption."""
+
+import hashlib
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import metafluence as mf
+from metafluence.runtime import Parcel
+from metafluence.training import run as run_module
+from metafluence.training.retraining import _Replay
+from metafluence_plugins.trainers.adam import Adam
+from refusals import refused
+
+STUDY = {
+    "name": "run",
+    "dataset": "digits",
+    "episodes": {"train": 12, "validation": 4, "test": 3, "way": 2, "shot": 2, "query": 3, "split": "instances"},
+    "learner": {"use": "protonet", "backbone": {"use": "mlp", "hidden": [3], "activation": "tanh"}},
+    "l2": 1e-3,
+    "trainer": {"use": "adam", "steps": 10, "batch": 6, "eps_root": 1e-3, "save_every": 4},
+    "methods": ["run-influence", "retrain"],
+    "truth": {"kind": "run", "items": 5, "subsets": 6, "subset_share": 0.25},
+    "remove": [0.1, 0.25],
+    "certificate": False,
+    "executor": "serial",
+}
+
+
+def run(folder: Path, **changes) -> mf.StudyResult:
+    return mf.Study(mf.parse_study({**STUDY, **changes}), mf.default_registry(), folder).run()
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory) -> tuple[mf.StudyResult, Path]:
+    folder = tmp_path_factory.mktemp("run")
+    return run(folder), folder
+
+
+def test_the_truth_is_what_replays_by_hand_give(done):
+    result, _ = done
+    evaluation, fit = result.evaluations["task"], result.fit
+    truth, targets = result.truth, evaluation.targets()
+    by_hand = mf.replayed(fit.run, truth.removals, targets)
+    assert torch.equal(truth.change, by_hand.change)
+    torch.testing.assert_close(truth.loss_change, by_hand.loss_change[:, 0], rtol=1e-9, atol=1e-14)
+    together = mf.replayed(fit.run, truth.subsets, targets).loss_change[:, 0]
+    torch.testing.assert_close(truth.subset_loss_change, together, rtol=1e-9, atol=1e-14)
+    # And a replay is a fit by hand, from the same start, with other weights.
+    problem, trainer = evaluation.problem, Adam(steps=10, batch=6, eps_root=1e-3, checkpoints=0)
+    start = fit.run.state(0).meta
+    weights = mf.Weights.ones(problem.tasks).without("task", truth.removals[0])
+    generator = torch.Generator().manual_seed(fit_seed(result))
+    torch.testing.assert_close(trainer.fit(problem, generator=generator).meta, fit.meta, rtol=0, atol=1e-15)
+    assert not torch.equal(start, fit.meta)
+    generator.manual_seed(fit_seed(result))
+    ended = trainer.fit(problem, weights, generator=generator).meta
+    torch.testing.assert_close(ended - fit.meta, truth.change[:, 0], rtol=1e-9, atol=1e-14)
+
+
+def fit_seed(result: mf.StudyResult) -> int:
+    return int.from_bytes(hashlib.sha256(f"{result.config.seed} fit".encode()).digest()[:6], "big")
+
+
+def test_influence_through_the_run_predicts_its_replays(done):
+    result, _ = done
+    influence, again = result.rows
+    assert not result.failed
+    assert influence.spearman > 0.95
+    assert influence.lds > 0.95
+    assert influence.slope == pytest.approx(1, abs=0.15)
+    assert influence.change_error < 0.5
+    assert again.spearman == pytest.approx(1)
+    assert again.change_error == 0
+    for row in result.rows:
+        assert 0 <= row.accuracy_retrained <= 1
+
+
+def test_a_lowered_weight_is_scaled_to_a_removal(done, tmp_path):
+    result, _ = done
+    lowered = run(tmp_path, truth={**STUDY["truth"], "weight": 0.9}, methods=["run-influence"])
+    (row,) = lowered.rows
+    assert row.slope == pytest.approx(1, abs=0.05), "to first order a tenth of a weight is a tenth of a removal"
+    assert row.change_error < 0.5 * result.rows[0].change_error
+    by_hand = mf.replayed(lowered.fit.run, lowered.truth.removals, lowered.evaluations["task"].targets(), share=0.1)
+    torch.testing.assert_close(lowered.truth.loss_change, 10 * by_hand.loss_change[:, 0], rtol=1e-6, atol=1e-12)
+
+
+def test_a_finished_study_is_read_from_its_store(done, monkeypatch):
+    result, folder = done
+    monkeypatch.setattr(Adam, "fit", lambda *a, **k: pytest.fail("fitted again"))
+    monkeypatch.setattr(_Replay, "__call__", lambda *a, **k: pytest.fail("replayed again"))
+    again = run(folder)
+    assert again.reused == 2
+    assert torch.equal(again.fit.run.final, result.fit.meta)
+    assert [row.lds for row in again.rows] == [row.lds for row in result.rows]
+
+
+def test_interrupted_in_the_fit_and_in_a_replay_it_ends_in_the_same_bits(done, tmp_path, monkeypatch):
+    result, _ = done
+
+    def interrupted_after(count: int, function):
+        calls = iter(range(count))
+
+        def counting(*given, **named):
+            if next(calls, None) is None:
+                raise KeyboardInterrupt
+            return function(*given, **named)
+
+        return counting
+
+    for where, name, count in ((run_module.RunRecorder, "record", 6), (_Replay, "__call__", 7)):
+        with monkeypatch.context() as patch:
+            patch.setattr(where, name, interrupted_after(count, getattr(where, name)))
+            with pytest.raises(KeyboardInterrupt):
+                run(tmp_path)
+    again = run(tmp_path)
+    assert torch.equal(again.fit.meta, result.fit.meta)
+    assert torch.equal(again.truth.change, result.truth.change)
+    assert torch.equal(again.truth.subset_loss_change, result.truth.subset_loss_change)
+    assert [(r.spearman, r.lds, r.slope) for r in again.rows] == [(r.spearman, r.lds, r.slope) for r in result.rows]
+
+
+def test_a_recording_that_is_lost_is_made_again(done, tmp_path):
+    result, _ = done
+    methods = ["run-influence"]
+    run(tmp_path, methods=methods)
+    (states,) = tmp_path.glob("training/fit/state-00000003.safetensors")
+    states.unlink()
+    again = run(tmp_path, methods=[{"use": "run-influence"}, "retrain"])
+    assert "has lost its state after 3 steps. Record it again. The fit is made again." in " ".join(again.warnings)
+    assert torch.equal(again.fit.meta, result.fit.meta)
+    assert again.rows[0].lds == result.rows[0].lds
+    assert states.exists()
+
+
+def test_a_run_that_validation_ended_early_is_replayed_to_that_step(tmp_path):
+    trainer = {**STUDY["trainer"], "learning_rate": 0.3, "validate_every": 2}
+    first = run(tmp_path, trainer=trainer)
+    assert 0 < first.fit.best_step < 10
+    again = run(tmp_path, trainer=trainer)
+    for result in (first, again):
+        assert result.fit.run.steps == first.fit.best_step
+        torch.testing.assert_close(result.fit.run.final, first.fit.meta, rtol=0, atol=0)
+
+
+@pytest.mark.slow
+def test_processes_give_the_same_truth(done, tmp_path):
+    result, _ = done
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        again = run(tmp_path, executor={"use": "processes", "jobs": 2}, methods=["run-influence"])
+    finally:
+        torch.set_num_threads(threads)
+    torch.testing.assert_close(again.truth.change, result.truth.change, rtol=1e-9, atol=1e-13)
+
+
+def test_a_run_travels_to_other_machines_in_memory(done):
+    result, folder = done
+    stored = mf.load_run(folder / "training" / "fit", result.evaluations["task"].problem)
+    parcel = Parcel(_Replay(stored.in_memory(), "task", 0.0))
+    (folder / "training").rename(folder / "elsewhere")
+    try:
+        _, outcome = parcel(0, parcel.seal((0,)))
+    finally:
+        (folder / "elsewhere").rename(folder / "training")
+    assert torch.equal(parcel.open(outcome).meta, stored.replay(stored.removing("task", (0,))))
+
+
+def test_the_certificate_is_the_run_s_own(tmp_path):
+    result = run(tmp_path, certificate=True, methods=["run-influence"])
+    (found,) = result.certificates
+    assert found.method == "run-influence"
+    assert "It holds for this run alone." in found.verdict
+    assert [check.name for check in found.checks] == ["metasmoothness", "floor", "weight 0.9", "order", "sizes"]
+
+
+WRONG = {
+    "unknown": ({"truth": {"kind": "runs"}}, "truth.kind is 'runs', but 'minimum' or 'run' is expected. Give one"),
+    "newton": ({"trainer": "newton"}, "newton records no run to replay. Give a trainer of minibatches, such as adam"),
+    "seeds": ({"truth": {"kind": "run", "seeds": 2}}, "truth.seeds has no meaning for `kind: run`; leave it out"),
+    "start": ({"truth": {"kind": "run", "start": "cold"}}, "truth.start has no meaning for `kind: run`; leave it out"),
+    "weight": ({"truth": {"weight": 0.9}}, "truth.weight has no meaning for `kind: minimum`; add `kind: run`"),
+    "all": ({"truth": {"kind": "run", "weight": 1.0}}, "truth.weight is 1.0, but a number at least 0 and below 1"),
+    "minimum": (
+        {"truth": {}, "trainer": "newton"},
+        "run-influence works on a recorded run of meta-training and this study has none. In a study, give a trainer of "
+        "minibatches and compare with its run: `trainer: adam`, `truth: {kind: run}`",
+    ),
+    "adam": ({"truth": None}, "run-influence works on a recorded run"),
+    "budget": ({"budget": {"methods": ["run-influence"]}}, "budget splits errors of predicted minima. Remove it"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), WRONG.values(), ids=WRONG)
+def test_what_has_no_run_is_refused_before_anything_is_computed(changes, message, tmp_path):
+    with refused(re.escape(message)):
+        mf.Study(mf.parse_study({**STUDY, **changes}), mf.default_registry(), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_trainer_that_records_serves_methods_whatever_the_truth(tmp_path):
+    result = run(tmp_path, truth=None, trainer={**STUDY["trainer"], "record": True}, methods=["run-influence"])
+    assert not result.failed
+    assert np.isnan(result.rows[0].spearman)
