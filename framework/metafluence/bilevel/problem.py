@@ -36,12 +36,9 @@ class BilevelProblem:
         memory_gib: bound on what kept graphs and batches of columns take. Results do not depend on it.
 
     Raises:
-        InputError: if l2 or memory_gib is out of its bounds, the learner cannot be bound to the tasks, or a class is in
-            queries alone.
+        InputError: l2 or memory_gib out of bounds, tasks that the learner cannot use, or a class in queries alone.
 
     Example:
-        Two tasks of one support and one query instance each, and a network without adaptation:
-
         >>> import torch, metafluence as mf
         >>> half = mf.Batch(torch.tensor([[[1.0], [-1.0]], [[2.0], [0.5]]]), torch.tensor([[0, 1], [0, 1]]))
         >>> tasks = mf.TaskSet(half, half, ("first", "second"))
@@ -104,8 +101,7 @@ class BilevelProblem:
     def over(self, tasks: TaskSet) -> BilevelProblem:
         """The same learner on other tasks, without l2: for the losses and gradients of validation and test tasks.
 
-        They are moved to this problem's device. Raises InputError for inputs of another shape or type, and for a
-        class that no support has.
+        Moves them to this problem's device. Raises InputError for another shape or type, or a class without support.
         """
         if tasks.input_shape != self.tasks.input_shape or tasks.dtype != self.tasks.dtype:
             raise InputError(
