@@ -36,7 +36,6 @@ MINIMUM = {
     "checkpoints": {"use": "sgd", "steps": 8, "batch": 4, "checkpoints": 2},
     "truth": {"items": 3, "subsets": 2},
     "remove": [0.4],
-    "seeds": 2,
 }
 RUN = {
     **SHARED,

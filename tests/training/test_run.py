@@ -55,8 +55,15 @@ def derivative(run: TrainingRun, weights_at, goal: torch.Tensor) -> tuple[float,
     return float(found.value), found.error
 
 
-@pytest.mark.parametrize("optimiser", TRAINERS)
-@pytest.mark.parametrize("learner", LEARNERS)
+# Every learner with Adam and every optimiser with one learner are quick; all pairs are slow.
+PAIRS = [
+    pytest.param(learner, optimiser, marks=() if learner == "maml" or optimiser == "adam" else pytest.mark.slow)
+    for learner in LEARNERS
+    for optimiser in TRAINERS
+]
+
+
+@pytest.mark.parametrize(("learner", "optimiser"), PAIRS)
 def test_the_adjoint_is_the_derivative_of_replays_and_of_the_tangent(learner, optimiser):
     bilevel = small(learner)
     weights = weighted(bilevel.tasks)
