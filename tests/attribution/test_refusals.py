@@ -78,7 +78,7 @@ class Wrong(mf.AttributionMethod):
     [
         (Wrong(torch.zeros(7, 3)), r"Wrong returned scores of shape \[7, 3\] .* of shape \[items, 1\]"),
         (Wrong(torch.zeros(7)), r"shape \[7\]"),
-        (Wrong(torch.zeros(7, 1, dtype=torch.int64)), "Return real ones of shape"),
+        (Wrong(torch.zeros(7, 1, dtype=torch.int64)), "Return a tensor of real ones of shape"),
         (Wrong(torch.zeros(6, 1)), "6 rows of scores for 7 items of level 'task'"),
         (Wrong(unit="bananas"), "units 'bananas'. Set units to one of loss_change, rank_only"),
         (Wrong(torch.tensor([[1.0]] * 6 + [[float("nan")]])), "1 scores that are not finite"),
@@ -88,3 +88,15 @@ class Wrong(mf.AttributionMethod):
 def test_what_a_method_returns_is_checked(method, sentence):
     with refused(sentence):
         mf.attribute(method, world(0).context("task"), world(0).targets(mean=True))
+
+
+@pytest.mark.parametrize("returned", [None, torch.zeros(7, 1), [0.0] * 7])
+def test_a_method_returns_scores(returned):
+    class Other(Wrong):
+        def scores(self, state, targets):
+            return returned
+
+    with refused(f"Other returned a {type(returned).__name__} for scores. Return Scores"):
+        mf.attribute(Other(), world(0).context("task"), world(0).targets(mean=True))
+    with refused("Wrong returned scores of shape .* and type list. Return a tensor"):
+        mf.attribute(Wrong([0.0] * 7), world(0).context("task"), world(0).targets(mean=True))

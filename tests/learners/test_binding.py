@@ -1,6 +1,6 @@
 """What a learner learns of its tasks when it is bound, and what is refused there."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -13,6 +13,7 @@ from metafluence_plugins.learners.joint import Joint
 from metafluence_plugins.learners.maml import MAML
 from metafluence_plugins.learners.ridge_head import RidgeHead
 from parts import EXACT
+from refusals import refused
 from small_problems import seeded, tasks
 
 
@@ -42,6 +43,16 @@ def test_a_learner_may_call_its_own_attributes_as_it_likes():
     point = BilevelProblem(Mine(nn.Linear(3, 2)), tasks(2), 1.0, EXACT).at(torch.zeros(8, dtype=torch.float64))
     assert point.gradient.isfinite().all()
     assert (point.learner._loss, point.learner._network, point.learner._width) == ("mine", "too", "and this")
+
+
+def test_other_tasks_than_the_learner_is_bound_to_have_its_kind_of_targets():
+    problem = BilevelProblem(Joint(nn.Linear(3, 2)), tasks(2), 1.0, EXACT)
+    more = replace(tasks(2), query=Batch(tasks(2).query.inputs, tasks(2).query.targets * 2 % 3))
+    with refused(r"The tasks have 3 classes, but Joint is set to ways=2\. Set ways to 3"):
+        problem.over(more)
+    half = Batch(tasks(2).query.inputs, torch.zeros(*tasks(2).query.targets.shape, 2, dtype=torch.float64))
+    with refused("The learner is bound to tasks of classes. Give these tasks the same kind"):
+        problem.over(TaskSet(half, half, tasks(2).ids))
 
 
 INTERFACES = (

@@ -97,7 +97,9 @@ def test_files_that_are_no_text_are_refused(tmp_path, content, message):
 
 def test_a_study_with_a_byte_order_mark_is_read(tmp_path):
     (tmp_path / "study.yaml").write_text("l2: 1", encoding="utf-8-sig")
-    refused(command(tmp_path, "run", "study.yaml"), "the field 'name' is missing. Add it: a text of letters")
+    refused(
+        command(tmp_path, "run", "study.yaml"), "the field 'name' is missing. Add it: a text of at most 100 letters"
+    )
 
 
 NUMBERS = {
@@ -190,6 +192,17 @@ NUMBERS = {
     ),
     "dataset": ({"dataset": {"use": "mnist", "size": 29}}, "size is 29, but a whole number at least 1 and at most 28"),
     "dataset-name": ({"dataset": "digit"}, "Unknown dataset 'digit'. Did you mean 'digits'"),
+    "method-levels": (
+        {"methods": [{"use": "loss", "levels": 3}]},
+        "loss is to run at level 3, which...Give one of these",
+    ),
+    "name-long": ({"name": "a" * 101}, "but a text of at most 100 letters"),
+    "certificate": ({"certificate": 1}, "certificate is 1, but true or false is expected. Give one"),
+    "sizes-zero": ({"sizes": 0}, "sizes is 0. Give each size a name and its changes"),
+    "published-share": (
+        {"published": {"source": "x", "rows": {"retrain": {"accuracy": 31}}}},
+        "published.rows.retrain.accuracy is 31, but a number at least 0 and at most 1 or none is expected",
+    ),
     "spec-number": ({"learner": 3}, "learner is 3, but a name, or a mapping with use: NAME and its parameters,"),
     "spec-list": ({"learner": []}, "learner is [], but a name, or a mapping with use: NAME and its parameters,"),
 }
@@ -236,6 +249,8 @@ WORDS = {
     "kind": (["list", "solvers"], "Unknown kind of component 'solvers'"),
     "show-kind": (["show", "solvers", "cg"], "Unknown kind of component 'solvers'"),
     "show-name": (["show", "solver", "cgg"], "Unknown solver 'cgg'. Did you mean 'cg'"),
+    "sweep-infinite": (["sweep", "damping", "study.yaml", "--to", "inf"], "from 0.0001 to inf in 13 points. Give"),
+    "sweep-points": (["sweep", "damping", "study.yaml", "--points", "1000000"], "in 1000000 points. Give a positive"),
     "data-set": (["data", "show", "digits", "--set", "size"], "--set is 'size'; write --set KEY=VALUE"),
     "data-value": (["data", "show", "mnist", "--set", "size=0"], "size is 0, but a whole number at least 1"),
     "data-name": (["data", "show", "digit"], "Unknown dataset 'digit'. Did you mean 'digits'"),
@@ -250,6 +265,13 @@ def test_command_lines_that_cannot_be_meant_are_refused(tmp_path, words, message
     (tmp_path / "folder").mkdir()
     (tmp_path / "loop").symlink_to("loop")
     refused(command(tmp_path, *words), message)
+
+
+@pytest.mark.parametrize("seed", ["-1", str(10**30), "x"])
+def test_a_seed_of_a_picture_is_what_torch_takes(tmp_path, seed):
+    done = command(tmp_path, "data", "show", "digits", "--picture", "a.png", "--seed", seed)
+    assert done.returncode == 2
+    assert "Invalid value for '--seed'" in done.stderr
 
 
 def test_a_mapping_in_python_has_texts_for_names():

@@ -1,5 +1,6 @@
 """Studies, reports and the command line, end to end on real digits."""
 
+import sys
 from pathlib import Path
 
 import matplotlib.image
@@ -104,13 +105,16 @@ def test_stored_work_of_another_study_is_neither_reused_nor_lost(done):
     assert run(folder, l2=2.0).reused == len(again.runs)
 
 
-def test_any_exception_of_a_method_is_a_row_and_its_traceback_a_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(LossScore, "scores", lambda *_: {}["nothing"])
+@pytest.mark.parametrize(
+    ("fail", "reason"), [(lambda *_: {}["nothing"], "KeyError: 'nothing'"), (lambda *_: sys.exit(3), "SystemExit: 3")]
+)
+def test_any_exception_of_a_method_is_a_row_and_its_traceback_a_file(tmp_path, monkeypatch, fail, reason):
+    monkeypatch.setattr(LossScore, "scores", fail)
     result = run(tmp_path, methods=["loss", "random"])
     (row,) = result.failed
-    assert row.reason == "The method raised KeyError: 'nothing'. The traceback is in the store's `failures`."
+    assert row.reason == f"The method raised {reason}. The traceback is in the store's `failures`."
     (file,) = (tmp_path / "failures").iterdir()
-    assert "KeyError: 'nothing'" in file.read_text()
+    assert reason in file.read_text()
     assert [r.status for r in result.rows] == ["failed", "ok"]
 
 
@@ -407,12 +411,12 @@ def test_npz_reads_the_real_data_sets(shared_data):
 
 
 def test_a_study_on_omniglot(shared_data, tmp_path):
-    """New classes at validation and test, a convolutional backbone, 28x28 images."""
+    """New classes at validation and test, a convolutional backbone, images scaled down."""
     result = run(
         tmp_path,
-        dataset={"use": "npz", "path": "omniglot/omniglot_28.npz", "root": str(shared_data)},
-        episodes={"train": 6, "validation": 3, "test": 3, "way": 3, "shot": 2, "query": 2, "split": "classes"},
-        learner={"use": "logistic-head", "backbone": {"use": "small-conv", "channels": [2, 2]}, "penalty": 0.5},
+        dataset={"use": "npz", "path": "omniglot/omniglot_28.npz", "root": str(shared_data), "size": 14},
+        episodes={"train": 4, "validation": 2, "test": 2, "way": 2, "shot": 2, "query": 2, "split": "classes"},
+        learner={"use": "logistic-head", "backbone": {"use": "small-conv", "channels": [2]}, "penalty": 0.5},
         methods=["task-if", "direct-if"],
         solvers=["exact"],
         truth={"items": 3},

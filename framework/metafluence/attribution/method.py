@@ -241,11 +241,19 @@ def _checking_scores(scores: Callable[..., Scores]) -> Callable[..., Scores]:
     return checked
 
 
-def _check_scores(name: str, found: Scores, targets: Targets) -> None:
-    values = found.values
-    if values.ndim != 2 or values.shape[1] != targets.count or not values.is_floating_point():
+def _check_scores(name: str, found: Any, targets: Targets) -> None:
+    if not isinstance(found, Scores):
+        raise InputError(f"{name} returned a {type(found).__name__} for scores. Return Scores(values, level, units).")
+    values: Any = found.values
+    if (
+        not isinstance(values, Tensor)
+        or values.ndim != 2
+        or values.shape[1] != targets.count
+        or not values.is_floating_point()
+    ):
         raise InputError(
-            f"{name} returned scores of shape {list(values.shape)} and type {values.dtype}. Return real ones of "
+            f"{name} returned scores of shape {list(getattr(values, 'shape', ()))} and type "
+            f"{getattr(values, 'dtype', type(values).__name__)}. Return a tensor of real ones of "
             f"shape [items, {targets.count}]: a column for each target."
         )
     if found.units not in get_args(Units):

@@ -36,12 +36,9 @@ class BilevelProblem:
         memory_gib: bound on what kept graphs and batches of columns take. Results do not depend on it.
 
     Raises:
-        InputError: if l2 or memory_gib is out of its bounds, the learner cannot be bound to the tasks, or a class is in
-            queries alone.
+        InputError: l2 or memory_gib out of bounds, tasks that the learner cannot use, or a class in queries alone.
 
     Example:
-        Two tasks of one support and one query instance each, and a network without adaptation:
-
         >>> import torch, metafluence as mf
         >>> half = mf.Batch(torch.tensor([[[1.0], [-1.0]], [[2.0], [0.5]]]), torch.tensor([[0, 1], [0, 1]]))
         >>> tasks = mf.TaskSet(half, half, ("first", "second"))
@@ -104,26 +101,25 @@ class BilevelProblem:
     def over(self, tasks: TaskSet) -> BilevelProblem:
         """The same learner on other tasks, without l2: for the losses and gradients of validation and test tasks.
 
-        They are moved to this problem's device. Raises InputError for inputs of another shape or type, and for a
-        class that no support has.
+        Moves them to this problem's device. Raises InputError for tasks that the learner cannot use.
         """
         if tasks.input_shape != self.tasks.input_shape or tasks.dtype != self.tasks.dtype:
             raise InputError(
                 f"These tasks have inputs {list(tasks.input_shape)} ({tasks.dtype}); the learner is bound to "
-                f"{list(self.tasks.input_shape)} ({self.tasks.dtype})."
+                f"{list(self.tasks.input_shape)} ({self.tasks.dtype}). Give tasks of this shape and type."
             )
+        if tasks.real != self.tasks.real:
+            wanted = "real targets" if self.tasks.real else "classes"
+            raise InputError(f"The learner is bound to tasks of {wanted}. Give these tasks the same kind of targets.")
+        self.learner.check_tasks(tasks)
         if self.learner.adapted_size:
             tasks.check_support()
         return replace(self, tasks=tasks.to(device=self.tasks.device), l2=0.0)
 
     def fingerprint(self) -> str:
         """A hash of everything a fit depends on except its trainer and start."""
-        parts = (
-            component_fingerprint(self.learner),
-            self.tasks.fingerprint(),
-            repr(self.l2),
-            component_fingerprint(self.inner_solver),
-        )
+        learner, solver = component_fingerprint(self.learner), component_fingerprint(self.inner_solver)
+        parts = (learner, self.tasks.fingerprint(), repr(self.l2), solver)
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
     def chunk(self, meta: Tensor, weights: Weights, where: slice, init: Tensor | None) -> Chunk:

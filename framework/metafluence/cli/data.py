@@ -69,7 +69,7 @@ def show_data(
     ] = None,
     strength: Annotated[float, typer.Option(help="Strength of the corruption.")] = 0.4,
     way: Annotated[int, typer.Option(help="Classes per task in the picture.")] = 5,
-    seed: Annotated[int, typer.Option(help="Which tasks.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Which tasks.")] = 0,
     registry: RegistryOption = None,
 ) -> None:
     """Show a data set: its classes, instances, shape, values, memory and splits, and a picture of a few tasks."""

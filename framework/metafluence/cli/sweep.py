@@ -13,6 +13,8 @@ from metafluence.cli.study import OutOption, RegistryOption, SetOption, SizeOpti
 from metafluence.cli.terminal import console
 from metafluence.errors import InputError
 
+LARGEST, MOST_POINTS = 1e15, 10_000
+
 sweep_app = typer.Typer(no_args_is_help=True, help="See how results depend on one number.")
 
 
@@ -35,10 +37,10 @@ def sweep_damping(
     with exact retraining. The study's stored fit and retrainings are used, and made first if they are not there. Of a
     study that varies something, the first variation is taken.
     """
-    if not 0 < low < high or points < 2:
+    if not 0 < low < high <= LARGEST or not 2 <= points <= MOST_POINTS:
         raise InputError(
-            f"A sweep goes from a positive --from up to a larger --to in 2 points or more; got {low:g} to {high:g} in "
-            f"{points}."
+            f"The sweep is from {low:g} to {high:g} in {points} points. Give a positive --from, a larger --to of at "
+            f"most {LARGEST:g}, and 2 to {MOST_POINTS} points."
         )
     known, folder, work = open_study(study, out, registry, size, changes or [])
     parts = known.build("curvature", curvature, "--curvature"), known.build("solver", solver, "--solver")

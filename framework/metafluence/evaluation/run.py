@@ -44,7 +44,7 @@ def execute(evaluation: Evaluation, method: AttributionMethod, label: str, solve
         return _execute(evaluation, method, label, solver)
     except StoreError:  # every other run would fail of it too
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a component that calls sys.exit must not end the study
         reason = str(error)
         if not isinstance(error, MetafluenceError):
             told = traceback.format_exc()

@@ -126,6 +126,10 @@ class MetaLearner(Component, ABC):
         """
         return self
 
+    def check_tasks(self, tasks: TaskSet) -> None:
+        """Raises InputError for tasks besides those that it is bound to, of their shape, that it cannot work on."""
+        return
+
     @property
     @abstractmethod
     def meta_size(self) -> int:

@@ -58,18 +58,23 @@ class NetworkLearner(MetaLearner):
     classifies: ClassVar[bool] = True
     regresses: ClassVar[bool] = True
 
-    def bind(self, tasks: TaskSet) -> Self:
-        name = type(self).__name__
-        real = tasks.support.targets.is_floating_point()
+    def check_tasks(self, tasks: TaskSet) -> None:
+        name, real, found = type(self).__name__, tasks.real, _ways(tasks)
         if real and not self.regresses:
             raise InputError(
                 f"{name} tells classes apart; these tasks have real targets. Use maml, imaml or ridge-head."
             )
-        found = tasks.support.targets.shape[-1] if real else tasks.ways
-        ways = self.ways if self.ways is not None else found
-        if found > ways or (real and found != ways):
+        if self.ways is not None and (found > self.ways or (real and found != self.ways)):
             what = "target values" if real else "classes"
-            raise InputError(f"The tasks have {found} {what}, but {name} is set to ways={ways}.")
+            raise InputError(
+                f"The tasks have {found} {what}, but {name} is set to ways={self.ways}. Set ways to {found}, or give "
+                "other tasks."
+            )
+
+    def bind(self, tasks: TaskSet) -> Self:
+        self.check_tasks(tasks)
+        name, real = type(self).__name__, tasks.real
+        ways = self.ways if self.ways is not None else _ways(tasks)
         module = build_module(self.backbone, tasks.input_shape, ways if self.classifies else None)
         if not isinstance(self.backbone, Backbone):
             probe_module(module, tasks.input_shape, tasks.dtype, tasks.device)
@@ -153,3 +158,8 @@ class NetworkLearner(MetaLearner):
         inputs, targets, weigh = (p.flatten(0, 1).unsqueeze(0) for p in (query.inputs, query.targets, weights))
         flat = meta.unsqueeze(0)
         return LayerStack(1, lambda _: layered_loss(self.network, flat, inputs, targets, weigh, loss, shift))
+
+
+def _ways(tasks: TaskSet) -> int:
+    """How many classes the tasks have, or target values."""
+    return tasks.support.targets.shape[-1] if tasks.real else tasks.ways

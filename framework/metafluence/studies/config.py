@@ -32,8 +32,8 @@ Specs = Annotated[list[Spec], Field(min_length=1)]
 Name = Annotated[
     str,
     Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
-        description="a text of letters, digits, points, - and _, with a letter or a digit first,",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
+        description="a text of at most 100 letters, digits, points, - and _, with a letter or a digit first,",
     ),
 ]
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -181,7 +181,7 @@ class StudyConfig(_Strict):
     damping: DampingConfig | None = None
     grid: GridConfig | None = None
     budget: BudgetConfig | None = None
-    certificate: bool = True
+    certificate: Annotated[bool, Field(strict=True)] = True
     truth: TruthConfig | None = TruthConfig()
     remove: Annotated[list[Share], BeforeValidator(listed)] = []
     executor: Spec = "processes"

@@ -176,22 +176,22 @@ def save_outcome(file: Path, kept: Outcome) -> None:
         "cells": [c.facts() for c in kept.cells],
         "warnings": list(kept.warnings),
     }
-    save_tensors(file, tensors, facts)
+    save_tensors(file, tensors, facts, f"outcome {kept.id}")
 
 
 def load_outcome(file: Path) -> Outcome:
     """What `save_outcome` stored.
 
     Raises:
-        StoreError: for a damaged file, and for one of a version that stored other facts.
+        StoreError: for a damaged file, for that of another variation, and for one of a version that stored other facts.
     """
     tensors, facts = load_tensors(file)
     try:
+        if facts["id"] != file.stem:
+            raise StoreError(f"{file} holds the outcome of {facts['id']}. It was moved or copied there.")
         return _outcome(tensors, facts)
     except (KeyError, TypeError) as error:
-        raise StoreError(
-            f"{file} was written by another version of metafluence. Run the study again; name another folder."
-        ) from error
+        raise StoreError(f"{file} was written by another version of metafluence.") from error
 
 
 def _outcome(tensors: dict[str, Tensor], facts: dict[str, Any]) -> Outcome:

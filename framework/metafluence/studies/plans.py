@@ -51,12 +51,12 @@ def _levels(asked: Any, name: str, config: StudyConfig) -> list[Level]:
     """The levels at which a method is to run."""
     if asked is None:
         return config.levels
-    wanted = [asked] if isinstance(asked, str) else asked
+    wanted = asked if isinstance(asked, list) else [asked]
     for level in wanted:
         if level not in config.levels:
             raise InputError(
                 f"The method {name} is to run at level {level!r}, which the study does not have; its levels are "
-                f"{', '.join(config.levels)}."
+                f"{', '.join(config.levels)}. Give one of these, or add it to the study's levels."
             )
     return [level for level in config.levels if level in wanted]
 

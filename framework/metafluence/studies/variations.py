@@ -139,7 +139,7 @@ def parse_comparison(
     wrong = next((key for key in raw if not isinstance(key, str)), None)
     if wrong is not None:
         raise ConfigError(f"{where} has the field {wrong!r}, which is no text. Put it in quotes.")
-    sizes = raw.get("sizes") or {}
+    sizes = {} if raw.get("sizes") is None else raw["sizes"]
     if not isinstance(sizes, dict) or not all(isinstance(one, dict) for one in sizes.values()):
         raise ConfigError(f"{where}: sizes is {sizes!r}. Give each size a name and its changes, as small: {{l2: 1}}.")
     if size is not None and size not in sizes:
