@@ -29,19 +29,38 @@ if hasattr(providers, "_get_local_constants"):
     providers._get_local_constants = lambda: providers._local_constants
 
 # Tests that share what takes long to make (worlds with their retrainings, finished studies) run in one process.
-TOGETHER = ("test_error_budget", "test_certificate", "test_ground_truth", "test_groups", "test_trak")
-ALONE = ("test_levels", "test_study", "test_damping_choice", "test_comparison", "test_comparison_report")
+TOGETHER = {
+    "test_error_budget",
+    "test_certificate",
+    "test_ground_truth",
+    "test_groups",
+    "test_trak",
+    "test_edits",
+    "test_tracin",
+    "test_refusals",
+    "test_method_suite_catches",
+    "test_preparation",
+}
+ALONE = {
+    "test_levels",
+    "test_study",
+    "test_damping_choice",
+    "test_comparison",
+    "test_comparison_report",
+    "test_attribution",
+    "test_solver_grid",
+    "test_pictures",
+}
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         module = item.path.stem
         if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
             continue  # a group becomes part of a test's id, and the id part of the seed of its examples
-        if item.cls is not None and item.cls.__name__.startswith("TestMethod"):
-            item.add_marker(pytest.mark.xdist_group("worlds"))
-        elif module in TOGETHER + ALONE:
-            item.add_marker(pytest.mark.xdist_group(module if module in ALONE else "worlds"))
+        if module in TOGETHER | ALONE:
+            item.add_marker(pytest.mark.xdist_group(module if module in ALONE else "worlds-logistic-head"))
 
 
 LONGEST = 60  # characters of a text that still names a test

@@ -54,6 +54,21 @@ TINY = {
     "executor": "serial",
 }
 
+# One whose truth is its own run.
+RUN = {
+    "name": "run",
+    "dataset": "digits",
+    "episodes": {"train": 12, "validation": 4, "test": 3, "way": 2, "shot": 2, "query": 3, "split": "instances"},
+    "learner": {"use": "protonet", "backbone": {"use": "mlp", "hidden": [3], "activation": "tanh"}},
+    "l2": 1e-3,
+    "trainer": {"use": "adam", "steps": 10, "batch": 6, "eps_root": 1e-3, "save_every": 4},
+    "methods": ["run-influence", "retrain"],
+    "truth": {"kind": "run", "items": 5, "subsets": 6, "subset_share": 0.25},
+    "remove": [0.1, 0.25],
+    "certificate": False,
+    "executor": "serial",
+}
+
 
 def changed(**changes) -> dict:
     return {**SMALL, **changes}

@@ -220,7 +220,9 @@ def many() -> mf.BilevelProblem:
     return mf.BilevelProblem(LogisticHead(MLP((4,)), penalty=0.5), tasks, 1.0, EXACT)
 
 
-@pytest.mark.parametrize("level", mf.LEVELS)
+@pytest.mark.parametrize(
+    "level", ["query", *(pytest.param(one, marks=pytest.mark.slow) for one in ("task", "support"))]
+)
 def test_fits_that_share_a_factor_end_where_plain_ones_do_for_fewer_products(many, level, tmp_path):
     fit = NEWTON.fit(many)
     removals = [(i,) for i in range(6)] + [(0, 2, 5), (1, 3)]

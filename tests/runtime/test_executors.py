@@ -24,6 +24,8 @@ pytestmark = pytest.mark.xdist_group("executors")  # one process starts the clus
 REGISTRY = mf.default_registry()
 PACKAGES = {"dask": "distributed", "ray": "ray"}
 REMOTE = [name for name in REGISTRY.names("executor") if name != "serial"]
+# Workers of Ray take seconds to start.
+QUICK = [pytest.param(name, marks=pytest.mark.slow if name == "ray" else ()) for name in REMOTE]
 
 
 def make(name: str, **parameters) -> mf.Executor:
@@ -63,7 +65,7 @@ class Logged:
         return Counter(int(line) for line in self.log.read_text().split())
 
 
-@pytest.mark.parametrize("name", REMOTE)
+@pytest.mark.parametrize("name", QUICK)
 def test_what_a_killed_worker_had_is_done_again_and_reported(name, tmp_path):
     work, said, seen = Logged(tmp_path / "log", fatal=3), [], {}
     for index, result in make(name).map(work, range(8), said.append):
@@ -100,7 +102,7 @@ def test_dask_names_work_that_always_kills_its_worker_and_goes_on(tmp_path):
     assert executor_failures(executor) == []
 
 
-@pytest.mark.parametrize("name", REMOTE)
+@pytest.mark.parametrize("name", QUICK)
 def test_results_come_as_they_are_finished(name):
     executor = make(name)
     list(executor.map(Slow(), [0.2, 0.2]))  # the workers are there
@@ -122,7 +124,7 @@ def world() -> World:
     return World(0)
 
 
-@pytest.mark.parametrize("name", REMOTE)
+@pytest.mark.parametrize("name", QUICK)
 def test_fits_are_those_of_one_process_bit_for_bit(name, world):
     removals = [(0,), (2,), (3, 5)]
     trainer = Newton(tolerance=1e-10)

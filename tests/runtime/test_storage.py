@@ -51,7 +51,9 @@ def test_a_piece_is_itself_wherever_it_was_put(tmp_path):
     assert told.pop().endswith("It is computed again.")
 
 
-def test_files_without_a_checksum_are_read(tmp_path):
+def test_files_of_versions_without_checksums_are_read(tmp_path):
+    (tmp_path / "old.json").write_text(json.dumps(FACTS))
+    assert load_facts(tmp_path / "old.json") == FACTS
     save_file(TENSORS, tmp_path / "old.safetensors", {"facts": json.dumps(FACTS)})
     tensors, facts = load_tensors(tmp_path / "old.safetensors", "anything")
     assert facts == FACTS
@@ -68,9 +70,6 @@ def test_facts_changed_by_hand_are_noticed(tmp_path, old, new):
     save_facts(file, FACTS)
     assert load_facts(file) == FACTS
     file.write_text(file.read_text().replace(old, new, 1))
-    if new == '"sum"':  # a file of a version that wrote none
-        assert load_facts(file)["sum"]
-        return
     with pytest.raises(StoreError, match=r"study\.json"):
         load_facts(file)
 
@@ -87,6 +86,25 @@ def test_other_work_gets_a_folder_of_its_own(tmp_path):
     assert folder_of(tmp_path, two, told.append) == other
     assert folder_of(tmp_path, one, told.append) == tmp_path
     assert len(told) == 1, "what changed is said once"
+
+
+def test_a_checksum_that_lost_its_name_is_damage(tmp_path):
+    file = tmp_path / "work.safetensors"
+    save_tensors(file, TENSORS, FACTS, "a fit")
+    file.write_bytes(file.read_bytes().replace(b'"checksum"', b'"chfcksum"'))
+    with pytest.raises(StoreError, match=r"work\.safetensors is damaged"):
+        load_tensors(file, "a fit")
+
+
+def test_a_damaged_manifest_is_said_and_written_again(tmp_path):
+    told: list[str] = []
+    identity = {"learner": "a"}
+    assert folder_of(tmp_path, identity, told.append) == tmp_path
+    (tmp_path / "manifest.json").write_text("{")
+    assert folder_of(tmp_path, identity, told.append) == tmp_path
+    assert "manifest.json is damaged" in told[0]
+    assert "It is written again" in told[0]
+    assert load_facts(tmp_path / "manifest.json") == identity
 
 
 def test_a_disk_that_refuses_is_a_sentence(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Several variations in one store: shared work, failures, what is kept, means over seeds."""
 
 import math
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -125,8 +126,27 @@ def test_an_outcome_of_another_version_is_refused_with_its_file(done):
     folder, outcomes, _ = done
     file = folder / "outcomes" / f"{outcomes[0].id}.safetensors"
     tensors, facts = load_tensors(file)
-    other = folder / "other.safetensors"
+    other = folder / f"{outcomes[0].id}.safetensors"
     for changed in ({**facts, "full": {"bananas": 1}}, {k: v for k, v in facts.items() if k != "sides"}):
         save_tensors(other, tensors, changed)
-        with pytest.raises(mf.StoreError, match=r"other\.safetensors was written by another version"):
+        with pytest.raises(mf.StoreError, match=r"safetensors was written by another version"):
             load_outcome(other)
+
+
+def test_an_outcome_that_cannot_be_read_is_left_out_and_said(done, tmp_path):
+    folder, outcomes, _ = done
+    store = tmp_path / "store"
+    shutil.copytree(folder, store)
+    first, second = (store / "outcomes" / f"{one.id}.safetensors" for one in outcomes[:2])
+    first.write_bytes(second.read_bytes())
+    (found,) = open_stores([store])
+    assert found.missing == (outcomes[0].id,)
+    assert len(found.outcomes) == len(outcomes) - 1
+    assert f"holds the outcome of {outcomes[1].id}. It was moved or copied there." in found.damage[0]
+    for file in (store / "outcomes").iterdir():
+        file.write_bytes(file.read_bytes()[:-3])
+    with pytest.raises(mf.StoreError, match=r"is damaged.*Run its study to the end"):
+        open_stores([store])
+    (store / "study.json").write_text("{")
+    with pytest.raises(mf.StoreError, match=r"study.json is damaged .*Run the study again in this folder"):
+        open_stores([store])

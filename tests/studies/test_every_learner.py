@@ -29,7 +29,10 @@ def checks(certificate: mf.Certificate) -> dict[str, Check]:
     return {check.name: check for check in certificate.checks}
 
 
-@pytest.mark.parametrize("name", LEARNERS)
+QUICK = ("logistic-head", "maml", "protonet")  # an inner optimum, steps, a closed form
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in LEARNERS])
 def test_a_study_runs_with_every_learner(name, tmp_path):
     result = run(tmp_path, configuration(name))
     assert not result.failed, [row.reason for row in result.failed]

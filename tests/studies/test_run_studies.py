@@ -14,24 +14,11 @@ from metafluence.training import run as run_module
 from metafluence.training.retraining import _Replay
 from metafluence_plugins.trainers.adam import Adam
 from refusals import refused
-
-STUDY = {
-    "name": "run",
-    "dataset": "digits",
-    "episodes": {"train": 12, "validation": 4, "test": 3, "way": 2, "shot": 2, "query": 3, "split": "instances"},
-    "learner": {"use": "protonet", "backbone": {"use": "mlp", "hidden": [3], "activation": "tanh"}},
-    "l2": 1e-3,
-    "trainer": {"use": "adam", "steps": 10, "batch": 6, "eps_root": 1e-3, "save_every": 4},
-    "methods": ["run-influence", "retrain"],
-    "truth": {"kind": "run", "items": 5, "subsets": 6, "subset_share": 0.25},
-    "remove": [0.1, 0.25],
-    "certificate": False,
-    "executor": "serial",
-}
+from small_studies import RUN
 
 
 def run(folder: Path, **changes) -> mf.StudyResult:
-    return mf.Study(mf.parse_study({**STUDY, **changes}), mf.default_registry(), folder).run()
+    return mf.Study(mf.parse_study({**RUN, **changes}), mf.default_registry(), folder).run()
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +68,7 @@ def test_influence_through_the_run_predicts_its_replays(done):
 
 def test_a_lowered_weight_is_scaled_to_a_removal(done, tmp_path):
     result, _ = done
-    lowered = run(tmp_path, truth={**STUDY["truth"], "weight": 0.9}, methods=["run-influence"])
+    lowered = run(tmp_path, truth={**RUN["truth"], "weight": 0.9}, methods=["run-influence"])
     (row,) = lowered.rows
     assert row.slope == pytest.approx(1, abs=0.05), "to first order a tenth of a weight is a tenth of a removal"
     assert row.change_error < 0.5 * result.rows[0].change_error
@@ -138,7 +125,7 @@ def test_a_recording_that_is_lost_is_made_again(done, tmp_path):
 
 
 def test_a_run_that_validation_ended_early_is_replayed_to_that_step(tmp_path):
-    trainer = {**STUDY["trainer"], "learning_rate": 0.3, "validate_every": 2}
+    trainer = {**RUN["trainer"], "learning_rate": 0.3, "validate_every": 2}
     first = run(tmp_path, trainer=trainer)
     assert 0 < first.fit.best_step < 10
     again = run(tmp_path, trainer=trainer)
@@ -180,7 +167,10 @@ def test_the_certificate_is_the_run_s_own(tmp_path):
 
 
 WRONG = {
-    "unknown": ({"truth": {"kind": "runs"}}, "truth.kind is 'runs', but 'minimum' or 'run' is expected. Give one"),
+    "unknown": (
+        {"truth": {"kind": "runs"}},
+        "truth.kind is 'runs', but 'minimum' or 'run' or 'procedure' is expected. Give one",
+    ),
     "newton": ({"trainer": "newton"}, "newton records no run to replay. Give a trainer of minibatches, such as adam"),
     "seeds": ({"truth": {"kind": "run", "seeds": 2}}, "truth.seeds has no meaning for `kind: run`; leave it out"),
     "start": ({"truth": {"kind": "run", "start": "cold"}}, "truth.start has no meaning for `kind: run`; leave it out"),
@@ -199,11 +189,11 @@ WRONG = {
 @pytest.mark.parametrize(("changes", "message"), WRONG.values(), ids=WRONG)
 def test_what_has_no_run_is_refused_before_anything_is_computed(changes, message, tmp_path):
     with refused(re.escape(message)):
-        mf.Study(mf.parse_study({**STUDY, **changes}), mf.default_registry(), tmp_path)
+        mf.Study(mf.parse_study({**RUN, **changes}), mf.default_registry(), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_trainer_that_records_serves_methods_whatever_the_truth(tmp_path):
-    result = run(tmp_path, truth=None, trainer={**STUDY["trainer"], "record": True}, methods=["run-influence"])
+    result = run(tmp_path, truth=None, trainer={**RUN["trainer"], "record": True}, methods=["run-influence"])
     assert not result.failed
     assert np.isnan(result.rows[0].spearman)

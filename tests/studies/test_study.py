@@ -411,12 +411,12 @@ def test_npz_reads_the_real_data_sets(shared_data):
 
 
 def test_a_study_on_omniglot(shared_data, tmp_path):
-    """New classes at validation and test, a convolutional backbone, 28x28 images."""
+    """New classes at validation and test, a convolutional backbone, images scaled down."""
     result = run(
         tmp_path,
-        dataset={"use": "npz", "path": "omniglot/omniglot_28.npz", "root": str(shared_data)},
-        episodes={"train": 6, "validation": 3, "test": 3, "way": 3, "shot": 2, "query": 2, "split": "classes"},
-        learner={"use": "logistic-head", "backbone": {"use": "small-conv", "channels": [2, 2]}, "penalty": 0.5},
+        dataset={"use": "npz", "path": "omniglot/omniglot_28.npz", "root": str(shared_data), "size": 14},
+        episodes={"train": 4, "validation": 2, "test": 2, "way": 2, "shot": 2, "query": 2, "split": "classes"},
+        learner={"use": "logistic-head", "backbone": {"use": "small-conv", "channels": [2]}, "penalty": 0.5},
         methods=["task-if", "direct-if"],
         solvers=["exact"],
         truth={"items": 3},

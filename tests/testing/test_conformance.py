@@ -47,16 +47,20 @@ ELSEWHERE = {
     "maml": ("influence", "leave-out", "paper", "tlxml", "tracin", "trak", "run-influence"),
     "imaml": ("influence", "paper", "tlxml", "tracin", "trak", "loss"),
 }
-SAME = ("task-if", "instance-if", "leave-out-of-edits")
+# The same code as `influence`, by other names or with other parts that have tests of their own.
+SAME = ("task-if", "instance-if", "leave-out-of-edits", "paper")
+SAME_ELSEWHERE = ("leave-out", "paper", "tlxml")
 for _learner, _names in {"logistic-head": dict.fromkeys([*REGISTRY.names("method"), *METHODS]), **ELSEWHERE}.items():
     for _name in _names:
         _spec = {"use": _name, **METHODS.get(_name, {})}
         _options = {key: _spec.pop(key) for key in ("skip", "examples") if key in _spec}
-        _options |= {} if _learner == "logistic-head" else {"examples": 1, "learner": _learner}
+        _options |= {} if _learner == "logistic-head" else {"examples": 1, "learner": _learner, "worlds": 1}
         _suite = method_suite(REGISTRY.build("method", _spec), **_options)
         _suite.__name__ = _suite.__qualname__ = "TestMethod" + f"{_name}-{_learner}".title().replace("-", "")
-        # Retraining in all worlds takes long; those that share the code of `influence` show nothing that it does not.
-        if _learner == "imaml" or _name in SAME or (_learner, _name) == ("maml", "leave-out"):
+        _suite.pytestmark = [pytest.mark.xdist_group(f"worlds-{_learner}")]  # worlds are shared in one process
+        if _name in (SAME if _learner == "logistic-head" else SAME_ELSEWHERE):
+            _suite.pytestmark.append(pytest.mark.slow)
+        elif _learner == "imaml":  # retraining takes long
             _suite.test_in_all_worlds = pytest.mark.slow(_suite.test_in_all_worlds)
         globals()[_suite.__name__] = _suite
 del _suite
@@ -97,4 +101,4 @@ def test_the_examples_keep_the_contract():
     registry = mf.default_registry(file)
     assert failures(registry.build("solver", "steepest")) == []
     small = {"use": "bias-head", "backbone": {"use": "mlp", "hidden": [2]}}
-    assert learner_failures(registry.build("learner", small)) == []
+    assert learner_failures(registry.build("learner", small), examples=1) == []

@@ -1,6 +1,7 @@
 """Recorded runs: replay bit by bit, resumption from files, and derivatives against replays under other weights."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -54,8 +55,15 @@ def derivative(run: TrainingRun, weights_at, goal: torch.Tensor) -> tuple[float,
     return float(found.value), found.error
 
 
-@pytest.mark.parametrize("optimiser", TRAINERS)
-@pytest.mark.parametrize("learner", LEARNERS)
+# Every learner with Adam and every optimiser with one learner are quick; all pairs are slow.
+PAIRS = [
+    pytest.param(learner, optimiser, marks=() if learner == "maml" or optimiser == "adam" else pytest.mark.slow)
+    for learner in LEARNERS
+    for optimiser in TRAINERS
+]
+
+
+@pytest.mark.parametrize(("learner", "optimiser"), PAIRS)
 def test_the_adjoint_is_the_derivative_of_replays_and_of_the_tangent(learner, optimiser):
     bilevel = small(learner)
     weights = weighted(bilevel.tasks)
@@ -133,6 +141,46 @@ def test_a_recording_goes_on_after_an_interruption(tmp_path):
         assert torch.equal(one.final, whole.final)
         assert [batch.tolist() for batch in one.batches] == [batch.tolist() for batch in whole.batches]
         assert torch.equal(one.peaks, whole.peaks)
+
+
+def kept_states(folder) -> dict[int, Path]:
+    return {int(file.stem.removeprefix("state-")): file for file in folder.glob("state-*.safetensors")}
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", ["flipped", "swapped", "another run's"])
+def test_a_damaged_state_is_made_again_bit_by_bit(tmp_path, damage):
+    bilevel = problem()
+    run = record(Adam(steps=12, batch=2), bilevel)
+    record(Adam(steps=12, batch=2), bilevel, folder=tmp_path / "run")
+    files = kept_states(tmp_path / "run")
+    middle = files[6]
+    whole = {step: file.read_bytes() for step, file in files.items()}
+    if damage == "flipped":
+        flip(middle)
+    elif damage == "swapped":
+        middle.write_bytes(whole[9])
+    else:
+        record(Adam(steps=12, batch=2, beta1=0.8), bilevel, folder=tmp_path / "other")
+        middle.write_bytes(kept_states(tmp_path / "other")[6].read_bytes())
+    loaded = mf.load_run(tmp_path / "run", bilevel)
+    with pytest.warns(UserWarning, match="state-00000006.safetensors .* The steps that led there are made again"):
+        made = loaded.state(6)
+    for state in (made, mf.load_run(tmp_path / "run", bilevel).state(6)):  # and kept
+        assert all(torch.equal(a, b) for a, b in zip(state.parts, run.state(6).parts, strict=True))
+
+
+def test_a_run_whose_start_is_damaged_is_refused(tmp_path):
+    bilevel = problem()
+    record(Adam(steps=6, batch=2), bilevel, folder=tmp_path)
+    flip(kept_states(tmp_path)[0])
+    with pytest.raises(StoreError, match="where the run starts: meta-train again in another folder"):
+        mf.load_run(tmp_path, bilevel).replayed(0, 1)
 
 
 def test_the_run_ends_where_validation_was_best():

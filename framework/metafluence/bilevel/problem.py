@@ -36,12 +36,9 @@ class BilevelProblem:
         memory_gib: bound on what kept graphs and batches of columns take. Results do not depend on it.
 
     Raises:
-        InputError: if l2 or memory_gib is out of its bounds, the learner cannot be bound to the tasks, or a class is in
-            queries alone.
+        InputError: l2 or memory_gib out of bounds, tasks that the learner cannot use, or a class in queries alone.
 
     Example:
-        Two tasks of one support and one query instance each, and a network without adaptation:
-
         >>> import torch, metafluence as mf
         >>> half = mf.Batch(torch.tensor([[[1.0], [-1.0]], [[2.0], [0.5]]]), torch.tensor([[0, 1], [0, 1]]))
         >>> tasks = mf.TaskSet(half, half, ("first", "second"))
@@ -114,12 +111,8 @@ class BilevelProblem:
 
     def fingerprint(self) -> str:
         """A hash of everything a fit depends on except its trainer and start."""
-        parts = (
-            component_fingerprint(self.learner),
-            self.tasks.fingerprint(),
-            repr(self.l2),
-            component_fingerprint(self.inner_solver),
-        )
+        learner, solver = component_fingerprint(self.learner), component_fingerprint(self.inner_solver)
+        parts = (learner, self.tasks.fingerprint(), repr(self.l2), solver)
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
     def chunk(self, meta: Tensor, weights: Weights, where: slice, init: Tensor | None) -> Chunk:

@@ -84,6 +84,8 @@ def report(
         if store.missing:
             count = len(store.missing) + len(store.outcomes)
             console.print(Text(f"{store.folder}: {len(store.missing)} of {count} variations are not finished."))
+        for sentence in store.damage:
+            _print_warning(f"{sentence} Run the study again to have it in the report.")
     if out is None and len(found) == 1:
         only = found[0].pages[0] / "report.html"
         if found[0].pages[0] == stores[0] and only.exists():  # the report that `run` wrote says more

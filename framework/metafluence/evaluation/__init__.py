@@ -25,6 +25,7 @@ from metafluence.evaluation.run_certificate import certify_run
 from metafluence.evaluation.run_trust import RunTrust, run_trust
 from metafluence.evaluation.run_truth import Replayed, replayed
 from metafluence.evaluation.solver_grid import Cell, reference_scores, run_cell
+from metafluence.evaluation.split_halves import Reliability, reliability
 from metafluence.evaluation.statistics import (
     FEWEST,
     Rival,

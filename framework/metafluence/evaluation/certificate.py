@@ -127,6 +127,8 @@ def certify(
         predicted = method.parameter_change(state, truth.removals)
         assert predicted is not None
         change = predicted.values
+    if truth.change is None:
+        raise InputError("A certificate is of one fit, and this truth is a mean over runs. Leave truth out.")
     true = truth.change.numpy()
     error = bootstrap(change_agreement(change.cpu().numpy(), true).relative_error[moved(true)], np.median)
     ranks = rank_agreement(scores[[r[0] for r in truth.removals]], truth.loss_change.numpy())

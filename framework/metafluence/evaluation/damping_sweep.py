@@ -81,7 +81,7 @@ def sweep_damping(
     scores = torch.cat([responses.T @ s.value for s in solved], dim=1).cpu()
     products = solved[0].matvecs
     changes: list[float] = [NAN] * len(values)
-    if truth is not None:
+    if truth is not None and truth.change is not None:
         removed = torch.stack([responses[:, sorted(set(r))].sum(dim=1) for r in truth.removals], dim=1)
         changes, more = _change_errors(solver, operator, removed, values, truth.change, generator)
         products += more

@@ -117,16 +117,21 @@ def error_budget(
     Raises:
         InputError: without ground truth, or for a method that predicts no parameters.
     """
-    if evaluation.truth is None or not method.edits:
-        lacks = "there is no ground truth" if evaluation.truth is None else f"{label} predicts no parameters"
+    truth = evaluation.truth
+    if truth is None or truth.change is None or not method.edits:
+        lacks = (
+            "there is no ground truth of parameters"
+            if truth is None or truth.change is None
+            else f"{label} predicts no parameters"
+        )
         raise InputError(f"An error budget compares predicted parameters with retrained ones, and {lacks}.")
-    some = torch.from_numpy(moved(evaluation.truth.change.numpy()))
+    some = torch.from_numpy(moved(truth.change.numpy()))
     if not bool(some.any()):
         return Budget(
             label, solver, evaluation.level, "failed", "No removal moves λ, so that there is no error to split."
         )
     predictions = predictions or Predictions(evaluation)
-    changes = [evaluation.truth.change]
+    changes = [truth.change]
     chain = stages(method, reference, evaluation.problem.learner.unrolls)
     for stage in chain.values():
         try:

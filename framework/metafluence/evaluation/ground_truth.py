@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from metafluence.attribution import Targets
 from metafluence.evaluation.metrics import rank_agreement, score_agreement
+from metafluence.evaluation.split_halves import Reliability, reliability
 from metafluence.tasks import Level, Removal, count_of
 from metafluence.training import RetrainBank
 
@@ -56,8 +57,8 @@ class Truth:
 
     removals: tuple[Removal, ...]
     """The single items, s of them."""
-    change: Tensor
-    """Δλ after each removal, [P, s]."""
+    change: Tensor | None
+    """Δλ after each removal, [P, s]; None where the truth is a mean over runs, which share no λ."""
     loss_change: Tensor
     """Change of the targets' mean loss after each, [s], in nats."""
     seconds: float
@@ -67,6 +68,10 @@ class Truth:
     subset_loss_change: Tensor = torch.empty(0)
     """Change of the targets' mean loss after each subset's removal, [m]."""
     ceiling: Ceiling = Ceiling()
+    reliability: Reliability = Reliability()
+    """Of `loss_change`, where it is a mean over runs."""
+    subset_reliability: Reliability = Reliability()
+    """The same of `subset_loss_change`."""
 
 
 def draw_removals(
@@ -95,6 +100,7 @@ def retrain(
     targets: Targets,
     others: Sequence[tuple[RetrainBank, Targets]] = (),
     weight: float = 0.0,
+    mean: bool = False,
 ) -> tuple[Truth | None, str]:
     """Retrain without each removal, and again from other seeds.
 
@@ -107,6 +113,7 @@ def retrain(
         others: banks about fits from other seeds, and the same targets there.
         weight: what the weights of left-out items are multiplied by. Changes are divided by 1 − weight, so that they
             compare with predictions of a whole removal.
+        mean: the truth is the mean over `bank` and the others; else the others say how well the truth agrees.
 
     Returns:
         The ground truth of those that converged (None for fewer than two single items), and a sentence about those
@@ -136,9 +143,20 @@ def retrain(
         seconds=fits.cost(kept),
         subsets=tuple(left_out[count:]),
         subset_loss_change=changes[together],
-        ceiling=_ceiling(changes, theirs, alone, together),
     )
-    return truth, complaint
+    if not mean:
+        return replace(truth, ceiling=_ceiling(changes, theirs, alone, together)), complaint
+    every = torch.stack([changes, *theirs])
+    averaged = replace(
+        truth,
+        change=None,
+        loss_change=every[:, alone].mean(dim=0),
+        seconds=truth.seconds + sum(other.cost(kept) for other, _ in again),
+        subset_loss_change=every[:, together].mean(dim=0),
+        reliability=reliability(every[:, alone].numpy()),
+        subset_reliability=reliability(every[:, together].numpy()),
+    )
+    return averaged, complaint
 
 
 def loss_changes(targets: Targets, metas: Tensor) -> Tensor:

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metafluence.attribution import AttributionMethod, Scores, prepare_and_score
+from metafluence.attribution import AttributionMethod, Scores
 from metafluence.errors import MetafluenceError, StoreError, in_words
-from metafluence.evaluation.evaluation import Evaluation, TestQuality
+from metafluence.evaluation.evaluation import Evaluation, Retests, TestQuality
 from metafluence.evaluation.ground_truth import Truth
 from metafluence.evaluation.metrics import (
     Array,
@@ -27,6 +27,7 @@ from metafluence.evaluation.metrics import (
     score_agreement,
 )
 from metafluence.evaluation.row import NAN, RemovalCurve, Row, Run
+from metafluence.evaluation.scoring import answer
 from metafluence.runtime import settle
 from metafluence.tasks import Removal
 
@@ -62,11 +63,9 @@ def failed_run(
 
 
 def _execute(evaluation: Evaluation, method: AttributionMethod, label: str, solver: str) -> Run:
-    started = time.perf_counter()
-    context = evaluation.context()
-    state, scored = prepare_and_score(method, context, evaluation.targets())
-    scores = scored.values[:, 0].cpu()  # waits for the device, so that the time is that of the work
-    seconds = time.perf_counter() - started if scored.seconds is None else scored.seconds
+    found = answer(evaluation, method)
+    scored, seconds = found.scores, found.seconds
+    scores = scored.values[:, 0].cpu()
     facts: dict[str, Any] = {
         "units": scored.units,
         "damping": getattr(method, "damping", NAN),
@@ -77,13 +76,13 @@ def _execute(evaluation: Evaluation, method: AttributionMethod, label: str, solv
     changes = _Changes()
     if evaluation.truth is not None:
         facts |= _score_fidelity(scores.numpy(), evaluation.truth, scored)
-        changes = _change_fidelity(method, state, evaluation.truth, scored)
+        changes = _change_fidelity(method, found.states[0], evaluation.truth, scored)
         facts |= changes.facts
     facts["residual"] = _larger(scored.solve.residual, changes.residual)
     facts |= _detection(scores.numpy(), evaluation)
     worst = [lowest(scores, count) for count in evaluation.remove]
-    edited = _edit(evaluation, method, state, worst)
-    retrained = _retrain(evaluation, worst)
+    edited = _edit(evaluation, method, found.states, worst)
+    retrained = evaluation.retrained(worst)
     curve = _curve(edited, retrained)
     facts |= curve.first()
     facts["retrain_seconds"] = retrained.seconds
@@ -105,21 +104,23 @@ def _execute(evaluation: Evaluation, method: AttributionMethod, label: str, solv
 
 
 def _score_fidelity(scores: Array, truth: Truth, scored: Scores) -> dict[str, float]:
-    """Scores [items] against the retrained changes of the validation loss."""
-    picked = scores[[removal[0] for removal in truth.removals]]
-    true = truth.loss_change.numpy()
-    agreement, ranks = score_agreement(picked, true), rank_agreement(picked, true)
-    lds = linear_datamodeling_score(scores, truth.subsets, truth.subset_loss_change.numpy())
-    return {
-        "pearson": agreement.pearson,
-        "spearman": agreement.spearman,
-        "spearman_low": ranks.low,
-        "spearman_high": ranks.high,
-        "slope": NAN if scored.units == "rank_only" else agreement.slope,
-        "lds": lds.value,
-        "lds_low": lds.low,
-        "lds_high": lds.high,
-    }
+    """Scores [items] against the retrained changes of the validation loss; nothing where these are not reliable."""
+    facts = {}
+    if truth.reliability.usable:
+        picked = scores[[removal[0] for removal in truth.removals]]
+        true = truth.loss_change.numpy()
+        agreement, ranks = score_agreement(picked, true), rank_agreement(picked, true)
+        facts = {
+            "pearson": agreement.pearson,
+            "spearman": agreement.spearman,
+            "spearman_low": ranks.low,
+            "spearman_high": ranks.high,
+            "slope": NAN if scored.units == "rank_only" else agreement.slope,
+        }
+    if truth.subset_reliability.usable:
+        lds = linear_datamodeling_score(scores, truth.subsets, truth.subset_loss_change.numpy())
+        facts |= {"lds": lds.value, "lds_low": lds.low, "lds_high": lds.high}
+    return facts
 
 
 @dataclass(frozen=True)
@@ -133,8 +134,8 @@ class _Changes:
 
 def _change_fidelity(method: AttributionMethod, state: Any, truth: Truth, scored: Scores) -> _Changes:
     started = time.perf_counter()
-    change = method.parameter_change(state, truth.removals)
-    if change is None:
+    change = None if truth.change is None else method.parameter_change(state, truth.removals)
+    if change is None or truth.change is None:
         return _Changes()
     predicted, true = change.values.cpu().numpy(), truth.change.numpy()
     seconds = time.perf_counter() - started if scored.seconds is None else scored.seconds
@@ -157,49 +158,33 @@ def _detection(scores: Array, evaluation: Evaluation) -> dict[str, float]:
     return {"auroc": spotted.auroc, "average_precision": spotted.average_precision, "found": spotted.found_at(share)}
 
 
-@dataclass(frozen=True)
-class _Removed:
-    """The test tasks after each removal, the seconds of the first one, and what failed, in words."""
-
-    qualities: tuple[TestQuality, ...]
-    seconds: float = NAN
-    complaint: str = ""
-
-
-def _edit(evaluation: Evaluation, method: AttributionMethod, state: Any, removals: Sequence[Removal]) -> _Removed:
-    """Test at λ* + predicted Δλ, for each removal."""
+def _edit(
+    evaluation: Evaluation, method: AttributionMethod, states: Sequence[Any], removals: Sequence[Removal]
+) -> Retests:
+    """Test at λ* + predicted Δλ, for each removal; means over the runs, with the method's state at each."""
     qualities, seconds, complaint = [], NAN, ""
     for number, removal in enumerate(removals):
         started = time.perf_counter()
         try:
-            change = method.parameter_change(state, [removal])
+            changes = [method.parameter_change(state, [removal]) for state in states]
         except Exception as error:  # the scores are still good
             complaint = complaint or in_words(error)
             qualities.append(TestQuality())
             continue
-        if change is None:
+        predicted = [change.values for change in changes if change is not None]
+        if not predicted:
             qualities.append(TestQuality())
             continue
-        settle(change.values)
+        for values in predicted:
+            settle(values)
         if not number:
             seconds = time.perf_counter() - started
-        qualities.append(evaluation.test(evaluation.meta + change.values[:, 0]))
-    return _Removed(tuple(qualities), seconds, complaint)
+        tested = zip(evaluation.runs, predicted, strict=True)
+        qualities.append(TestQuality.mean([one.test(one.meta + values[:, 0]) for one, values in tested]))
+    return Retests(tuple(qualities), seconds, complaint)
 
 
-def _retrain(evaluation: Evaluation, removals: Sequence[Removal]) -> _Removed:
-    """Test after retraining without each removal."""
-    if evaluation.bank is None:
-        return _Removed((TestQuality(),) * len(removals))
-    fits = evaluation.bank.leave_out(removals, evaluation.level, strict=False)
-    qualities = [
-        evaluation.test(meta) if converged else TestQuality()
-        for meta, converged in zip(fits.meta.T, fits.converged, strict=True)
-    ]
-    return _Removed(tuple(qualities), NAN if fits.reasons[0] else float(fits.seconds[0]), fits.complaint())
-
-
-def _curve(edited: _Removed, retrained: _Removed) -> RemovalCurve:
+def _curve(edited: Retests, retrained: Retests) -> RemovalCurve:
     columns = [
         [getattr(q, name) for q in way.qualities] for way in (edited, retrained) for name in ("accuracy", "loss")
     ]

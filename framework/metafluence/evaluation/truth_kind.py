@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-Kind = Literal["minimum", "run"]
+from metafluence.registry import Count
+
+Kind = Literal["minimum", "run", "procedure"]
 Part = Annotated[float, Field(ge=0, lt=1)]
 """What is left of a weight that is lowered or taken away."""
 
@@ -38,6 +40,12 @@ WORDS: dict[Kind, TruthWords] = {
         "replayed",
         "it is left out and this run is replayed with the same start, batches and rates",
     ),
+    "procedure": TruthWords(
+        "the mean of {runs} runs' replays",
+        "replays of {runs} runs",
+        "replayed",
+        "it is left out and {runs} runs, each with its own start and batches, are replayed (the mean change)",
+    ),
 }
 SEVERAL = TruthWords(
     "the truth of each variation", "making the model again", "made again", "it is left out and the model is made again"
@@ -46,15 +54,20 @@ SEVERAL = TruthWords(
 
 @dataclass(frozen=True)
 class TruthKind:
-    """A kind of ground truth. weight: what the weights of left-out items are multiplied by; 0 leaves them out."""
+    """A kind of ground truth.
+
+    weight: what the weights of left-out items are multiplied by; 0 leaves them out. runs: how many the truth is a mean
+    over.
+    """
 
     kind: Kind = "minimum"
     weight: Part = 0.0
+    runs: Count = 1
 
     @property
     def words(self) -> TruthWords:
         """What it is called."""
-        words = WORDS[self.kind]
+        words = TruthWords(*(text.format(runs=self.runs) for text in astuple(WORDS[self.kind])))
         if not self.weight:
             return words
         lowered = f"its weight is multiplied by {self.weight:g} (scaled to its removal)"

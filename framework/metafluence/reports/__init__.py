@@ -27,4 +27,5 @@ from metafluence.reports.tables import BOLD, Table, level_table, narrow_table, p
 from metafluence.reports.task_pictures import HALVES, draw_curve, draw_image, drawn_as, points_of, share_legend
 from metafluence.reports.task_preview import Summary, summarise, write_preview
 from metafluence.reports.text_table import NOTHING, write_tables
+from metafluence.reports.truth_findings import shared_part
 from metafluence.reports.verdict import findings

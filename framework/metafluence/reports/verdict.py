@@ -12,6 +12,7 @@ from metafluence.evaluation import FEWEST, TruthWords
 from metafluence.reports.captions import ITEM_NAMES
 from metafluence.reports.columns import COLUMNS, Column
 from metafluence.reports.groups import Group, Mean, Method, lines, mean, named, number_text, values
+from metafluence.reports.truth_findings import truth_findings
 from metafluence.reports.winners import Ranking, rank
 from metafluence.tasks import Level
 
@@ -73,7 +74,7 @@ def level_findings(group: Group, level: Level) -> list[str]:
     """What was found at one level: for each question the winner, or who cannot be told apart."""
     noun, quality = ITEM_NAMES[level], "loss" if group.outcomes[0].real else "accuracy"
     full = mean(getattr(one.full, quality) for one in group.outcomes)
-    sentences = []
+    sentences = truth_findings(group, level)
     for question in questions(noun, quality, group.words):
         removes = question.field.endswith("_retrained")
         ranking = rank(group, level, question.column, full.value if removes and full.n else None, question.size)

@@ -32,7 +32,6 @@ from metafluence.runtime.provenance import versions
 from metafluence.runtime.storage import (
     Shelf,
     check_identity,
-    claim,
     digest_of,
     folder_of,
     load_facts,

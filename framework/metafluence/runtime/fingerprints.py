@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
+import types
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 import metafluence
@@ -21,13 +24,28 @@ def component_fingerprint(component: Any) -> str:
 
 
 def _describe(value: Any) -> str:
-    if isinstance(value, nn.Module):
-        return module_fingerprint(value)
-    if not dataclasses.is_dataclass(value) or isinstance(value, type):
-        return repr(value)
-    parts = [metafluence.__version__, code_fingerprint(type(value))]
-    parts += [f"{f.name}={_describe(getattr(value, f.name))}" for f in dataclasses.fields(value)]
-    return f"{type(value).__qualname__}({', '.join(parts)})"
+    match value:
+        case nn.Module():
+            text = module_fingerprint(value)
+        case Tensor():
+            digest = hashlib.sha256()
+            hash_tensor(digest, value)
+            text = digest.hexdigest()
+        case functools.partial():
+            text = f"partial({_describe(value.func)}, {_describe(value.args)}, {_describe(value.keywords)})"
+        case types.FunctionType() | type():  # their repr holds an address, or not their code
+            text = f"{value.__module__}.{value.__qualname__}({code_fingerprint(value)})"
+        case dict():
+            text = f"{{{', '.join(f'{key!r}: {_describe(one)}' for key, one in value.items())}}}"
+        case _ if type(value) in (list, tuple):
+            text = f"{type(value).__name__}({', '.join(_describe(one) for one in value)})"
+        case _ if dataclasses.is_dataclass(value):
+            parts = [metafluence.__version__, code_fingerprint(type(value))]
+            parts += [f"{f.name}={_describe(getattr(value, f.name))}" for f in dataclasses.fields(value)]
+            text = f"{type(value).__qualname__}({', '.join(parts)})"
+        case _:
+            text = repr(value)
+    return text
 
 
 def module_fingerprint(module: nn.Module) -> str:
@@ -47,4 +65,5 @@ def module_fingerprint(module: nn.Module) -> str:
 def hash_tensor(digest: hashlib._Hash, tensor: Tensor) -> None:
     """Feed a tensor's type, shape and bytes to a hash."""
     digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-    digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    digest.update(flat.view(torch.uint8).numpy().tobytes())  # numpy has no bfloat16

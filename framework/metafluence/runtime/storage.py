@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ Work = tuple[dict[str, Tensor], dict[str, Any]]
 """Tensors by name, and facts as JSON has them."""
 
 MANIFEST = "manifest.json"
+CHECKSUM = re.compile("[0-9a-f]{64}")
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -48,15 +50,15 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, 
         identity: What the file is; reading it as anything else fails.
     """
     plain = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    told = json.dumps(facts)
-    metadata = {"facts": told, "identity": identity, "checksum": _checksum(plain, told, identity)}
+    text = json.dumps(facts)
+    metadata = {"facts": text, "identity": identity, "checksum": _checksum(plain, text, identity)}
     write_atomically(path, save(plain, metadata))
 
 
 def load_tensors(path: Path, identity: str | None = None) -> Work:
     """What `save_tensors` stored.
 
-    Files of versions that wrote no checksum are read as they are.
+    Files of versions that wrote neither identity nor checksum are read as they are.
 
     Raises:
         StoreError: The file is damaged, or it is not the one of this `identity` (not checked where that is None).
@@ -67,11 +69,11 @@ def load_tensors(path: Path, identity: str | None = None) -> Work:
             tensors, metadata = {name: file.get_tensor(name) for name in names}, file.metadata()
         facts = json.loads(metadata["facts"])
     except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
-        raise StoreError(f"{path} is damaged ({error}). Delete it; it will be computed again.") from error
-    if "checksum" in metadata:
+        raise StoreError(f"{path} is damaged ({error}).") from error
+    if metadata.keys() != {"facts"}:
         written = metadata.get("identity", "")
-        if metadata["checksum"] != _checksum(tensors, metadata["facts"], written):
-            raise StoreError(f"{path} is damaged (its checksum differs). Delete it; it will be computed again.")
+        if metadata.get("checksum") != _checksum(tensors, metadata["facts"], written):
+            raise StoreError(f"{path} is damaged (its checksum differs).")
         if identity is not None and written != identity:
             raise StoreError(f"{path} holds other work ({written}, not {identity}). It was moved or copied there.")
     return tensors, facts
@@ -92,14 +94,16 @@ def save_facts(path: Path, facts: Mapping[str, Any]) -> None:
 
 
 def load_facts(path: Path) -> dict[str, Any]:
-    """What `save_facts` stored. Raises StoreError for a damaged file."""
+    """What `save_facts` stored; files of versions that wrote no checksum as they are. StoreError if it is damaged."""
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
         written = facts.pop("checksum", None)
     except (ValueError, AttributeError, OSError) as error:
-        raise StoreError(f"{path} is damaged ({error}). Delete it; it will be computed again.") from error
+        raise StoreError(f"{path} is damaged ({error}).") from error
+    if written is None and any(isinstance(value, str) and CHECKSUM.fullmatch(value) for value in facts.values()):
+        raise StoreError(f"{path} was changed by hand or is damaged (its checksum has another name).")
     if written is not None and written != _checksum({}, _canonical(facts), ""):
-        raise StoreError(f"{path} was changed by hand or is damaged (its checksum differs). Run the study again.")
+        raise StoreError(f"{path} was changed by hand or is damaged (its checksum differs).")
     return facts
 
 
@@ -110,13 +114,13 @@ def _canonical(facts: Any) -> str:
 class Shelf:
     """Finished work in one folder: each piece in a file of its own, which says what it is.
 
-    A file that is damaged, or that holds another piece than its name says, counts as missing: `notice` is told, and the
-    piece is computed again.
+    A file that is damaged, or that holds another piece than its name says, counts as missing: the piece is computed
+    again, and `notice` is called.
 
     Args:
         folder: Where the files lie.
         identity: What all pieces follow from; a piece of another identity is another piece.
-        notice: Is told in a sentence what was found wrong.
+        notice: Called with a sentence that says what was wrong.
     """
 
     def __init__(self, folder: Path, identity: str, notice: Callable[[str], None]) -> None:
@@ -130,8 +134,7 @@ class Shelf:
         try:
             return load_tensors(file, f"{self._identity} {name}")
         except StoreError as error:
-            reason = str(error).removesuffix(" Delete it; it will be computed again.")
-            self._notice(f"{reason} It is computed again.")
+            self._notice(f"{error} It is computed again.")
             return None
 
     def keep(self, name: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
@@ -142,35 +145,24 @@ class Shelf:
         return self.folder / f"{name}.safetensors"
 
 
-def claim(folder: Path, identity: Mapping[str, str]) -> None:
-    """Mark `folder` as holding work of this identity, or check that it does.
-
-    Raises StoreError naming every part that differs: stored work is never reused for another question.
-    """
-    found = _manifest(folder)
-    if found is None:
-        save_facts(folder / MANIFEST, identity)
-    else:
-        check_identity(folder, found, identity)
-
-
 def folder_of(folder: Path, identity: Mapping[str, str], notice: Callable[[str], None]) -> Path:
     """Where work of this identity is kept: `folder` itself, or a folder in it if that holds work of another identity.
 
-    So that work made by other code, or from other data, is neither reused nor lost; `notice` is told what differs.
+    So work made by other code, or from other data, is neither reused nor lost. `notice` is called with what differs.
     """
-    found = _manifest(folder)
+    found = _manifest(folder, notice)
+    if found is None:
+        save_facts(folder / MANIFEST, identity)
     if found is None or found == dict(identity):
-        claim(folder, identity)
         return folder
     anew = folder / f"anew-{digest_of(identity)}"
-    if _manifest(anew) is None:
+    if _manifest(anew, notice) is None:
         differing = _differing(found, identity)
         notice(
             f"The work stored in {folder} was made with another {', another '.join(differing)}: settings, code or data "
             f"changed. What follows from it is made anew in {anew.name}; the earlier work stays."
         )
-    claim(anew, identity)
+        save_facts(anew / MANIFEST, identity)
     return anew
 
 
@@ -179,12 +171,14 @@ def digest_of(identity: Mapping[str, str]) -> str:
     return hashlib.sha256(_canonical(dict(identity)).encode()).hexdigest()[:12]
 
 
-def _manifest(folder: Path) -> dict[str, str] | None:
-    """The identity that a folder was claimed for; None if it was not, or if that cannot be read any more."""
+def _manifest(folder: Path, notice: Callable[[str], None]) -> dict[str, str] | None:
+    """The identity of the work in a folder; None if it has none, or none that can be read."""
+    file = folder / MANIFEST
     try:
-        return load_facts(folder / MANIFEST) if (folder / MANIFEST).exists() else None
-    except StoreError:
-        return None  # each piece says itself what it follows from
+        return load_facts(file) if file.exists() else None
+    except StoreError as error:
+        notice(f"{error} It is written again; the files beside it say themselves what they are.")
+        return None
 
 
 def check_identity(where: Path, found: Mapping[str, str], identity: Mapping[str, str]) -> None:
@@ -192,9 +186,7 @@ def check_identity(where: Path, found: Mapping[str, str], identity: Mapping[str,
     differing = _differing(found, identity)
     if differing:
         parts = "; ".join(f"{k}: stored {found.get(k)}, now {identity.get(k)}" for k in differing)
-        raise StoreError(
-            f"{where} holds work of another study ({parts}). Use another folder, or delete this one to start anew."
-        )
+        raise StoreError(f"{where} holds work of another study ({parts}). Use another folder.")
 
 
 def _differing(found: Mapping[str, str], identity: Mapping[str, str]) -> list[str]:

@@ -3,7 +3,7 @@
 from metafluence.studies.comparison import Comparing, Stored, open_stores
 from metafluence.studies.config import GridConfig, StudyConfig, parse_study
 from metafluence.studies.dry_run import pilot
-from metafluence.studies.outcomes import Line, Outcome, outcome
+from metafluence.studies.outcomes import Line, Outcome, Side, outcome
 from metafluence.studies.overrides import parse_assignment
 from metafluence.studies.preparation import Prepared
 from metafluence.studies.provenance import differing_versions

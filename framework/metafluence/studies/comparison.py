@@ -122,6 +122,9 @@ class Stored:
     versions: dict[str, str | None]
     outcomes: tuple[Outcome, ...]
     missing: tuple[str, ...]
+    """Variations that are not finished, or whose outcome cannot be read."""
+    damage: tuple[str, ...]
+    """Why outcomes cannot be read."""
     pages: tuple[Path, ...]
 
     @property
@@ -142,14 +145,25 @@ def _open(folder: Path) -> Stored:
     file = folder / "study.json"
     if not file.is_file():
         raise StoreError(f"{folder} is no store of a study: it has no study.json. Give the folder that `run` wrote.")
-    facts = load_facts(file)
+    try:
+        facts = load_facts(file)
+    except StoreError as error:
+        raise StoreError(f"{error} Run the study again in this folder: what is stored there is used.") from error
     store = Store(folder)
     if "variations" not in facts:
         raise StoreError(f"{file} was written by an older version. Run the study again; name another folder.")
-    done = [id for id in facts["variations"] if store.outcome(id).exists()]
-    if not done:
-        raise StoreError(f"Nothing in {folder} is finished yet. Run its study to the end of a variation first.")
-    outcomes = tuple(load_outcome(store.outcome(id)) for id in done)
-    missing = tuple(id for id in facts["variations"] if id not in done)
-    pages = tuple(store.page(id, len(facts["variations"])) for id in done)
-    return Stored(folder, facts["study"], facts["versions"], outcomes, missing, pages)
+    outcomes: dict[str, Outcome] = {}
+    damage: list[str] = []
+    for id in facts["variations"]:
+        if store.outcome(id).exists():
+            try:
+                outcomes[id] = load_outcome(store.outcome(id))
+            except StoreError as error:
+                damage.append(str(error))
+    if not outcomes:
+        reasons = " ".join(damage) or f"Nothing in {folder} is finished yet."
+        raise StoreError(f"{reasons} Run its study to the end of a variation first; what is stored there is used.")
+    missing = tuple(id for id in facts["variations"] if id not in outcomes)
+    pages = tuple(store.page(id, len(facts["variations"])) for id in outcomes)
+    done = tuple(outcomes.values())
+    return Stored(folder, facts["study"], facts["versions"], done, missing, tuple(damage), pages)

@@ -57,12 +57,14 @@ class TruthConfig(_Strict):
     """The ground truth that methods are compared with, at every level of the study.
 
     kind: `minimum` retrains exactly, to a minimum; `run` replays the run that the study's trainer made, with the same
-    start, batches and rates. items: how many items, drawn at random where there are more, are left out one at a time;
+    start, batches and rates; `procedure` replays `seeds` runs from other starts with other batches, and is their mean.
+    items: how many items, drawn at random where there are more, are left out one at a time;
     or all. subsets: how many random subsets are left out, each of a share `subset_share` of the items (for the linear
     datamodeling score).
     seeds: with how many other seeds all of this is done again from a fit of their own, to see how well retraining
-    agrees with itself. start: of retraining to a minimum, warm from λ*, or cold. weight: what the weights of left-out
-    items are multiplied by in replays, 0 to leave them out; changes are scaled to those of a whole removal.
+    agrees with itself; of a procedure, how many runs it is the mean of. start: of retraining to a minimum, warm from
+    λ*, or cold. weight: what the weights of left-out items are multiplied by in replays, 0 to leave them out; changes
+    are scaled to those of a whole removal.
     """
 
     items: Annotated[int, Field(ge=2, le=10**9)] | Literal["all"] = 64
@@ -75,17 +77,31 @@ class TruthConfig(_Strict):
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> TruthConfig:
-        minimum, given = self.kind == "minimum", self.model_fields_set
-        for name in ("start", "seeds") if not minimum else ("weight",):
-            if name in given and getattr(self, name) != type(self).model_fields[name].default:
-                fix = "add `kind: run`" if minimum else "leave it out, or set `kind: minimum`"
+        without = {"minimum": ("weight",), "run": ("start", "seeds"), "procedure": ("start",)}
+        for name in without[self.kind]:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                fix = "add `kind: run`" if self.kind == "minimum" else "leave it out, or set `kind: minimum`"
                 raise InputError(f"truth.{name} has no meaning for `kind: {self.kind}`; {fix}.")
+        if self.averages and self.seeds < 2:
+            raise InputError(
+                f"truth.seeds is {self.seeds}, but `kind: procedure` is a mean over runs. Give how many, 2 or more."
+            )
         return self
+
+    @property
+    def averages(self) -> bool:
+        """It is a mean over runs."""
+        return self.kind == "procedure"
+
+    @property
+    def runs(self) -> int:
+        """How many fits of their own seeds are made, and retrained about."""
+        return {"minimum": 1 + self.seeds, "run": 1, "procedure": self.seeds}[self.kind]
 
     @property
     def called(self) -> TruthKind:
         """The kind of truth, which knows what it is called."""
-        return TruthKind(self.kind, self.weight)
+        return TruthKind(self.kind, self.weight, self.seeds if self.averages else 1)
 
     @property
     def replays(self) -> bool:

@@ -34,6 +34,8 @@ class Pilot:
     """At most this many."""
     scoring_seconds: float
     """All runs of a variation."""
+    called: str = "exact retraining"
+    """What a retraining is called."""
 
     @property
     def seconds(self) -> float:
@@ -47,8 +49,8 @@ class Pilot:
         work = count(self.fits, "fit")
         took = [f"One fit took {self.fit_seconds:.2g} s"]
         if self.retrainings:
-            work += f" and at most {count(self.retrainings, 'exact retraining')}"
-            took.append(f"one retraining {self.retrain_seconds:.2g} s")
+            work += f" and at most {count(self.retrainings, self.called)}"
+            took.append(f"one {self.called} {self.retrain_seconds:.2g} s")
         took.append(f"the scores of all methods {self.scoring_seconds:.2g} s")
         as_first = ", as if every variation were as large as the first" if variations > 1 else ""
         return [
@@ -71,7 +73,12 @@ def pilot(work: Comparing) -> Pilot:
         found = bank.leave_out(singles[:TRIED], level, strict=False)
         # Found in the store, they took longer once than it takes to read them.
         each = max((time.perf_counter() - begun) / len(found.seconds), float(found.seconds.mean()) / TRIED)
-    fits = len({variation.work for variation in work.comparison.variations})
+    # Of variations that share their work, the one with most fits makes them all.
+    made: dict[str, int] = {}
+    for variation in work.comparison.variations:
+        asked = variation.config.truth
+        made[variation.work] = max(made.get(variation.work, 1), 1 if asked is None else asked.runs)
+    fits = sum(made.values())
     runs = tuple(tuple(plan.id for plan in one.plans) for one in work.studies)
     retrainings = sum(_retrainings(one, started) for one in work.studies)
     return Pilot(
@@ -81,6 +88,7 @@ def pilot(work: Comparing) -> Pilot:
         retrain_seconds=each,
         retrainings=retrainings,
         scoring_seconds=_scoring(study, started),
+        called="replay" if study.config.truth is not None and study.config.truth.replays else "exact retraining",
     )
 
 
@@ -94,8 +102,10 @@ def _retrainings(study: Study, started: Started) -> int:
         items = len(started.split.train.corrupted_items(level))
         singles, subsets = study.preparation.removals(level, items)
         plans = [plan for plan in study.plans if plan.level == level]
-        total += (len(singles) + len(subsets)) * (1 + asked.seeds) + len(plans) * max(1, len(study.config.remove))
-        total += sum(items if plan.method.retrains else len(plan.dampings) for plan in plans)
+        total += (len(singles) + len(subsets)) * asked.runs
+        removed = len(plans) * max(1, len(study.config.remove))
+        removed += sum(items if plan.method.retrains else len(plan.dampings) for plan in plans)
+        total += removed * (asked.runs if asked.averages else 1)
     return total
 
 

@@ -16,6 +16,7 @@ from metafluence.evaluation import (
     Ceiling,
     Cell,
     Certificate,
+    Reliability,
     RemovalCurve,
     Row,
     Run,
@@ -49,6 +50,14 @@ class Side:
     """The single items that were retrained without."""
     loss_change: tuple[float, ...] = ()
     """What leaving each of them out did to the validation loss."""
+    subset_loss_change: tuple[float, ...] = ()
+    """What leaving each random subset out did to it."""
+    subset_size: int = 0
+    """How many items each random subset has."""
+    reliability: Reliability = Reliability()
+    """Of the single items' changes, where they are means over runs."""
+    subset_reliability: Reliability = Reliability()
+    """Of the subsets'."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +126,10 @@ def outcome(variation: Variation, result: StudyResult) -> Outcome:
             marks=tuple(marks.tolist()),
             left_out=() if truth is None else tuple(removal[0] for removal in truth.removals),
             loss_change=() if truth is None else tuple(truth.loss_change.tolist()),
+            subset_loss_change=() if truth is None else tuple(truth.subset_loss_change.tolist()),
+            subset_size=len(truth.subsets[0]) if truth is not None and truth.subsets else 0,
+            reliability=Reliability() if truth is None else truth.reliability,
+            subset_reliability=Reliability() if truth is None else truth.subset_reliability,
         )
     return Outcome(
         id=variation.id,
@@ -163,22 +176,22 @@ def save_outcome(file: Path, kept: Outcome) -> None:
         "cells": [c.facts() for c in kept.cells],
         "warnings": list(kept.warnings),
     }
-    save_tensors(file, tensors, facts)
+    save_tensors(file, tensors, facts, f"outcome {kept.id}")
 
 
 def load_outcome(file: Path) -> Outcome:
     """What `save_outcome` stored.
 
     Raises:
-        StoreError: for a damaged file, and for one of a version that stored other facts.
+        StoreError: for a damaged file, for that of another variation, and for one of a version that stored other facts.
     """
     tensors, facts = load_tensors(file)
     try:
+        if facts["id"] != file.stem:
+            raise StoreError(f"{file} holds the outcome of {facts['id']}. It was moved or copied there.")
         return _outcome(tensors, facts)
     except (KeyError, TypeError) as error:
-        raise StoreError(
-            f"{file} was written by another version of metafluence. Run the study again; name another folder."
-        ) from error
+        raise StoreError(f"{file} was written by another version of metafluence.") from error
 
 
 def _outcome(tensors: dict[str, Tensor], facts: dict[str, Any]) -> Outcome:
@@ -213,5 +226,7 @@ def _outcome(tensors: dict[str, Tensor], facts: dict[str, Any]) -> Outcome:
 def _side(stored: dict[str, Any]) -> Side:
     ceiling = Ceiling(**stored.get("ceiling", {}))  # stores of older versions have none
     clean = TestQuality(**stored["clean"])
-    lists = {name: tuple(stored.get(name, ())) for name in ("removed", "marks", "left_out", "loss_change")}
-    return Side(**{**stored, **lists, "clean": clean, "ceiling": ceiling})
+    names = ("removed", "marks", "left_out", "loss_change", "subset_loss_change")
+    lists = {name: tuple(stored.get(name, ())) for name in names}
+    found = {name: Reliability(**stored.get(name, {})) for name in ("reliability", "subset_reliability")}
+    return Side(**{**stored, **lists, **found, "clean": clean, "ceiling": ceiling})

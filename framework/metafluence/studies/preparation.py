@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from metafluence.attribution import Targets
 from metafluence.bilevel import BilevelProblem, Diagnostics, diagnose
-from metafluence.errors import InputError, StoreError
+from metafluence.errors import InputError
 from metafluence.evaluation import Evaluation, Truth, draw_removals, retrain
 from metafluence.learners import MetaLearner
 from metafluence.linalg import Solver
@@ -27,8 +27,9 @@ from metafluence.runtime import (
     folder_of,
 )
 from metafluence.studies.config import StudyConfig
+from metafluence.studies.kept_fits import KeptFits
 from metafluence.tasks import Dataset, Level, Removal, Split, TaskSet, corrupt, count_of
-from metafluence.training import Checkpoint, Fit, Record, RetrainBank, Trainer, load_run, stored_fit
+from metafluence.training import Checkpoint, Fit, RetrainBank, Trainer
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 NAMES: dict[Level, str] = {"task": "tasks", "support": "support instances", "query": "query instances"}
@@ -63,6 +64,26 @@ class Started:
     checkpoints: tuple[Checkpoint, ...]
 
 
+@dataclass(frozen=True)
+class _Seed:
+    """A fit from another seed, the retrainings about it, and the targets there."""
+
+    fit: Fit
+    bank: RetrainBank
+    targets: Targets
+
+    def facts(self, problem: BilevelProblem) -> dict[str, Any]:
+        """What of an evaluation is its own."""
+        fit = self.fit
+        return {
+            "meta": fit.meta,
+            "adapted": problem.at(fit.meta).adapted,
+            "bank": self.bank,
+            "checkpoints": fit.checkpoints,
+            "run": fit.run,
+        }
+
+
 class Preparation:
     """Builds a study's components, and makes from them what its runs share. folder: where all of it is kept."""
 
@@ -74,6 +95,7 @@ class Preparation:
         if config.damping is not None and (config.truth is None or config.episodes.validation < 2):
             lacks = "has no `truth`" if config.truth is None else "has fewer than two of those"
             raise InputError(f"damping is chosen by retraining, on some of the validation tasks; the study {lacks}.")
+        self._refuse_for_procedure()
         self.device = find_device(config.device, DTYPES[config.dtype])
         self._dataset: Dataset = registry.build("dataset", config.dataset)
         self._learner: MetaLearner = registry.build("learner", config.learner)
@@ -86,6 +108,17 @@ class Preparation:
             self._descent = registry.build("trainer", config.checkpoints, "checkpoints")
         self._executor = self._on_device(registry.build("executor", config.executor))
 
+    def _refuse_for_procedure(self) -> None:
+        """Raises InputError for what looks at one fit alone, where the truth is a mean over several."""
+        config = self.config
+        if config.truth is None or not config.truth.averages:
+            return
+        for name in ("damping", "grid", "checkpoints"):
+            if getattr(config, name) is not None:
+                raise InputError(
+                    f"{name} is of one fit, and the truth a mean over several. Remove it, or set `kind: run`."
+                )
+
     @property
     def records(self) -> bool:
         """Whether the fit comes with the run that led to it."""
@@ -97,12 +130,13 @@ class Preparation:
         tasks = split.train.to(device=self.device)
         problem = BilevelProblem(self._learner, tasks, self.config.l2, self._inner_solver, self.config.memory_gib)
         self._claim(problem, split)
-        fit = self._fit("meta-training", "fit", self._trainer, problem, split, "fit")
+        self._fits = KeptFits(problem, split.validation, self.shelf, self._observer, self.notices.append)
+        fit = self._fits.fit("meta-training", "fit", self._trainer, self._generator("fit"))
         checkpoints = fit.checkpoints
         if self._descent is not None:
             name = f"checkpoints-{component_fingerprint(self._descent)}"
             stage = "meta-training for checkpoints"
-            checkpoints = self._fit(stage, name, self._descent, problem, split, "fit").checkpoints
+            checkpoints = self._fits.fit(stage, name, self._descent, self._generator("fit")).checkpoints
         return Started(split, problem, fit, checkpoints)
 
     def run(self) -> Prepared:
@@ -138,6 +172,9 @@ class Preparation:
                 remove=remove,
                 selection=selection,
             )
+            averaged = self.config.truth is not None and self.config.truth.averages
+            also = tuple(replace(evaluation, **one.facts(problem)) for one in others) if averaged else ()
+            evaluation = replace(evaluation, others=also)
             evaluations[level] = replace(evaluation, truth=self._truth(evaluation, others, warnings))
         return Prepared(
             split=split, fit=fit, diagnostics=diagnostics, evaluations=evaluations, warnings=tuple(warnings)
@@ -191,37 +228,6 @@ class Preparation:
         folder = folder_of(self.folder, identity, self.notices.append)
         self.shelf = Shelf(folder, digest_of(identity), self.notices.append)
 
-    def _fit(self, stage: str, name: str, trainer: Trainer, problem: BilevelProblem, split: Split, purpose: str) -> Fit:
-        judged, folder = "", self.shelf.folder / "training" / name
-
-        def report(step: int, total: int, record: Record) -> None:
-            nonlocal judged
-            judged = record.validation() or judged
-            self._observer.step(step, total, f"{record} {judged}".rstrip())
-
-        def make() -> Fit:
-            self._observer.stage(stage)
-            fit = trainer.fit(
-                problem,
-                generator=self._generator(purpose),
-                progress=report,
-                validation=split.validation if trainer.needs_validation else None,
-                folder=folder,
-            )
-            best = "" if fit.best_step is None else f", validation best after {fit.best_step}"
-            self._observer.done(f"‖∇F‖ = {fit.gradient_norm:.1e} after {fit.steps} steps{best}")
-            return fit
-
-        fit = stored_fit(self.shelf, name, make, self.device)
-        if not trainer.records or fit.run is not None:
-            return fit
-        try:
-            return replace(fit, run=load_run(folder, problem, fit.best_step))
-        except StoreError as error:
-            self.notices.append(f"{error} The fit is made again.")
-            shutil.rmtree(folder, ignore_errors=True)
-            return make()
-
     def _bank(self, problem: BilevelProblem, fit: Fit, split: Split, purpose: str, store: Path) -> RetrainBank:
         assert self.config.truth is not None
         items: dict[Level, int] = {level: len(split.train.corrupted_items(level)) for level in self.config.levels}
@@ -251,22 +257,18 @@ class Preparation:
         kept = count_of(self.config.damping.share, len(validation))
         return validation[: len(validation) - kept], validation[len(validation) - kept :]
 
-    def _other_seeds(
-        self, problem: BilevelProblem, split: Split, targets: TaskSet
-    ) -> list[tuple[RetrainBank, Targets]]:
-        """Banks about fits from other seeds, and the same targets there."""
+    def _other_seeds(self, problem: BilevelProblem, split: Split, targets: TaskSet) -> list[_Seed]:
+        """Fits from other seeds, banks about them, and the same targets there."""
         found = []
-        for seed in range(1, self.config.truth.seeds + 1) if self.config.truth is not None else ():
+        for seed in range(1, self.config.truth.runs) if self.config.truth is not None else ():
             purpose = f"fit {seed}"
             stage = f"meta-training with other seed {seed}"
-            fit = self._fit(stage, f"fit-{seed}", self._trainer, problem, split, purpose)
+            fit = self._fits.fit(stage, f"fit-{seed}", self._trainer, self._generator(purpose))
             bank = self._bank(problem, fit, split, purpose, self.shelf.folder / f"bank-{seed}")
-            found.append((bank, Targets(problem, targets, fit.meta)))
+            found.append(_Seed(fit, bank, Targets(problem, targets, fit.meta)))
         return found
 
-    def _truth(
-        self, evaluation: Evaluation, others: list[tuple[RetrainBank, Targets]], warnings: list[str]
-    ) -> Truth | None:
+    def _truth(self, evaluation: Evaluation, others: list[_Seed], warnings: list[str]) -> Truth | None:
         if evaluation.bank is None:
             return None
         items = len(evaluation.problem.tasks.corrupted_items(evaluation.level))
@@ -277,7 +279,8 @@ class Preparation:
         doing, done = ("replaying", "replays") if asked.replays else ("retraining", "exact fits")
         self._observer.stage(f"{doing} without {NAMES[evaluation.level]}", len(singles) + len(subsets))
         parts = (singles, subsets, evaluation.level, evaluation.bank, evaluation.targets())
-        truth, complaint = retrain(*parts, others, asked.weight)
+        again = [(one.bank, one.targets) for one in others]
+        truth, complaint = retrain(*parts, again, asked.weight, asked.averages)
         self._observer.done(f"{count} {done}")
         if complaint:
             warnings.append(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from metafluence.attribution import RECORD, AttributionMethod
 from metafluence.bilevel import Diagnostics
-from metafluence.errors import ConvergenceError, InputError, in_words
+from metafluence.errors import InputError, in_words
 from metafluence.evaluation import (
     Budget,
     Cell,
@@ -147,7 +147,7 @@ class Study:
             fit=ready.fit,
             diagnostics=ready.diagnostics,
             evaluations=ready.evaluations,
-            full=ready.evaluation.test(ready.fit.meta),
+            full=ready.evaluation.full(),
             clean=clean,
             budgets=tuple(budgets),
             certificates=tuple(certificates),
@@ -163,12 +163,11 @@ class Study:
         marks = evaluation.problem.tasks.corrupted_items(evaluation.level)
         if evaluation.bank is None or not bool(marks.any()) or bool(marks.all()):
             return TestQuality()
-        try:
-            removal = tuple(marks.nonzero().squeeze(1).tolist())
-            return evaluation.test(evaluation.bank.leave_out([removal], evaluation.level).meta[:, 0])
-        except ConvergenceError as error:
-            warnings.append(str(error))
-            return TestQuality()
+        removal = tuple(marks.nonzero().squeeze(1).tolist())
+        found = evaluation.retrained([removal])
+        if found.complaint:
+            warnings.append(f"Without exactly the corrupted {evaluation.level} items: {found.complaint}")
+        return found.qualities[0]
 
     def _runs(self, evaluations: dict[Level, Evaluation]) -> tuple[list[Run], int]:
         self._observer.stage("scoring", len(self.plans))
@@ -273,7 +272,8 @@ class Study:
 
     def _certificates(self, ready: Prepared, predictions: dict[Level, Predictions]) -> list[Certificate]:
         evaluations = [evaluation for evaluation in ready.evaluations.values() if evaluation.truth is not None]
-        if not self.config.certificate or not evaluations:
+        averaged = self.config.truth is not None and self.config.truth.averages
+        if not self.config.certificate or not evaluations or averaged:  # a certificate is of one fit
             return []
         self._observer.stage("certifying", len(evaluations))
         found, method = [], self._registry.build("method", "influence")

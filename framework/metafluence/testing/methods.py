@@ -14,14 +14,15 @@ from metafluence import LEVELS, AttributionMethod, BilevelProblem, Context, Inpu
 from metafluence.testing.names import known_names
 from metafluence.testing.worlds import LEARNERS, SILENT, TWIN_INSTANCES, TWINS, World, world
 
-SEEDS = 3
+WORLDS = 3
+"""How many worlds the checks `sign` and `edits` average over, if not said otherwise."""
 
 
 class Trial:
-    """One method at one level in one small world."""
+    """One method at one level in one small world; worlds: how many the checks of EVERYWHERE average over."""
 
-    def __init__(self, method: AttributionMethod, level: Level, here: World) -> None:
-        self.method = method
+    def __init__(self, method: AttributionMethod, level: Level, here: World, worlds: int = WORLDS) -> None:
+        self.method, self.worlds = method, worlds
         self.level: Level = level
         self.world = here
 
@@ -65,7 +66,7 @@ def check_contract(trial: Trial) -> None:
 def check_sign(trial: Trial) -> None:
     """It points the way that exact retraining goes: on average over all worlds, as estimators may err in one."""
     scored, edited = [], []
-    for seed in range(SEEDS):
+    for seed in range(trial.worlds):
         other = Trial(trial.method, trial.level, world(seed, trial.world.learner))
         change, loss = other.world.truth[trial.level]
         scores = other.scores(mean=True)[:, 0]
@@ -88,11 +89,11 @@ def check_edits(trial: Trial) -> None:
     if not trial.method.edits:
         return
     agree = []
-    for seed in range(SEEDS):
+    for seed in range(trial.worlds):
         other = Trial(trial.method, trial.level, world(seed, trial.world.learner))
         moved = other.changes(other.context().singles()).T @ other.world.targets(mean=True).gradients()
         agree.append(float(torch.cosine_similarity(other.scores(mean=True)[:, 0], moved[:, 0], dim=0)))
-    assert sum(agree) > 0.5 * SEEDS, f"scores do not follow the predicted parameters: cosines {agree}"
+    assert sum(agree) > 0.5 * trial.worlds, f"scores do not follow the predicted parameters: cosines {agree}"
 
 
 def check_additivity(trial: Trial) -> None:
@@ -190,11 +191,12 @@ def method_suite(
     skip: Collection[str] = (),
     examples: int = 2,
     learner: str = "logistic-head",
+    worlds: int = WORLDS,
 ) -> type:
     """A class of tests for pytest: `method` (an instance, or a class with defaults) at every level that it claims.
 
     skip: names of CHECKS that cannot hold, as the order of tasks where scores are random. examples: in how many worlds.
-    learner: the one that is fitted there, a name of `worlds.LEARNERS`.
+    learner: the one that is fitted there, a name of `worlds.LEARNERS`. worlds: that `sign` and `edits` average over.
     """
     skipped = known_names("check of methods", skip, CHECKS)
     known_names("learner of worlds", learner, LEARNERS)
@@ -203,7 +205,7 @@ def method_suite(
 
     @lru_cache
     def trial(level: Level, seed: int) -> Trial:
-        return Trial(subject, level, world(seed, learner))
+        return Trial(subject, level, world(seed, learner), worlds)
 
     class MethodSuite:
         @pytest.mark.parametrize("seed", range(examples))

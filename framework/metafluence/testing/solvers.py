@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import pytest
 import torch
@@ -192,11 +193,7 @@ def solver_suite(solver: Solver | type[Solver], examples: int = 3) -> type:
     """
     subject = solver() if isinstance(solver, type) else solver
     seeds, widths = st.integers(0, 2**20), st.sampled_from([1, 3, 12])
-    accepted = [
-        name
-        for name, make in CASES.items()
-        if name not in HARD and not subject.requires - make(torch.Generator(), torch.float64).operator.tags
-    ]
+    accepted = [name for name in CASES if name not in HARD and not subject.requires - _tags(name)]
     each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=["float64", "float32"])
 
     class SolverSuite:
@@ -216,6 +213,12 @@ def solver_suite(solver: Solver | type[Solver], examples: int = 3) -> type:
 
     SolverSuite.__name__ = SolverSuite.__qualname__ = f"Test{type(subject).__name__}"
     return SolverSuite
+
+
+@cache
+def _tags(name: str) -> frozenset[str]:
+    """What the operators of a case are known to be."""
+    return CASES[name](torch.Generator(), torch.float64).operator.tags
 
 
 def failures(solver: Solver, seed: int = 0, columns: int = 3) -> list[str]:

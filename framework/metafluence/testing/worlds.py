@@ -81,7 +81,7 @@ class World:
     def _run(self, problem: BilevelProblem) -> TrainingRun:
         generator = torch.Generator().manual_seed(self.seed)
         near = self.fit.meta + 0.01 * torch.randn(self.problem.size, generator=generator, dtype=torch.float64)
-        descent = build("trainer", "sgd", steps=25, batch=7, learning_rate=0.5, checkpoints=0, record=True)
+        descent = build("trainer", "sgd", steps=10, batch=7, learning_rate=0.5, checkpoints=0, record=True)
         run = descent.fit(problem, init=near, generator=generator).run
         assert run is not None
         return run

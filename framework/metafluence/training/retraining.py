@@ -19,9 +19,9 @@ from metafluence.runtime import (
     Executor,
     RemoteExecutor,
     Shelf,
-    claim,
     component_fingerprint,
     digest_of,
+    folder_of,
     hash_tensor,
     warn,
 )
@@ -70,7 +70,7 @@ class RetrainBank:
 
     start: `warm` from λ*; `cold` from the fit's own initial parameters, drawn anew from `seed`; or `replay`, the very
     run that the fit recorded, with its start, batches and rates, under other weights.
-    store: a folder for the fits; work already there is reused if it answers the same question, else StoreError.
+    store: a folder for the fits; work already there is reused if it answers the same question.
     progress: called with fits done and fits asked for. validation: tasks that the trainer judges its steps on, the
     same as in the fit. notice: called with a sentence about a failure that was recovered from (a worker died).
     expected: estimated total number of retrainings; decides whether precomputing shared work pays off. If not given,
@@ -116,8 +116,7 @@ class RetrainBank:
                 identity["validation"] = validation.fingerprint()
             if weights is not None:
                 identity["weights"] = weights.fingerprint()
-            claim(store, identity)
-            self._shelf = Shelf(store, digest_of(identity), notice)
+            self._shelf = Shelf(folder_of(store, identity, notice), digest_of(identity), notice)
 
     def leave_out(
         self, removals: Sequence[Removal], level: Level = "task", strict: bool = True, weight: float = 0.0

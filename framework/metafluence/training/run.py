@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +14,9 @@ from torch import Tensor
 from metafluence.bilevel import BilevelProblem
 from metafluence.errors import ConvergenceError, InputError, StoreError
 from metafluence.learners import NetworkLearner
-from metafluence.runtime import check_identity, load_tensors, save_tensors
+from metafluence.runtime import check_identity, hash_tensor, load_tensors, save_tensors, warn
 from metafluence.tasks import LEVELS, Level, Weights
+from metafluence.training.kept_states import KeptStates
 from metafluence.training.step_rules import RULES, StepRule, StepState
 from metafluence.training.trainer import Quality, loss_gradient
 
@@ -48,40 +49,6 @@ class RunStep(NamedTuple):
     gradient: Tensor
     rate: float
     batch: Tensor
-
-
-class KeptStates:
-    """States of a run by their step, in memory, or in a folder with a file for each."""
-
-    def __init__(self, folder: Path | None = None) -> None:
-        self._folder = folder
-        self._here: dict[int, StepState] = {}
-
-    def put(self, state: StepState) -> None:
-        if self._folder is None:
-            self._here[state.step] = state
-            return
-        save_tensors(self._file(state.step), {str(i): part for i, part in enumerate(state.parts)}, {"step": state.step})
-
-    def get(self, step: int, device: torch.device) -> StepState:
-        if self._folder is None:
-            return self._here[step]
-        tensors, _ = load_tensors(self._file(step))
-        return StepState(step, tuple(tensors[str(i)].to(device) for i in range(len(tensors))))
-
-    def __contains__(self, step: int) -> bool:
-        return step in self._here if self._folder is None else self._file(step).exists()
-
-    def in_memory(self, steps: Sequence[int], device: torch.device) -> KeptStates:
-        """The states after these steps, held in memory, so that they can be sent to other machines."""
-        found = KeptStates()
-        for step in steps:
-            found.put(self.get(step, device))
-        return found
-
-    def _file(self, step: int) -> Path:
-        assert self._folder is not None
-        return self._folder / f"state-{step:08d}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -125,8 +92,11 @@ class TrainingRun:
 
     def in_memory(self) -> TrainingRun:
         """The same run with its states in memory."""
-        kept = [step for step in range(self.steps + 1) if step in self.states]
-        return replace(self, states=self.states.in_memory(kept, self.problem.tasks.device))
+        kept = KeptStates()
+        for step in range(self.steps + 1):
+            if step in self.states:
+                kept.put(self._kept(step))
+        return replace(self, states=kept)
 
     def replayed(self, start: int, stop: int) -> list[RunStep]:
         """The steps start + 1 to stop, made again from a kept state.
@@ -210,10 +180,19 @@ class TrainingRun:
             "query": self.weights.query,
         }
         facts = {"problem": self.problem.fingerprint(), "rule": [type(self.rule).__name__, asdict(self.rule)]}
-        save_tensors(folder / FILE, tensors, {**facts, "every": self.every})
+        save_tensors(folder / FILE, tensors, {**facts, "every": self.every, "identity": self.states.identity})
 
     def _kept(self, step: int) -> StepState:
-        return self.states.get(step, self.problem.tasks.device)
+        """A kept state; made again from the one before it where its file is damaged."""
+        try:
+            return self.states.get(step, self.problem.tasks.device)
+        except StoreError as error:
+            if step == 0:
+                raise StoreError(f"{error} It is where the run starts: meta-train again in another folder.") from error
+            warn(f"{error} The steps that led there are made again.")
+        state = self._advance(self._kept(self._kept_before(step - 1)), step, self.weights)
+        self.states.put(state)
+        return state
 
     def _kept_before(self, step: int) -> int:
         return step if step in self.states else step - step % self.every
@@ -255,7 +234,7 @@ def load_run(folder: Path, problem: BilevelProblem, steps: int | None = None) ->
         RULES[name](**settings),
         tensors["batches"].split(tensors["sizes"].tolist())[:steps],
         tuple(tensors["rates"].tolist())[:steps],
-        KeptStates(folder),
+        KeptStates(folder, facts.get("identity", "")),
         facts["every"],
         tensors["peaks"].to(device),
     )
@@ -288,9 +267,14 @@ class RunRecorder:
             return
         run = load_run(self._folder, self._problem)
         self._batches, self._rates, self._peaks = list(run.batches[:step]), list(run.rates[:step]), run.peaks
+        self._states = run.states
 
     def start(self, state: StepState) -> None:
         """Keep the state before the first step."""
+        digest = hashlib.sha256(f"{self._problem.fingerprint()} {self._weights.fingerprint()} {self._rule}".encode())
+        for part in state.parts:
+            hash_tensor(digest, part)
+        self._states = KeptStates(self._folder, digest.hexdigest()[:16])
         self._states.put(state)
 
     def record(self, batch: Tensor, rate: float, data: Tensor, after: StepState) -> None:

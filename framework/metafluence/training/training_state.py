@@ -62,7 +62,7 @@ def load_training(file: Path, identity: Mapping[str, str], like: Tensor) -> Trai
     try:
         tensors, facts = load_tensors(file)
     except StoreError as error:
-        warn(f"{str(error).partition(' Delete it')[0]} The fit starts anew.")
+        warn(f"{error} The fit starts anew.")
         return None
     try:
         check_identity(file, facts["identity"], identity)
@@ -70,7 +70,7 @@ def load_training(file: Path, identity: Mapping[str, str], like: Tensor) -> Trai
         if meta.shape != like.shape or meta.dtype != like.dtype:
             raise StoreError(
                 f"{file} holds {list(meta.shape)} meta-parameters ({meta.dtype}); this learner has {list(like.shape)} "
-                f"({like.dtype}). Use another folder, or delete the file to start anew."
+                f"({like.dtype}). Use another folder."
             )
         return TrainingState(
             meta.to(like.device),

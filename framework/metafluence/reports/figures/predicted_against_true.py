@@ -15,7 +15,7 @@ def predicted_against_true(result: StudyResult, level: Level) -> Figure | None:
     """Scores against exactly retrained changes of the validation loss, one panel per method that predicts changes."""
     truth = result.evaluations[level].truth
     runs = [r for r in _distinct(result, level) if r.row.units == "loss_change" and not r.row.retrains]
-    if truth is None or not runs or not bool(truth.loss_change.any()):
+    if truth is None or not truth.reliability.usable or not runs or not bool(truth.loss_change.any()):
         return None
     columns = min(2, len(runs))
     rows = -(-len(runs) // columns)

@@ -9,7 +9,18 @@ from typing import Any
 import pandas as pd
 
 from metafluence.registry import write_yaml
-from metafluence.reports import BOLD, ITEM_NAMES, Attempts, Group, Notice, caption, study_group, write_csv, write_page
+from metafluence.reports import (
+    BOLD,
+    ITEM_NAMES,
+    Attempts,
+    Group,
+    Notice,
+    caption,
+    shared_part,
+    study_group,
+    write_csv,
+    write_page,
+)
 from metafluence.reports.figures import error_budget, exhibit, grid_figures, predicted_against_true
 from metafluence.reports.study.section import level_section
 from metafluence.reports.study.verdicts import verdict
@@ -91,7 +102,8 @@ def _exhibit(result: StudyResult, level: Level, folder: Path, attempts: Attempts
         return None
     truth = result.evaluations[level].truth
     words = study_group(result).words
-    remark = "" if truth is None else f", whose Spearman with {words.name} is the largest"
+    ranked = truth is not None and truth.reliability.usable
+    remark = f", whose Spearman with {words.name} is the largest" if ranked else ""
     pictures = [
         attempts.picture(
             lambda figure=figure: figure, *caption(name, words), folder / "figures" / f"{name}-{level}.png"
@@ -118,7 +130,7 @@ def facts(result: StudyResult) -> list[tuple[str, str]]:
     """The study and its diagnostics, as pairs of what and how much."""
     d, e = result.diagnostics, result.diagnostics.extremes
     tasks = result.split.train
-    words = study_group(result).words
+    group = study_group(result)
     said = [
         *(
             (f"{ITEM_NAMES[level]}s", f"{len(marks)}, {int(marks.sum())} of them corrupted")
@@ -136,8 +148,9 @@ def facts(result: StudyResult) -> list[tuple[str, str]]:
     ]
     for level, bench in result.evaluations.items():
         if bench.truth is not None:
-            count = len(bench.truth.removals) + len(bench.truth.subsets)
-            said.append(
-                (f"{words.again} without {ITEM_NAMES[level]}s", f"{count} times in {bench.truth.seconds:.3g} s of work")
-            )
+            count = (len(bench.truth.removals) + len(bench.truth.subsets)) * len(bench.runs)
+            noun, seconds = ITEM_NAMES[level], f"{count} times in {bench.truth.seconds:.3g} s of work"
+            said.append((f"{group.words.again} without {noun}s", seconds))
+            shared = shared_part([one.sides[level] for one in group.outcomes], noun)
+            said += [(f"sets of {noun}s", shared)] if shared else []
     return said
