@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 import torch
@@ -161,6 +161,21 @@ class Chunk:
         if level == "task":
             return at.slopes(tangents).T
         return (at.instance_slopes(tangents, level) * self.weights.task.unsqueeze(-1)).flatten(1).T
+
+    def product_and_slopes(self, columns: Tensor, levels: Sequence[Level]) -> tuple[Tensor, dict[Level, Tensor]]:
+        """The exact `product` and the `slopes` of several levels for the same columns, with one derivative for all."""
+        at = self.linearise("total")
+        if not at.explicit:
+            return torch.zeros_like(columns), {level: self.slopes(columns, level, "total") for level in levels}
+        weighed = self._weighed_encoder(at, "exact")
+        tangents = self._tangents(at, weighed, columns)
+        instances = [level for level in levels if level != "task"]
+        parts, along = at.product_and_slopes(tangents, self.weights.task, instances)
+        lam, features = _split(at, parts)
+        slopes = {level: part.flatten(1).T for level, part in zip(instances, along, strict=True)}
+        if "task" in levels:
+            slopes["task"] = at.slopes(tangents).T
+        return self._with_rows(weighed.product(columns, features), None if lam is None else lam.sum(dim=1)), slopes
 
     def instance_losses(self, level: Level) -> Tensor:
         """The loss of every support or query instance after adaptation, [n, instances]: the ∂/∂ω of its task's loss.

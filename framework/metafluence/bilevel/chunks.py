@@ -92,6 +92,17 @@ class Chunks:
             found.append(torch.cat(parts, dim=1))
         return torch.cat(found)
 
+    def product_and_slopes(self, columns: Tensor, levels: Sequence[Level]) -> tuple[Tensor, dict[Level, Tensor]]:
+        """The exact `product` [k, P] and the `slopes` [items, k] of each level, which share all but the last step."""
+        total, found = torch.zeros_like(columns), []
+        for chunk in self:
+            parts = [chunk.product_and_slopes(some, levels) for some in columns.split(self.plan.columns)]
+            total += torch.cat([product for product, _ in parts])
+            found.append([slopes for _, slopes in parts])
+        return total, {
+            level: torch.cat([torch.cat([s[level] for s in own], dim=1) for own in found]) for level in levels
+        }
+
     def product(self, columns: Tensor, jacobian: Jacobian, form: Form) -> Tensor:
         """Σ_i w_i H_i v for each column, [k, P]."""
         total = torch.zeros_like(columns)

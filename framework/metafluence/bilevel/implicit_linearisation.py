@@ -11,6 +11,7 @@ With ∇²outer in place of ∇²ℒ they are left out.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 
 import torch
@@ -83,9 +84,14 @@ class ImplicitLinearisation(Linearisation):
         return self._solve_inner(mixed)
 
     def pullback(self, parts: list[Tensor]) -> list[Tensor]:
-        *parts, theta_part = parts
-        back = batched_vjp([self._inner_gradient], self.explicit, [-self._solve_inner(theta_part)])
-        return [p + b for p, b in zip(parts, back, strict=True)]
+        return self._close(parts)
+
+    def _close(self, parts: list[Tensor], levels: Sequence[Level] = ()) -> list[Tensor]:
+        count = len(self.explicit)
+        direct, theta_part = [*parts[:count], *parts[count + 1 :]], parts[count]
+        inputs = [*self.explicit, *(self._weighed[level] for level in levels)]
+        back = batched_vjp([self._inner_gradient], inputs, [-self._solve_inner(theta_part)])
+        return [d + b for d, b in zip(direct, back, strict=True)]
 
     def _solve_inner(self, columns: Tensor) -> Tensor:
         """(∂²_θθ inner)⁻¹ of columns [k, n, Q], all tasks at once."""

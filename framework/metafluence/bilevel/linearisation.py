@@ -12,6 +12,7 @@ in dθ/d(λ, Z):
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Literal
 
@@ -203,12 +204,23 @@ class Linearisation(ABC):
         if not self.explicit:
             return []
         if form == "exact":
-            return self._close(batched_vjp(self._first, self._variables, _weigh(self._along(tangents), weights)))
+            return self.product_and_slopes(tangents, weights, ())[0]
         along = [*tangents, self.pushforward(tangents)]
         variables = [*self.explicit, self._theta]
         if form == "no-third-order":
             return self.pullback(batched_vjp(self._plain, variables, _weigh(along, weights)))
         return self._gauss_newton(along, variables, weights)
+
+    def product_and_slopes(
+        self, tangents: list[Tensor], weights: Tensor, levels: Sequence[Level]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """The exact `product`, and for each level w_i `instance_slopes` [k, n, instances], in one derivative.
+
+        Both are derivatives of Σ_i w_i (D L_O^i along the tangents): by the explicit parts, and by instances' weights.
+        """
+        inputs = [*self._variables, *(self._weighed[level] for level in levels)]
+        found = self._close(batched_vjp(self._first, inputs, _weigh(self._along(tangents), weights)), levels)
+        return found[: len(self.explicit)], found[len(self.explicit) :]
 
     def _gauss_newton(self, along: list[Tensor], variables: list[Tensor], weights: Tensor) -> list[Tensor]:
         """Jᵀ (∂f)ᵀ ∂²loss (∂f) J times tangents, f the outputs for the query."""
@@ -237,9 +249,10 @@ class Linearisation(ABC):
         """Tangents of the variables along tangents of the explicit parts."""
         return [*tangents, self.pushforward(tangents)]
 
-    def _close(self, parts: list[Tensor]) -> list[Tensor]:
-        """Cotangents of the variables as cotangents of the explicit parts."""
-        return self.pullback(parts)
+    def _close(self, parts: list[Tensor], levels: Sequence[Level] = ()) -> list[Tensor]:
+        """Cotangents of the variables as cotangents of the explicit parts; those of the weights of `levels` follow."""
+        count = len(self._variables)
+        return [*self.pullback(parts[:count]), *parts[count:]]
 
     def _each(self, level: Level) -> Tensor:
         """Every instance of all tasks' weights on its own: [instances, n, instances]."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from metafluence.bilevel.linearisation import Linearisation
 from metafluence.learners import MetaLearner
 from metafluence.networks import batched_vjp, gradients
-from metafluence.tasks import Batch, Weights
+from metafluence.tasks import Batch, Level, Weights
 
 
 class UnrolledLinearisation(Linearisation):
@@ -49,7 +50,7 @@ class UnrolledLinearisation(Linearisation):
     def _along(self, tangents: list[Tensor]) -> list[Tensor]:
         return tangents
 
-    def _close(self, parts: list[Tensor]) -> list[Tensor]:
+    def _close(self, parts: list[Tensor], levels: Sequence[Level] = ()) -> list[Tensor]:
         return parts
 
     @cached_property

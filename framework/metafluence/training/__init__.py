@@ -1,8 +1,9 @@
 """Meta-training: what a trainer is, the state of a fit, stored fits, and exact retraining without items."""
 
 from metafluence.training.retraining import RetrainBank, Retrained
-from metafluence.training.run import RunRecorder, RunStep, TrainingRun, batch_gradient, load_run
+from metafluence.training.run import RunStep, TrainingRun, batch_gradient, load_run
 from metafluence.training.run_derivatives import RunAdjoint, check_run, run_adjoint, run_tangent
+from metafluence.training.run_recorder import RunRecorder
 from metafluence.training.step_rules import AdamStep, MomentumStep, RMSpropStep, SGDStep, StepRule, StepState
 from metafluence.training.stored_fit import stored_fit
 from metafluence.training.trainer import (

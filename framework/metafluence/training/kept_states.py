@@ -1,21 +1,30 @@
-"""States of a recorded run, in memory or in files that say which state of which run they hold."""
+"""States and gradients of a recorded run, in memory or in files that say what of which run they hold."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from metafluence.runtime import load_tensors, save_tensors
+from metafluence.errors import StoreError
+from metafluence.runtime import load_tensors, save_tensors, warn
 from metafluence.training.step_rules import StepState
+
+STATE, GRADIENTS = "state", "gradients"
 
 
 class KeptStates:
-    """States of a run by their step, in memory, or in a folder with a file for each; identity: of the run."""
+    """States of a run by their step, and gradients of the steps after them: in memory, or in files of a folder.
+
+    identity: of the run.
+    """
 
     def __init__(self, folder: Path | None = None, identity: str = "") -> None:
         self._folder, self.identity = folder, identity
         self._here: dict[int, StepState] = {}
+        self._gradients: dict[int, Tensor] = {}
 
     def put(self, state: StepState) -> None:
         if self._folder is None:
@@ -34,9 +43,34 @@ class KeptStates:
     def __contains__(self, step: int) -> bool:
         return step in self._here if self._folder is None else self._file(step).exists()
 
-    def _named(self, step: int) -> str:
-        return f"{self.identity} after step {step}"
+    def put_gradients(self, step: int, gradients: Sequence[Tensor]) -> None:
+        """Keep the gradients [P], without l2, of the steps that follow the state after `step` steps."""
+        if not gradients:
+            return
+        stacked = torch.stack(list(gradients))
+        if self._folder is None:
+            self._gradients[step] = stacked
+        else:
+            save_tensors(self._file(step, GRADIENTS), {GRADIENTS: stacked}, {}, self._named(step, GRADIENTS))
 
-    def _file(self, step: int) -> Path:
+    def gradients(self, step: int, device: torch.device) -> Tensor:
+        """The gradients [steps, P] of the first steps after the state of `step` steps, as far as they are kept.
+
+        A damaged file is warned of, and counts as none.
+        """
+        if self._folder is None:
+            return self._gradients.get(step, torch.zeros(0))
+        file = self._file(step, GRADIENTS)
+        try:
+            found = load_tensors(file, self._named(step, GRADIENTS))[0][GRADIENTS] if file.exists() else torch.zeros(0)
+        except StoreError as error:
+            warn(f"{error} The steps are made again.")
+            return torch.zeros(0)
+        return found.to(device)
+
+    def _named(self, step: int, kind: str = STATE) -> str:
+        return f"{self.identity} {'' if kind == STATE else kind + ' '}after step {step}"
+
+    def _file(self, step: int, kind: str = STATE) -> Path:
         assert self._folder is not None
-        return self._folder / f"state-{step:08d}.safetensors"
+        return self._folder / f"{kind}-{step:08d}.safetensors"

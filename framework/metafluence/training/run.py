@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ from torch import Tensor
 from metafluence.bilevel import BilevelProblem
 from metafluence.errors import ConvergenceError, InputError, StoreError
 from metafluence.learners import NetworkLearner
-from metafluence.runtime import check_identity, hash_tensor, load_tensors, save_tensors, warn
+from metafluence.runtime import check_identity, load_tensors, save_tensors, warn
 from metafluence.tasks import LEVELS, Level, Weights
 from metafluence.training.kept_states import KeptStates
 from metafluence.training.step_rules import RULES, StepRule, StepState
@@ -38,7 +38,11 @@ def batch_gradient(problem: BilevelProblem, weights: Weights, batch: Tensor, met
     """The gradient of a step at `meta` [P] on the tasks numbered `batch` [b], for the mean over all N tasks."""
     quality, gradient = loss_gradient(problem.over(problem.tasks[batch]), meta, weights[batch])
     data = gradient / len(batch)
-    return BatchGradient(quality, data, data + problem.l2 / len(problem.tasks) * meta.detach())
+    return BatchGradient(quality, data, _with_l2(problem, data, meta))
+
+
+def _with_l2(problem: BilevelProblem, data: Tensor, meta: Tensor) -> Tensor:
+    return data + problem.l2 / len(problem.tasks) * meta.detach()
 
 
 class RunStep(NamedTuple):
@@ -103,9 +107,17 @@ class TrainingRun:
 
         Raises StoreError where they do not end in the very bits that the run had, if that state is kept.
         """
+        return self._made(start, stop, ())
+
+    def recorded(self, start: int, stop: int) -> list[RunStep]:
+        """The same steps from the gradients that were kept, which cost nothing; the others are made again."""
+        return self._made(start, stop, self.states.gradients(start, self.problem.tasks.device))
+
+    def _made(self, start: int, stop: int, gradients: Sequence[Tensor]) -> list[RunStep]:
         made, state = [], self._kept(start)
         for number in range(start, stop):
-            step = self._step(number, state, self.weights)
+            data = gradients[number - start] if number - start < len(gradients) else None
+            step = self._step(number, state, self.weights, data)
             made.append(step)
             state = self.rule.step(state, step.gradient, step.rate)
         if stop in self.states:
@@ -203,9 +215,11 @@ class TrainingRun:
             if ours != theirs:
                 raise InputError(f"The run has {level} weights of shape {ours}; these have {theirs}.")
 
-    def _step(self, number: int, state: StepState, weights: Weights) -> RunStep:
+    def _step(self, number: int, state: StepState, weights: Weights, data: Tensor | None = None) -> RunStep:
         batch = self.batches[number]
-        gradient = batch_gradient(self.problem, weights, batch, state.meta).total
+        if data is None:
+            data = batch_gradient(self.problem, weights, batch, state.meta).data
+        gradient = _with_l2(self.problem, data, state.meta)
         if not bool(gradient.isfinite().all()):
             raise ConvergenceError(f"At step {number + 1} of a replay the gradient is not finite.")
         return RunStep(number + 1, state, gradient, self.rates[number], batch)
@@ -242,60 +256,3 @@ def load_run(folder: Path, problem: BilevelProblem, steps: int | None = None) ->
     if lost is not None:
         raise StoreError(f"The run in {folder} has lost its state after {lost} steps. Record it again.")
     return run
-
-
-class RunRecorder:
-    """Records the steps of a meta-training as they are made.
-
-    every: steps between two states that are kept; the square root of the number of steps balances memory and replay.
-    folder: where states are kept; in memory if it is None.
-    """
-
-    def __init__(
-        self, problem: BilevelProblem, weights: Weights, rule: StepRule, every: int, folder: Path | None = None
-    ) -> None:
-        self._problem, self._weights, self._rule, self._every, self._folder = problem, weights, rule, every, folder
-        self._states = KeptStates(folder)
-        self._batches: list[Tensor] = []
-        self._rates: list[float] = []
-        self._last: StepState | None = None
-        self._peaks = problem.tasks.support.inputs.new_zeros(problem.size)
-
-    def resume(self, step: int) -> None:
-        """Take up a recording in the folder after `step` steps."""
-        if self._folder is None or not step:
-            return
-        run = load_run(self._folder, self._problem)
-        self._batches, self._rates, self._peaks = list(run.batches[:step]), list(run.rates[:step]), run.peaks
-        self._states = run.states
-
-    def start(self, state: StepState) -> None:
-        """Keep the state before the first step."""
-        digest = hashlib.sha256(f"{self._problem.fingerprint()} {self._weights.fingerprint()} {self._rule}".encode())
-        for part in state.parts:
-            hash_tensor(digest, part)
-        self._states = KeptStates(self._folder, digest.hexdigest()[:16])
-        self._states.put(state)
-
-    def record(self, batch: Tensor, rate: float, data: Tensor, after: StepState) -> None:
-        """Add a step: its tasks' numbers [b], its rate, its gradient without l2 [P] and the state after it."""
-        self._batches.append(batch.cpu())
-        self._rates.append(rate)
-        self._peaks = torch.maximum(self._peaks, data.abs())
-        self._last = after
-        if after.step % self._every == 0:
-            self._states.put(after)
-
-    def run(self, steps: int | None = None) -> TrainingRun:
-        """The run so far; its first `steps` steps alone if they are given."""
-        steps = len(self._batches) if steps is None else steps
-        if self._last is not None:
-            self._states.put(self._last)
-        batches, rates = tuple(self._batches[:steps]), tuple(self._rates[:steps])
-        parts = (self._problem, self._weights, self._rule, batches, rates, self._states, self._every, self._peaks)
-        return TrainingRun(*parts)
-
-    def save(self) -> None:
-        """Write what is recorded to the folder, if there is one."""
-        if self._folder is not None:
-            self.run().save(self._folder)

@@ -66,16 +66,16 @@ def run_adjoint(
     growth = goals.new_zeros(run.steps + 1, columns)
     growth[run.steps] = parts[0].norm(dim=1)
     for start, stop in reversed(run.segments()):
-        for step in reversed(run.replayed(start, stop)):
+        for step in reversed(run.recorded(start, stop)):
             parts, by_gradient = run.rule.vjp(step.state, step.gradient, step.rate, parts)
             by_gradient = by_gradient * alive
             point = _point(run, step)
             size = len(step.batch)
+            product, slopes = point.chunks.product_and_slopes(by_gradient, levels)
             for level, total in found.items():
                 own = _items(run.weights, level, step.batch)
-                total.index_add_(0, own.to(total.device), point.slopes(by_gradient.T, level) / size)
-            bent = point.product(by_gradient.T, "total").T / size + run.problem.l2 / count * by_gradient
-            parts[0] = (parts[0] + bent) * alive
+                total.index_add_(0, own.to(total.device), slopes[level] / size)
+            parts[0] = (parts[0] + product / size + run.problem.l2 / count * by_gradient) * alive
             _check_finite(run, step.number, parts, [total for total in found.values()])
             growth[step.number - 1] = parts[0].norm(dim=1)
             if progress is not None:
@@ -96,7 +96,7 @@ def run_tangent(run: TrainingRun, removals: Sequence[Removal], level: Level = "t
     parts = [rows, *(torch.zeros_like(rows) for _ in run.rule.moments)]
     moved = False
     for start, stop in run.segments():
-        for step in run.replayed(start, stop):
+        for step in run.recorded(start, stop):
             here = {item: at for at, item in enumerate(_items(run.weights, level, step.batch).tolist())}
             local = [tuple(here[item] for item in removal if item in here) for removal in removals]
             if not moved and not any(local):

@@ -1,0 +1,91 @@
+"""Records a meta-training run as its steps are made."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from metafluence.bilevel import BilevelProblem
+from metafluence.runtime import hash_tensor
+from metafluence.tasks import Weights
+from metafluence.training.kept_states import KeptStates
+from metafluence.training.run import TrainingRun, load_run
+from metafluence.training.step_rules import StepRule, StepState
+
+GRADIENT_SHARE = 0.25
+"""Of a problem's memory_gib, for the gradients of the run's steps; a sweep replays the steps that have no room."""
+
+
+class RunRecorder:
+    """Records the steps of a meta-training as they are made.
+
+    every: steps between two states that are kept; the square root of the number of steps balances memory and replay.
+    folder: where states are kept; in memory if it is None. Gradients are kept of as many steps as fit a quarter of the
+    problem's `memory_gib`, so that derivatives of the run need not replay them.
+    """
+
+    def __init__(
+        self, problem: BilevelProblem, weights: Weights, rule: StepRule, every: int, folder: Path | None = None
+    ) -> None:
+        self._problem, self._weights, self._rule, self._every, self._folder = problem, weights, rule, every, folder
+        self._states = KeptStates(folder)
+        self._batches: list[Tensor] = []
+        self._rates: list[float] = []
+        self._last: StepState | None = None
+        self._peaks = problem.tasks.support.inputs.new_zeros(problem.size)
+        self._room = int(GRADIENT_SHARE * problem.memory_gib * 2**30 / (problem.size * self._peaks.element_size()))
+        self._gradients: list[Tensor] = []  # since the last state that is kept, without a gap
+
+    def resume(self, step: int) -> None:
+        """Take up a recording in the folder after `step` steps."""
+        if self._folder is None or not step:
+            return
+        run = load_run(self._folder, self._problem)
+        self._batches, self._rates, self._peaks = list(run.batches[:step]), list(run.rates[:step]), run.peaks
+        self._states = run.states
+        start = self._start()
+        self._gradients = list(run.states.gradients(start, self._peaks.device)[: step - start])
+
+    def start(self, state: StepState) -> None:
+        """Keep the state before the first step."""
+        digest = hashlib.sha256(f"{self._problem.fingerprint()} {self._weights.fingerprint()} {self._rule}".encode())
+        for part in state.parts:
+            hash_tensor(digest, part)
+        self._states = KeptStates(self._folder, digest.hexdigest()[:16])
+        self._states.put(state)
+
+    def record(self, batch: Tensor, rate: float, data: Tensor, after: StepState) -> None:
+        """Add a step: its tasks' numbers [b], its rate, its gradient without l2 [P] and the state after it."""
+        start = self._start()
+        if after.step <= self._room and len(self._gradients) == len(self._batches) - start:
+            self._gradients.append(data)
+        self._batches.append(batch.cpu())
+        self._rates.append(rate)
+        self._peaks = torch.maximum(self._peaks, data.abs())
+        self._last = after
+        if after.step % self._every == 0:
+            self._states.put(after)
+            self._states.put_gradients(start, self._gradients)
+            self._gradients = []
+
+    def run(self, steps: int | None = None) -> TrainingRun:
+        """The run so far; its first `steps` steps alone if they are given."""
+        steps = len(self._batches) if steps is None else steps
+        if self._last is not None:
+            self._states.put(self._last)
+            self._states.put_gradients(self._start(), self._gradients)
+        batches, rates = tuple(self._batches[:steps]), tuple(self._rates[:steps])
+        parts = (self._problem, self._weights, self._rule, batches, rates, self._states, self._every, self._peaks)
+        return TrainingRun(*parts)
+
+    def save(self) -> None:
+        """Write what is recorded to the folder, if there is one."""
+        if self._folder is not None:
+            self.run().save(self._folder)
+
+    def _start(self) -> int:
+        """The step of the last state that is kept."""
+        return len(self._batches) - len(self._batches) % self._every
