@@ -2,8 +2,8 @@
 
 `time`: maml, protonet and ridge-head on digits with a small tanh network, and on drawn images of 28 x 28 with a smooth
 conv4 of width 16, float32, one target and the items of all levels. `memory`: peaks of runs of many steps of a tiny
-problem, in processes of their own. One thread; seconds are of the processor, so that other work on the machine counts
-little; medians.
+problem, in processes of their own, with room for the gradients of few steps. One thread; seconds are of the processor,
+so that other work on the machine counts little; medians.
 """
 
 from __future__ import annotations
@@ -84,19 +84,26 @@ def run_steps(run: mf.TrainingRun) -> None:
 
 
 def peak(steps: int) -> None:
-    """Prints what the sweep adds to the peak of memory, and what all states would take."""
-    learner = mf.build("learner", "protonet", backbone={"use": "mlp", "hidden": [64]})
-    problem = mf.BilevelProblem(learner, digits(8, torch.float64), 0.1, mf.build("solver", "exact"))
-    adam = mf.build("trainer", "adam", steps=steps, batch=2, record=True, checkpoints=0, tolerance=float("inf"))
+    """Prints what recording and the sweep add to the peak of memory, and what all states and gradients would take."""
+    learner = mf.build("learner", "protonet", backbone={"use": "mlp", "hidden": [16]})
+    tasks, exact = digits(8, torch.float64), mf.build("solver", "exact")
+    problem = mf.BilevelProblem(learner, tasks, 0.1, exact, memory_gib=0.01)
+    adam = mf.build("trainer", "adam", steps=steps, batch=2, record=True, checkpoints=0, learning_rate=1e-4)
     goals = torch.ones(problem.size, 1, dtype=torch.float64)
-    short = replace(adam, steps=20).fit(problem, generator=torch.Generator().manual_seed(1)).run
-    mf.run_adjoint(short, goals, mf.LEVELS)
+
+    def record_and_sweep(count: int) -> None:
+        run = replace(adam, steps=count).fit(problem, generator=torch.Generator().manual_seed(1)).run
+        assert run is not None
+        mf.run_adjoint(run, goals, mf.LEVELS)
+
+    record_and_sweep(20)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    run = adam.fit(problem, generator=torch.Generator().manual_seed(1)).run
-    mf.run_adjoint(run, goals, mf.LEVELS)
+    record_and_sweep(steps)
     added = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    every = steps * 3 * problem.size * 8 / 2**20
-    print(f"{steps} steps: peak above a run of 20 steps {added / 2**10:.1f} MiB; all states would take {every:.0f} MiB")
+    every = steps * 4 * problem.size * 8 / 2**20
+    print(
+        f"{steps} steps: {added / 2**10:.1f} MiB above a run of 20 steps; all of its states would take {every:.0f} MiB"
+    )
 
 
 def main() -> None:

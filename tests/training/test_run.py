@@ -111,6 +111,32 @@ def test_a_replay_is_the_run_bit_by_bit_from_memory_and_from_files(optimiser, tm
     assert torch.equal(loaded.replay(changed), replace(run, every=1000).replay(changed))
 
 
+def kept_gradients(run: TrainingRun) -> int:
+    return sum(len(run.states.gradients(start, torch.device("cpu"))) for start, _ in run.segments())
+
+
+def test_gradients_that_were_kept_save_the_replay_and_change_no_bit(tmp_path, monkeypatch):
+    bilevel = replace(small("protonet"), memory_gib=4 * 7 * small("protonet").size * 8 / 2**30)  # room for 7 gradients
+    weights, trainer = weighted(bilevel.tasks), replace(TRAINERS["adam"], steps=11, save_every=5)
+    run, kept = record(trainer, bilevel, weights), record(trainer, bilevel, weights, folder=tmp_path)
+    loaded = mf.load_run(tmp_path, bilevel)
+    assert [kept_gradients(one) for one in (run, kept, loaded, run.in_memory())] == [7, 7, 7, 0]
+    goals = torch.randn(bilevel.size, 2, generator=seeded(5), dtype=torch.float64)
+    wanted = mf.run_adjoint(run.in_memory(), goals, mf.LEVELS)
+    asked = []
+    plain = mf.training.run.batch_gradient
+    monkeypatch.setattr(mf.training.run, "batch_gradient", lambda *given: asked.append(0) or plain(*given))
+    for one in (run, loaded):
+        found = mf.run_adjoint(one, goals, mf.LEVELS)
+        assert all(torch.equal(found.by_weight[level], wanted.by_weight[level]) for level in mf.LEVELS)
+        assert len(asked) == 4
+        asked.clear()
+    flip(next(tmp_path.glob("gradients-00000003.safetensors")))
+    with pytest.warns(UserWarning, match="The steps are made again"):
+        found = mf.run_adjoint(mf.load_run(tmp_path, bilevel), goals, mf.LEVELS)
+    assert torch.equal(found.start, wanted.start)
+
+
 def test_a_replay_with_weight_zero_is_training_with_weight_zero():
     bilevel = small("protonet")
     trainer = TRAINERS["adam"]
@@ -141,6 +167,7 @@ def test_a_recording_goes_on_after_an_interruption(tmp_path):
         assert torch.equal(one.final, whole.final)
         assert [batch.tolist() for batch in one.batches] == [batch.tolist() for batch in whole.batches]
         assert torch.equal(one.peaks, whole.peaks)
+        assert kept_gradients(one) == 13
 
 
 def kept_states(folder) -> dict[int, Path]:

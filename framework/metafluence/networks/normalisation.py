@@ -46,15 +46,13 @@ class Norm(nn.Module):
                 "Inputs are [n, channels, ...]."
             )
         flat = inputs.reshape(*inputs.shape[:2], -1)
-        # torch.var_mean would be shorter, and is many times as slow on processors.
-        centred = flat - self.average(flat)
-        found = centred * self._scale((self.average(centred.square()) + self.eps).rsqrt())
-        if self.bias is not None:
-            found = found + self.bias.unsqueeze(-1)
+        # Few passes over all values, backwards too: torch.var_mean, square, and subtracting means take more.
+        centred = flat + (-self.average(flat))
+        scale = (self.average(centred * centred) + self.eps).rsqrt()
+        if self.weight is None or self.bias is None:
+            return (centred * scale).reshape(inputs.shape)
+        found = torch.addcmul(self.bias.unsqueeze(-1), centred, scale * self.weight.unsqueeze(-1))
         return found.reshape(inputs.shape)
-
-    def _scale(self, scale: Tensor) -> Tensor:
-        return scale if self.weight is None else scale * self.weight.unsqueeze(-1)
 
     def extra_repr(self) -> str:
         return f"{self.channels}, eps={self.eps}, affine={self.weight is not None}"
@@ -68,7 +66,7 @@ class TaskBatchNorm(Norm):
     """
 
     def average(self, values: Tensor) -> Tensor:
-        return values.mean(dim=(0, 2), keepdim=True)
+        return _mean(values, (0, 2))
 
 
 class GroupNorm(Norm):
@@ -83,11 +81,16 @@ class GroupNorm(Norm):
         self.groups = groups
 
     def average(self, values: Tensor) -> Tensor:
-        means = values.reshape(len(values), self.groups, -1).mean(dim=-1, keepdim=True)
+        means = _mean(values.reshape(len(values), self.groups, -1), (-1,))
         return means.repeat_interleave(self.channels // self.groups, dim=1)
 
     def extra_repr(self) -> str:
         return f"{self.groups}, {super().extra_repr()}"
+
+
+def _mean(values: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Tensor.mean with dimensions kept, whose backward pass divides the means alone and not all values."""
+    return values.sum(dim=dims, keepdim=True) * (1 / math.prod(values.shape[d] for d in dims))
 
 
 NORMS = ("group", "batch", "none")
