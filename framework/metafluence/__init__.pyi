@@ -206,6 +206,7 @@ from .studies import (
     StudyConfig as StudyConfig,
     StudyResult as StudyResult,
     Variation as Variation,
+    differing_versions as differing_versions,
     load_comparison as load_comparison,
     load_study as load_study,
     open_stores as open_stores,

@@ -51,7 +51,7 @@ def test_other_tasks_than_the_learner_is_bound_to_have_its_kind_of_targets():
     with refused(r"The tasks have 3 classes, but Joint is set to ways=2\. Set ways to 3"):
         problem.over(more)
     half = Batch(tasks(2).query.inputs, torch.zeros(*tasks(2).query.targets.shape, 2, dtype=torch.float64))
-    with refused("The learner is bound to tasks of classes. Give these tasks the same kind"):
+    with refused(r"and real targets; the learner is bound to inputs \[3\] .* and classes. Give tasks like these"):
         problem.over(TaskSet(half, half, tasks(2).ids))
 
 

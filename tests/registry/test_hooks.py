@@ -39,6 +39,7 @@ def test_an_installed_plugin_adds_its_component(install):
     install("goodone", "good", REGISTER.format(name="theirs", at=HERE))
     registry = default_registry()
     assert registry.failures == []
+    assert registry.plugins == {"good": "goodone 1.2"}
     assert registry.build("solver", {"use": "theirs", "rtol": 1e-3}) == CG(1e-3)
     assert registry.entry("solver", "theirs").origin == "plugin good (goodone 1.2)"
 

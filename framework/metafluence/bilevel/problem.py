@@ -66,8 +66,7 @@ class BilevelProblem:
         if self._sizes is None:
             object.__setattr__(self, "learner", self.learner.bind(self.tasks))
             object.__setattr__(self, "_sizes", GraphSizes())
-            if self.learner.adapted_size:
-                self.tasks.check_support()
+            self.learner.check_tasks(self.tasks)
 
     @property
     def size(self) -> int:
@@ -101,19 +100,13 @@ class BilevelProblem:
     def over(self, tasks: TaskSet) -> BilevelProblem:
         """The same learner on other tasks, without l2: for the losses and gradients of validation and test tasks.
 
-        Moves them to this problem's device. Raises InputError for tasks that the learner cannot use.
+        They are moved to this problem's device. Raises InputError for tasks of another kind, and as `check_tasks` does.
         """
-        if tasks.input_shape != self.tasks.input_shape or tasks.dtype != self.tasks.dtype:
-            raise InputError(
-                f"These tasks have inputs {list(tasks.input_shape)} ({tasks.dtype}); the learner is bound to "
-                f"{list(self.tasks.input_shape)} ({self.tasks.dtype}). Give tasks of this shape and type."
-            )
-        if tasks.real != self.tasks.real:
-            wanted = "real targets" if self.tasks.real else "classes"
-            raise InputError(f"The learner is bound to tasks of {wanted}. Give these tasks the same kind of targets.")
+        shapes = [(list(t.input_shape), t.dtype, "real targets" if t.real else "classes") for t in (tasks, self.tasks)]
+        if shapes[0] != shapes[1]:
+            theirs, ours = ("inputs {} ({}) and {}".format(*shape) for shape in shapes)
+            raise InputError(f"These tasks have {theirs}; the learner is bound to {ours}. Give tasks like these.")
         self.learner.check_tasks(tasks)
-        if self.learner.adapted_size:
-            tasks.check_support()
         return replace(self, tasks=tasks.to(device=self.tasks.device), l2=0.0)
 
     def fingerprint(self) -> str:

@@ -105,6 +105,9 @@ def open_study(
     asked = dict(metafluence.parse_assignment(change) for change in changes)
     comparison = metafluence.load_comparison(study, size, asked)
     registry = default_registry(overlay, study.resolve().parent)
+    differing = metafluence.differing_versions(study, registry)
+    if differing:
+        _print_warning(differing)
     name = comparison.name if size is None else f"{comparison.name}-{size}"
     folder = check_folder(out or Path("results") / name)
     return registry, folder, lambda bars: metafluence.Comparing(comparison, registry, folder, bars)

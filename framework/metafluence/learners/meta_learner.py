@@ -127,8 +127,11 @@ class MetaLearner(Component, ABC):
         return self
 
     def check_tasks(self, tasks: TaskSet) -> None:
-        """Raises InputError for tasks besides those that it is bound to, of their shape, that it cannot work on."""
-        return
+        """Asked of a bound learner. Raises InputError for tasks that it cannot work on: by default where tasks adapt
+        and a class is in queries alone.
+        """
+        if self.adapted_size:
+            tasks.check_support()
 
     @property
     @abstractmethod

@@ -59,20 +59,11 @@ class NetworkLearner(MetaLearner):
     regresses: ClassVar[bool] = True
 
     def check_tasks(self, tasks: TaskSet) -> None:
-        name, real, found = type(self).__name__, tasks.real, _ways(tasks)
-        if real and not self.regresses:
-            raise InputError(
-                f"{name} tells classes apart; these tasks have real targets. Use maml, imaml or ridge-head."
-            )
-        if self.ways is not None and (found > self.ways or (real and found != self.ways)):
-            what = "target values" if real else "classes"
-            raise InputError(
-                f"The tasks have {found} {what}, but {name} is set to ways={self.ways}. Set ways to {found}, or give "
-                "other tasks."
-            )
+        _check_targets(self, tasks)
+        super().check_tasks(tasks)
 
     def bind(self, tasks: TaskSet) -> Self:
-        self.check_tasks(tasks)
+        _check_targets(self, tasks)
         name, real = type(self).__name__, tasks.real
         ways = self.ways if self.ways is not None else _ways(tasks)
         module = build_module(self.backbone, tasks.input_shape, ways if self.classifies else None)
@@ -163,3 +154,16 @@ class NetworkLearner(MetaLearner):
 def _ways(tasks: TaskSet) -> int:
     """How many classes the tasks have, or target values."""
     return tasks.support.targets.shape[-1] if tasks.real else tasks.ways
+
+
+def _check_targets(learner: NetworkLearner, tasks: TaskSet) -> None:
+    """Raises InputError for real targets where there may be none, and for more classes than outputs."""
+    name, real, found = type(learner).__name__, tasks.real, _ways(tasks)
+    if real and not learner.regresses:
+        raise InputError(f"{name} tells classes apart; these tasks have real targets. Use maml, imaml or ridge-head.")
+    if learner.ways is not None and (found > learner.ways or (real and found != learner.ways)):
+        what = "target values" if real else "classes"
+        raise InputError(
+            f"The tasks have {found} {what}, but {name} is set to ways={learner.ways}. Set ways to {found}, or give "
+            "other tasks."
+        )

@@ -89,7 +89,7 @@ def _check_kind(registry: Registry, file: Path, kind: str) -> None:
 
 
 def _add(registry: Registry, file: Path, kind: str, name: str, spec: dict[str, Any]) -> None:
-    allowed = ("at", "about", "paper", "override")
+    allowed = ("at", "about", "paper", "params", "override")
     where = f"components.{kind}.{name}"
     for key in spec:
         if key not in allowed:
@@ -103,7 +103,8 @@ def _add(registry: Registry, file: Path, kind: str, name: str, spec: dict[str, A
         relative_to(file.resolve().parent, spec["at"]),
         spec.get("about", ""),
         spec.get("paper", ""),
-        override=spec.get("override", False),
+        _mapping(spec.get("params") or {}, file, f"{where}.params"),
+        spec.get("override", False),
     )
 
 
@@ -170,6 +171,7 @@ def _plug_in(registry: Registry, point: EntryPoint) -> None:
             register(registry)
         for entry in _news(registry, before.entries):
             entry.describe()  # so that what cannot be found is left out here, and does not break a listing
+        registry.plugins[point.name] = _distribution(point)
     except (Exception, SystemExit) as error:  # a module that calls sys.exit must not end the program
         if plugin is not None and registry.hooks.get_plugin(point.name) is plugin:
             registry.hooks.unregister(plugin)

@@ -68,7 +68,8 @@ def _from_file(file: Path) -> ModuleType:
     folder = str(file.resolve().parent)
     if folder not in sys.path:
         sys.path.append(folder)  # for good, as a function may import when it is called
-    beside = _beside(file.resolve())
+    beside = files_beside(file.resolve())
+    _refuse_taken(file, beside)
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
@@ -80,28 +81,29 @@ def _from_file(file: Path) -> ModuleType:
     return module
 
 
-def _beside(file: Path) -> set[str]:
-    """The modules in a file's own folder that it imports, directly or not.
-
-    Raises RegistryError where Python knows another module by the name of one of them, which would be taken for it.
-    """
-    found: set[str] = set()
+def files_beside(file: Path) -> dict[str, Path]:
+    """The files in a file's own folder that it imports, directly or not, by module; `__init__.py` for a package."""
+    found: dict[str, Path] = {}
     waiting = [file]
     while waiting:
-        for name in sorted(imported_names(waiting.pop()) - found):
+        for name in sorted(imported_names(waiting.pop()) - set(found)):
             places = (file.parent / f"{name}.py", file.parent / name / "__init__.py")
             place = next((p for p in places if p.is_file()), None)
-            if place is None:
-                continue
-            taken = _origin(name)
-            if taken is None or Path(taken).resolve() != place:
-                raise RegistryError(
-                    f"{file} imports {name}, and there is {place}; but Python knows another module of that name "
-                    f"({taken or 'built in'}) and would take it. Give the file another name."
-                )
-            found.add(name)
-            waiting.append(place)
+            if place is not None:
+                found[name] = place
+                waiting.append(place)
     return found
+
+
+def _refuse_taken(file: Path, beside: dict[str, Path]) -> None:
+    """Raises RegistryError where Python knows another module by the name of one of these, and would take it."""
+    for name, place in beside.items():
+        taken = _origin(name)
+        if taken is None or Path(taken).resolve() != place:
+            raise RegistryError(
+                f"{file} imports {name}, and there is {place}; but Python knows another module of that name "
+                f"({taken or 'built in'}) and would take it. Give the file another name."
+            )
 
 
 def _origin(name: str) -> str | None:

@@ -65,7 +65,8 @@ class Snapshot(NamedTuple):
 
 
 class Registry:
-    """Components by kind and name. `hooks` are the plugins that follow studies; `failures` those that did not load.
+    """Components by kind and name. `hooks` are the plugins that follow studies; `failures` those that did not load;
+    `plugins` the distributions and versions of those that did, by name.
 
     Example:
         >>> from metafluence.registry import default_registry
@@ -80,6 +81,7 @@ class Registry:
         self._disabled: dict[tuple[str, str], str] = {}
         self.hooks = hooks
         self.failures: list[str] = []
+        self.plugins: dict[str, str] = {}
         self.origin = PROGRAM
 
     def add_interface(self, kind: str, at: str, about: str) -> None:
@@ -122,6 +124,9 @@ class Registry:
         self.entry(kind, name)
         del self._entries[kind][name]
         self._disabled[kind, name] = self.origin
+
+    def interfaces(self) -> list[Interface]:
+        return list(self._interfaces.values())
 
     def kinds(self) -> list[str]:
         return list(self._interfaces)

@@ -1,4 +1,4 @@
-"""Reading YAML, the one way for studies, registries and `--set`: what YAML would take in silence is refused."""
+"""Reading and writing YAML, the one way for studies, registries and `--set`: what hides a mistake is refused."""
 
 from __future__ import annotations
 
@@ -70,6 +70,11 @@ def parse_yaml(text: str, where: str, error: type[InputError] = ConfigError) -> 
         raise error(f"{where} is not valid YAML: {reason}. Correct it there.") from failure
 
 
+def write_yaml(value: Any) -> str:
+    """A plain value as a YAML text that `parse_yaml` reads as the same value."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
 class _Loader(yaml.SafeLoader):
     """YAML without objects, whose nesting is bounded and whose keys are texts, each once in its mapping."""
 
@@ -111,10 +116,20 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+class _Dumper(yaml.SafeDumper):
+    """Puts in quotes what the loader would not read as a text, and repeats what stands twice."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
 # YAML 1.1 wants a point and a sign in 1.0e-10; without them it is a text.
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"), list("-+.0123456789")
-)
+for _reader in (_Loader, _Dumper):
+    _reader.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"),
+        list("-+.0123456789"),
+    )
 
 
 def _size(node: Node, known: dict[int, int], open_nodes: set[int]) -> int:

@@ -6,6 +6,7 @@ from metafluence.studies.dry_run import pilot
 from metafluence.studies.outcomes import Line, Outcome, Side, outcome
 from metafluence.studies.overrides import parse_assignment
 from metafluence.studies.preparation import Prepared
+from metafluence.studies.provenance import differing_versions
 from metafluence.studies.study import Study, StudyResult
 from metafluence.studies.variations import (
     NOT_ASKED,

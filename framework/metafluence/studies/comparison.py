@@ -10,9 +10,10 @@ from pathlib import Path
 from metafluence.errors import InputError, MetafluenceError, StoreError, in_words
 from metafluence.progress import Observer
 from metafluence.registry import Registry
-from metafluence.runtime import load_facts, save_facts, versions, write_atomically
+from metafluence.runtime import load_facts, save_facts, write_atomically
 from metafluence.studies.config import listed
 from metafluence.studies.outcomes import Outcome, load_outcome, outcome, save_outcome
+from metafluence.studies.provenance import keep_source, made_with
 from metafluence.studies.study import Study, StudyResult
 from metafluence.studies.variations import Comparison, Published, Variation
 
@@ -37,13 +38,14 @@ class Store:
     def outcome(self, id: str) -> Path:
         return self.folder / "outcomes" / f"{id}.safetensors"
 
-    def write_study(self, comparison: Comparison) -> None:
-        """Keep what was asked, resolved, and the versions that it is done with."""
+    def write_study(self, comparison: Comparison, registry: Registry) -> None:
+        """Keep what was asked, resolved, all that it takes to ask it again, and the versions that it is done with."""
+        keep_source(self.folder, comparison.raw, registry)
         asked = {
             "study": comparison.raw,
             "variations": [variation.id for variation in comparison.variations],
             "configurations": {v.id: v.config.model_dump(mode="json") for v in comparison.variations},
-            "versions": versions(),
+            "versions": made_with(registry),
         }
         save_facts(self.folder / "study.json", asked)
 
@@ -56,8 +58,13 @@ class Comparing:
 
     def __init__(self, comparison: Comparison, registry: Registry, folder: Path, observer: Observer | None = None):
         self.comparison, self.store = comparison, Store(folder)
-        self._observer = observer or Observer()
+        self._observer, self._registry = observer or Observer(), registry
         self.studies = [self._study(variation, registry) for variation in comparison.variations]
+
+    @property
+    def versions(self) -> dict[str, str | None]:
+        """What it is done with."""
+        return made_with(self._registry)
 
     def _study(self, variation: Variation, registry: Registry) -> Study:
         try:
@@ -69,7 +76,7 @@ class Comparing:
 
     def run(self, finished: Finished) -> list[Outcome]:
         """Do what is not done yet. Raises the first error where every variation failed."""
-        self.store.write_study(self.comparison)
+        self.store.write_study(self.comparison, self._registry)
         outcomes: list[Outcome] = []
         errors: list[MetafluenceError] = []
         count = len(self.studies)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from metafluence.reports import Group, alike, findings, groups
 from metafluence.reports.comparison.verdict_sentences import failures
-from metafluence.runtime import versions
 from metafluence.studies import NOT_ASKED, Comparing, Outcome, Published, Stored
 from metafluence.tasks import LEVELS, Level
 
@@ -45,7 +44,7 @@ class Merged:
         """Of a study that was just done."""
         asked = work.comparison
         pages = tuple(work.store.page(one.id, len(outcomes)) for one in outcomes)
-        source = Reported("", asked.raw, versions(), asked.published)
+        source = Reported("", asked.raw, work.versions, asked.published)
         return cls(asked.name, asked.about, tuple(outcomes), (source,), pages)
 
     @cached_property

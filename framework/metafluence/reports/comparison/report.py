@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import yaml
-
+from metafluence.registry import write_yaml
 from metafluence.reports import (
     BOLD,
     ITEM_NAMES,
@@ -72,7 +71,7 @@ def write_comparison(whole: Merged, folder: Path, notice: Notice = warn) -> Path
         sources=[
             {
                 "label": source.label,
-                "config": yaml.safe_dump(dict(source.raw), sort_keys=False, allow_unicode=True),
+                "config": write_yaml(dict(source.raw)),
                 "made_with": [(what, value) for what, value in source.versions.items() if value],
             }
             for source in whole.sources

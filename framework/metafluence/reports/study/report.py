@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
+from metafluence.registry import write_yaml
 from metafluence.reports import (
     BOLD,
     ITEM_NAMES,
@@ -81,7 +81,7 @@ def write_report(result: StudyResult, folder: Path, notice: Notice = warn) -> Pa
         sections=sections,
         pictures=_overall(result, folder, attempts),
         exhibits=[shown for shown in exhibits if shown is not None],
-        config=yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
+        config=write_yaml(config),
         made_with=[(what, value) for what, value in versions().items() if value],
         notices=attempts.notices,
     )
