@@ -14,6 +14,7 @@ from metafluence import BilevelProblem
 from metafluence.networks import FlatModule, gradients_each
 from metafluence.networks.layer_proof import proven_layers
 from metafluence.networks.trace import autograd_gradients
+from metafluence_plugins.backbones.conv4 import Conv4
 from metafluence_plugins.learners.imaml import IMAML
 from metafluence_plugins.learners.joint import Joint
 from parts import EXACT
@@ -218,6 +219,14 @@ def test_vectors_go_right(vector):
 def test_a_layer_that_does_more_than_it_says_is_named():
     with pytest.warns(UserWarning, match=r"1\.layer\.weight, 1\.layer\.bias"):
         proven_layers(network("nothing", "reuses", 0), torch.Size(SHAPE))
+
+
+def test_a_bias_before_a_norm_is_no_reason_to_doubt_its_layer():
+    """Its gradient is rounding noise, of which no two are equal."""
+    network = FlatModule(Conv4(2).module(torch.Size([1, 16, 16]), 3), torch.float64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(proven_layers(network, torch.Size([1, 16, 16]))) == 5
 
 
 def test_a_module_that_works_in_one_precision_alone_goes_through_autograd():

@@ -305,7 +305,8 @@ def test_tables_for_papers_line_up_numbers_with_intervals(store):
     assert len(columns) == 10, (
         "variation, method, solver, Δλ error, Spearman, AUROC, edited, retrained, gap, share of a fit"
     )
-    markdown = (store / "tables" / "query.md").read_text().splitlines()
+    about, _, *markdown = (store / "tables" / "query.md").read_text().splitlines()
+    assert about == "small: influence of query instances, against exact retraining."
     assert len(markdown) == 2 + 2 * (2 + 3)
     assert markdown[1].count("-:") == markdown[0].count("|") - 1 - 3
 

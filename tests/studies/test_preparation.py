@@ -22,18 +22,18 @@ def test_other_seeds_are_other_seeds(tmp_path, monkeypatch):
     """Fits and retrainings of each other seed draw from one generator of their own, and keep what they make apart."""
     fits, banks, stores = [], [], []
 
-    def fit(self, stage, name, trainer, problem, split, purpose):
-        fits.append(self._generator(purpose).initial_seed())
+    def fit(stage, name, trainer, generator):
+        fits.append(generator.initial_seed())
         return SimpleNamespace(meta=None)
 
     def bank(self, problem, fit, split, purpose, store):
         banks.append(self._generator(purpose).initial_seed())
         stores.append(store)
 
-    monkeypatch.setattr(Preparation, "_fit", fit)
     monkeypatch.setattr(Preparation, "_bank", bank)
     monkeypatch.setattr("metafluence.studies.preparation.Targets", lambda *parts: parts)
     here = preparation(tmp_path, truth={"seeds": 3})
+    here._fits = SimpleNamespace(fit=fit)  # pyright: ignore[reportAttributeAccessIssue]
     here.shelf = Shelf(tmp_path, "a study", pytest.fail)
     here._other_seeds(None, None, None)  # pyright: ignore[reportArgumentType]
     assert len({here._generator("fit").initial_seed(), *fits}) == 4

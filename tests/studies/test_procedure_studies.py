@@ -104,7 +104,7 @@ def test_it_is_read_from_its_store_and_kept_in_an_outcome(done, tmp_path):
     again = run(folder)
     assert again.reused == 3
     kept = outcome(Variation({}, result.config), result)
-    file = tmp_path / "outcome.safetensors"
+    file = tmp_path / f"{kept.id}.safetensors"
     save_outcome(file, kept)
     read = load_outcome(file)
     assert read.truth == kept.truth
@@ -113,6 +113,21 @@ def test_it_is_read_from_its_store_and_kept_in_an_outcome(done, tmp_path):
     assert theirs.reliability == ours.reliability
     assert theirs.subset_reliability == ours.subset_reliability
     assert (theirs.subset_loss_change, theirs.subset_size) == (ours.subset_loss_change, 3)
+
+
+def test_a_run_and_its_procedure_share_their_first_fit_and_stand_on_one_page(tmp_path):
+    kinds = {"run": {"truth.seeds": 0, "truth.kind": "run"}, "procedure": {"truth.seeds": 2}}
+    raw = {**PROCEDURE, "vary": {"truth": kinds}, "methods": ["run-influence"], "levels": ["task"]}
+    work = mf.Comparing(mf.parse_comparison(raw), mf.default_registry(), tmp_path)
+    assert len({variation.work for variation in work.comparison.variations}) == 1
+    assert mf.pilot(work).fits == 2
+    outcomes = work.run(lambda study, result, place: None)
+    whole = mf.Merged.of(work, outcomes)
+    assert [one.truth.kind for one in whole.outcomes] == ["run", "procedure"]
+    assert level_table(whole.groups, "task").title == "task level, against the truth of each variation"
+    page = mf.write_comparison(whole, tmp_path).read_text()
+    assert "Methods are compared with the truth of each variation." in page
+    assert "the mean of 2 runs&#39; replays" in page or "The procedure has" in page
 
 
 WRONG = {

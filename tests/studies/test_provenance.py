@@ -147,3 +147,33 @@ def test_versions_of_plugins_are_kept(tmp_path):
     work.store.write_study(work.comparison, registry)
     assert load_facts(tmp_path / "study.json")["versions"] == work.versions
     assert "other versions: plugin theirs" in differing_versions(tmp_path / "study.yaml", default_registry())
+
+
+def test_stores_that_contradict_each_other_say_so(tmp_path):
+    place = original(tmp_path / "place")
+    before, known = list(sys.path), set(sys.modules)
+    study = yaml.safe_load((place / "study.yaml").read_text())
+    (place / "study.yaml").write_text(yaml.safe_dump({**study, "methods": ["mine"], "truth": None}))
+    for store, factor in (("a", "-1.0"), ("b", "1.0"), ("c", "-1.0  # the same"), ("d", "1.0")):
+        (place / "own_factor.py").write_text(f"FACTOR = {factor}\n")
+        seeds = () if store != "d" else ("--set", "seeds=[5]")
+        done = command(place, "run", "study.yaml", *seeds, "--out", store)
+        assert done.returncode == 0, done.stderr
+        _forget(before, known)
+
+    def said(*stores: str) -> str:
+        done = command(place, "report", *stores, "--out", "all")
+        assert done.returncode == 0
+        page = (place / "all" / "report.html").read_text()
+        found = [line for line in done.stdout.splitlines() if line.startswith("Warning")]
+        assert ("other code" in page) == ("other code" in done.stdout)
+        assert ("contradict each other" in page) == bool([line for line in found if "contradict" in line])
+        return " ".join(done.stdout.split())
+
+    both = said("a", "b")
+    assert "a and b were done with other code (method mine), so they are not one study" in both
+    assert "a and b contradict each other on seed 0: scores of tasks by mine differ" in both
+    assert "Warning" not in said("a", "c")
+    other = said("a", "d")  # no variation in common
+    assert "a and d were done with other code (method mine)" in other
+    assert "contradict each other" not in other

@@ -1,7 +1,9 @@
 """Studies whose truth is their own training run: replays, methods that need the run, refusals, interruption."""
 
 import hashlib
+import pickle
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import metafluence as mf
 from metafluence.runtime import Parcel
 from metafluence.training import run as run_module
 from metafluence.training.retraining import _Replay
+from metafluence_plugins.executors.serial import Serial
 from metafluence_plugins.trainers.adam import Adam
 from refusals import refused
 from small_studies import RUN
@@ -132,6 +135,63 @@ def test_a_run_that_validation_ended_early_is_replayed_to_that_step(tmp_path):
     for result in (first, again):
         assert result.fit.run.steps == first.fit.best_step
         torch.testing.assert_close(result.fit.run.final, first.fit.meta, rtol=0, atol=0)
+
+
+def test_every_level_is_replayed(tmp_path):
+    result = run(tmp_path, levels=["query", "support"], methods=["run-influence"], remove=[])
+    for level, evaluation in result.evaluations.items():
+        truth = evaluation.truth
+        by_hand = mf.replayed(result.fit.run, truth.removals, evaluation.targets(), level)
+        torch.testing.assert_close(truth.change, by_hand.change, rtol=0, atol=0)
+    query, support = result.rows
+    assert query.lds > 0.95
+    assert query.change_error < 0.2
+    assert support.spearman > 0.8, "one of two support instances is half of a class"
+
+
+class Far(mf.RemoteExecutor):
+    """Workers that cannot read the folder of the run."""
+
+    elsewhere = True
+
+    def carry(self, parcel, items, notice):
+        assert pickle.loads(parcel._code.tobytes()).run.states._folder is None
+        for index, item in enumerate(items):
+            yield parcel(index, item)
+
+
+def test_a_run_goes_to_workers_on_other_machines_with_its_states(done):
+    result, folder = done
+    evaluation, fit = result.evaluations["task"], result.fit
+    stored = mf.load_run(folder / "training" / "fit", evaluation.problem)
+    bank = mf.RetrainBank(evaluation.problem, replace(fit, run=stored), Adam(), Far(), start="replay")
+    ended = bank.leave_out([(0,), (3,)]).meta[:, 1]
+    assert torch.equal(ended, stored.replay(stored.removing("task", (3,))))
+
+
+def test_a_replay_that_diverges_is_one_that_failed(done, monkeypatch):
+    result, _ = done
+    evaluation = result.evaluations["task"]
+
+    def replay(self, weights=None):
+        if bool(weights.task[2] == 0):
+            raise mf.ConvergenceError("At step 3 of a replay the gradient is not finite.")
+        return self.final
+
+    bank = mf.RetrainBank(evaluation.problem, result.fit, Adam(), Serial(), start="replay")
+    monkeypatch.setattr(mf.TrainingRun, "replay", replay)
+    found = bank.leave_out([(1,), (2,)], strict=False)
+    assert found.converged.tolist() == [True, False]
+    assert found.complaint().endswith("At step 3 of a replay the gradient is not finite.")
+    with pytest.raises(mf.InputError, match=r"no recorded run to replay. Make it with record=True"):
+        mf.RetrainBank(evaluation.problem, replace(result.fit, run=None), Adam(), Serial(), start="replay")
+
+
+def test_the_dry_run_counts_replays(tmp_path):
+    work = mf.Comparing(mf.parse_comparison(RUN), mf.default_registry(), tmp_path)
+    found = mf.pilot(work)
+    assert (found.fits, found.retrainings) == (1, 5 + 6 + 2 * 2 + 12)
+    assert "1 fit and at most 27 replays." in " ".join(found.sentences())
 
 
 @pytest.mark.slow

@@ -61,6 +61,18 @@ def test_names_are_stable_and_change_with_what_is_asked_alone():
     assert one.id.startswith("seed-0-")
 
 
+def test_a_truth_of_the_first_kind_is_written_as_before_there_were_others():
+    """So that stores keep the names that they have."""
+    truth = mf.parse_study({**RAW, "truth": {"kind": "minimum", "weight": 0.0}}).truth
+    assert truth is not None
+    assert list(truth.model_dump(mode="json")) == ["items", "subsets", "subset_share", "seeds", "start"]
+    assert repr(truth) == "TruthConfig(items=64, subsets=0, subset_share=0.5, seeds=0, start='warm')"
+    other = mf.parse_study({**RAW, "truth": {"kind": "run", "weight": 0.5}}).truth
+    assert other is not None
+    assert other.model_dump(mode="json", exclude_defaults=True) == {"kind": "run", "weight": 0.5}
+    assert "kind='run', weight=0.5" in repr(other)
+
+
 def test_a_size_changes_parts_and_set_goes_on_top():
     raw = {**RAW, "sizes": {"paper": {"l2": 3.0, "learner.backbone": "conv4", "episodes.train": 100}}}
     paper = mf.parse_comparison(raw, "paper", {"l2": 4.0, "dataset.root": "there"})

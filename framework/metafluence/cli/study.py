@@ -94,7 +94,10 @@ def report(
         out = stores[0]
     if out is None:
         out = Path("results") / f"{'-and-'.join(dict.fromkeys(store.name for store in found))}-merged"
-    page = metafluence.write_comparison(metafluence.merged(found), out, _print_warning)
+    whole = metafluence.merged(found)
+    for text in whole.contradictions:
+        _print_warning(text)
+    page = metafluence.write_comparison(whole, out, _print_warning)
     console.print(Text(f"{page}"), soft_wrap=True)
 
 

@@ -34,8 +34,8 @@ def sweep_damping(
     """Score a study's tasks with many dampings from one factorisation or Krylov space.
 
     Shows, for each damping: whether the ranking is stable, the residual, the smallest eigenvalue, and the agreement
-    with exact retraining. The study's stored fit and retrainings are used, and made first if they are not there. Of a
-    study that varies something, the first variation is taken.
+    with the study's ground truth. The study's stored fit and retrainings are used, and made first if they are not
+    there. Of a study that varies something, the first variation is taken.
     """
     if not 0 < low < high <= LARGEST or not 2 <= points <= MOST_POINTS:
         raise InputError(
@@ -57,6 +57,8 @@ def sweep_damping(
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for row in found.rows:
         table.add_row(*metafluence.sweep_cells(row))
+    if found.against:
+        table.title = f"Spearman and Δλ error against {found.against}"
     console.print()
     console.print(table)
     if bench.truth is not None and bench.truth.ceiling.sentence:

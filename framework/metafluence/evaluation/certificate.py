@@ -232,9 +232,9 @@ def _verdict(label: str, checks: list[Check]) -> tuple[Grade, str]:
         grade = "sizes and order" if ok["sizes"] and not broken else "order"
     sentences = [
         {
-            "sizes and order": f"Influence by {label} can be trusted here, its sizes and its order.",
-            "order": f"The order of items by {label} can be trusted here, the sizes of their effects cannot.",
-            "neither": f"Influence by {label} cannot be trusted here; retrain what matters.",
+            "sizes and order": f"{label} can be trusted here, in sizes and in order.",
+            "order": f"{label} can be trusted here in the order of items, not in the sizes of their effects.",
+            "neither": f"{label} cannot be trusted here; retrain what matters.",
         }[grade]
     ]
     if not ok["model"]:

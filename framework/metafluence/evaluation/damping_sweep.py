@@ -45,12 +45,14 @@ class Damped:
 class DampingSweep:
     """rows: by damping, ascending. scores: [N, dampings], the predicted loss change on removing each task.
 
-    products: with the Hessian, of all solves together; one solve's, where the solver shares its work.
+    products: with the Hessian, of all solves together; one solve's, where the solver shares its work. against: what the
+    truth is called.
     """
 
     rows: tuple[Damped, ...]
     scores: Tensor
     products: int
+    against: str = ""
 
     def frame(self) -> pd.DataFrame:
         return pd.DataFrame([asdict(row) for row in self.rows])
@@ -92,12 +94,12 @@ def sweep_damping(
         facts = {"status": _words(solution), "change_error": changes[i]}
         if i:
             facts["stability"] = score_agreement(scores[:, i - 1].numpy(), scores[:, i].numpy()).spearman
-        if truth is not None:
+        if truth is not None and truth.reliability.usable:
             picked = scores[[r[0] for r in truth.removals], i].numpy()
             agreement = score_agreement(picked, truth.loss_change.numpy())
             facts |= {"spearman": agreement.spearman, "slope": agreement.slope}
         rows.append(Damped(damping, lowest + damping, residual, **facts))
-    return DampingSweep(tuple(rows), scores, products)
+    return DampingSweep(tuple(rows), scores, products, "" if truth is None else truth.kind.words.name)
 
 
 def _change_errors(

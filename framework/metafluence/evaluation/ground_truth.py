@@ -13,10 +13,12 @@ from torch import Tensor
 from metafluence.attribution import Targets
 from metafluence.evaluation.metrics import rank_agreement, score_agreement
 from metafluence.evaluation.split_halves import Reliability, reliability
+from metafluence.evaluation.truth_kind import TruthKind
 from metafluence.tasks import Level, Removal, count_of
 from metafluence.training import RetrainBank
 
 NAN = float("nan")
+EXACT = TruthKind()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +74,7 @@ class Truth:
     """Of `loss_change`, where it is a mean over runs."""
     subset_reliability: Reliability = Reliability()
     """The same of `subset_loss_change`."""
+    kind: TruthKind = EXACT
 
 
 def draw_removals(
@@ -99,8 +102,7 @@ def retrain(
     bank: RetrainBank,
     targets: Targets,
     others: Sequence[tuple[RetrainBank, Targets]] = (),
-    weight: float = 0.0,
-    mean: bool = False,
+    kind: TruthKind = EXACT,
 ) -> tuple[Truth | None, str]:
     """Retrain without each removal, and again from other seeds.
 
@@ -111,15 +113,15 @@ def retrain(
         bank: exact retrainings about the study's λ*.
         targets: whose mean loss is compared.
         others: banks about fits from other seeds, and the same targets there.
-        weight: what the weights of left-out items are multiplied by. Changes are divided by 1 − weight, so that they
-            compare with predictions of a whole removal.
-        mean: the truth is the mean over `bank` and the others; else the others say how well the truth agrees.
+        kind: of the truth. Where weights are lowered instead of taken away, changes are scaled so that they compare
+            with predictions of a whole removal. A procedure's truth is the mean over `bank` and the others; else the
+            others say how well the truth agrees.
 
     Returns:
         The ground truth of those that converged (None for fewer than two single items), and a sentence about those
         that did not.
     """
-    removals = [*singles, *subsets]
+    removals, weight = [*singles, *subsets], kind.weight
     fits = bank.leave_out(removals, level, strict=False, weight=weight)
     again = [(other.leave_out(removals, level, strict=False, weight=weight), theirs) for other, theirs in others]
     good = torch.stack([one.converged for one in (fits, *(other for other, _ in again))]).all(dim=0)
@@ -143,8 +145,9 @@ def retrain(
         seconds=fits.cost(kept),
         subsets=tuple(left_out[count:]),
         subset_loss_change=changes[together],
+        kind=kind,
     )
-    if not mean:
+    if kind.kind != "procedure":
         return replace(truth, ceiling=_ceiling(changes, theirs, alone, together)), complaint
     every = torch.stack([changes, *theirs])
     averaged = replace(

@@ -81,8 +81,9 @@ def write_tables(
     caption: str = "",
 ) -> None:
     """Write NAME.tex and NAME.md into the folder."""
+    about = f"{_plain(caption)}\n\n" if caption else ""
     write_atomically(folder / f"{name}.tex", latex(headings, rows, bold, caption, f"tab:{name}").encode())
-    write_atomically(folder / f"{name}.md", markdown(headings, rows, bold).encode())
+    write_atomically(folder / f"{name}.md", f"{about}{markdown(headings, rows, bold)}".encode())
 
 
 def escape(text: str) -> str:

@@ -29,6 +29,7 @@ from metafluence.runtime.memory import (
     graph_bytes,
 )
 from metafluence.runtime.provenance import versions
+from metafluence.runtime.source_code import file_fingerprint
 from metafluence.runtime.storage import (
     Shelf,
     check_identity,

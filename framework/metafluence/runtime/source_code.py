@@ -28,6 +28,11 @@ def code_fingerprint(of: type | FunctionType) -> str:
     return hashlib.sha256("\0".join(sorted(set(files.values()))).encode()).hexdigest()
 
 
+def file_fingerprint(file: Path) -> str:
+    """A hash of what a Python file says, comments, docstrings and layout left out."""
+    return _parsed(file.read_bytes())[0]
+
+
 def _collect(origin: str | None, package: str, files: dict[Path, str]) -> None:
     """Add a module's file to `files`, by its parsed content, and the user's modules that it imports, now or later."""
     file = None if origin is None else Path(origin).resolve()

@@ -13,7 +13,7 @@ from metafluence.registry import Registry
 from metafluence.runtime import load_facts, save_facts, write_atomically
 from metafluence.studies.config import listed
 from metafluence.studies.outcomes import Outcome, load_outcome, outcome, save_outcome
-from metafluence.studies.provenance import keep_source, made_with
+from metafluence.studies.provenance import keep_source, local_code, made_with
 from metafluence.studies.study import Study, StudyResult
 from metafluence.studies.variations import Comparison, Published, Variation
 
@@ -46,6 +46,7 @@ class Store:
             "variations": [variation.id for variation in comparison.variations],
             "configurations": {v.id: v.config.model_dump(mode="json") for v in comparison.variations},
             "versions": made_with(registry),
+            "code": local_code(registry, comparison.raw),
         }
         save_facts(self.folder / "study.json", asked)
 
@@ -126,6 +127,8 @@ class Stored:
     damage: tuple[str, ...]
     """Why outcomes cannot be read."""
     pages: tuple[Path, ...]
+    code: dict[str, str]
+    """Hashes of the code of local components, by kind and name."""
 
     @property
     def name(self) -> str:
@@ -166,4 +169,4 @@ def _open(folder: Path) -> Stored:
     missing = tuple(id for id in facts["variations"] if id not in outcomes)
     pages = tuple(store.page(id, len(facts["variations"])) for id in outcomes)
     done = tuple(outcomes.values())
-    return Stored(folder, facts["study"], facts["versions"], done, missing, tuple(damage), pages)
+    return Stored(folder, facts["study"], facts["versions"], done, missing, tuple(damage), pages, facts.get("code", {}))

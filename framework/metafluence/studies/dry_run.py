@@ -132,7 +132,9 @@ def _scoring(study: Study, started: Started) -> float:
         with contextlib.suppress(MetafluenceError):
             _, scored = prepare_and_score(plan.method, evaluation.context(), evaluation.targets())
             settle(scored.values)
-    return time.perf_counter() - begun
+    asked = study.config.truth
+    runs = asked.runs if asked is not None and asked.averages else 1  # each method scores at every one
+    return runs * (time.perf_counter() - begun)
 
 
 def duration(seconds: float) -> str:

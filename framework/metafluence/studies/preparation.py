@@ -280,7 +280,7 @@ class Preparation:
         self._observer.stage(f"{doing} without {NAMES[evaluation.level]}", len(singles) + len(subsets))
         parts = (singles, subsets, evaluation.level, evaluation.bank, evaluation.targets())
         again = [(one.bank, one.targets) for one in others]
-        truth, complaint = retrain(*parts, again, asked.weight, asked.averages)
+        truth, complaint = retrain(*parts, again, asked.called)
         self._observer.done(f"{count} {done}")
         if complaint:
             warnings.append(

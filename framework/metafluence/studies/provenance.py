@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from metafluence.errors import StoreError
 from metafluence.registry import Entry, Registry, default_registry, files_beside, write_yaml
-from metafluence.runtime import load_facts, versions, write_atomically
+from metafluence.runtime import file_fingerprint, load_facts, versions, write_atomically
 
 MARK = "# Written by metafluence for this store"
 STUDY, REGISTRY, COMPONENTS = "study.yaml", "registry.yaml", "components"
@@ -24,6 +24,19 @@ STUDY, REGISTRY, COMPONENTS = "study.yaml", "registry.yaml", "components"
 def made_with(registry: Registry) -> dict[str, str | None]:
     """Versions of what a study is done with: metafluence, python, torch, numpy, and every plugin."""
     return versions() | {f"plugin {name}": found for name, found in registry.plugins.items()}
+
+
+def local_code(registry: Registry, raw: Mapping[str, Any]) -> dict[str, str]:
+    """A hash of the code of each local component that the study names, with that of the files that it imports."""
+    named = set(_texts(raw))
+    found = {}
+    for entry in registry.entries():
+        file = Path(entry.at.rpartition(":")[0])
+        if entry.name in named and file.suffix == ".py" and file.is_file():
+            files = (file, *files_beside(file.resolve()).values())
+            code = "".join(map(file_fingerprint, files))
+            found[f"{entry.kind} {entry.name}"] = hashlib.sha256(code.encode()).hexdigest()[:16]
+    return found
 
 
 def keep_source(folder: Path, raw: Mapping[str, Any], registry: Registry) -> None:
@@ -106,3 +119,12 @@ def _kept(at: str, folder: Path) -> str:
 def _named(folder: Path) -> str:
     """A name for a folder's files in the store, which those of no other folder have."""
     return f"{folder.name}-{hashlib.sha256(str(folder).encode()).hexdigest()[:6]}"
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in a study's mapping, but for its keys."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(part)

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from metafluence.reports import Group, alike, findings, groups
+from metafluence.reports.comparison.contradictions import contradictions
 from metafluence.reports.comparison.verdict_sentences import failures
 from metafluence.studies import NOT_ASKED, Comparing, Outcome, Published, Stored
 from metafluence.tasks import LEVELS, Level
@@ -38,6 +39,8 @@ class Merged:
     outcomes: tuple[Outcome, ...]
     sources: tuple[Reported, ...]
     pages: tuple[Path, ...]
+    contradictions: tuple[str, ...] = ()
+    """Where stores that are one study do not agree, in sentences."""
 
     @classmethod
     def of(cls, work: Comparing, outcomes: Sequence[Outcome]) -> Merged:
@@ -87,14 +90,16 @@ class Merged:
         """Warnings, those that differ in numbers alone as one, and of how many variations each is."""
         found = alike((text, one.id) for one in self.outcomes for text in one.warnings)
         count = len(self.outcomes)
-        return [(text, f"{len(set(ids))} of {count} variations" if count > 1 else "") for text, ids in found]
+        told = [(text, f"{len(set(ids))} of {count} variations" if count > 1 else "") for text, ids in found]
+        return [*((text, "") for text in self.contradictions), *told]
 
 
 def merged(stores: Sequence[Stored]) -> Merged:
     """What is finished in stores, as one.
 
     Where there are several studies, the study is one more thing varied. Stores of one study, done with other seeds in
-    each, are that study with all seeds; what is in several of them is taken from the first.
+    each, are that study with all seeds; what is in several of them is taken from the first; where they contradict
+    each other, sentences say so.
     """
     labels = _labels(stores)
     several = len(set(labels)) > 1
@@ -117,7 +122,7 @@ def merged(stores: Sequence[Stored]) -> Merged:
     names = list(dict.fromkeys(labels if several else [store.name for store in stores]))
     about = f"{len(names)} studies: {', '.join(names)}." if several else str(stores[0].raw.get("about", ""))
     outcomes, pages = zip(*found.values(), strict=True)
-    return Merged(" and ".join(names), about, outcomes, sources, pages)
+    return Merged(" and ".join(names), about, outcomes, sources, pages, contradictions(stores, labels))
 
 
 def _labels(stores: Sequence[Stored]) -> list[str]:

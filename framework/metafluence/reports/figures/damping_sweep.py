@@ -25,7 +25,7 @@ def damping_figure(sweep: DampingSweep) -> Figure:
     ranking.plot(shown, frame["stability"], color="#999999", marker="o", ms=4, label="with the next smaller damping")
     ranking.set_ylabel("Spearman of the scores")
     if known:
-        ranking.plot(shown, frame["spearman"], color=COLOURS[0], marker="s", ms=4, label="with exact retraining")
+        ranking.plot(shown, frame["spearman"], color=COLOURS[0], marker="s", ms=4, label=f"with {sweep.against}")
         axes[1].plot(shown, 100 * frame["change_error"], color=COLOURS[1], marker="^", ms=4)
         axes[1].set_ylabel("median error of Δλ (%)")
     residual = frame["residual"].clip(lower=1e-16)

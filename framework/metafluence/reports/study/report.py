@@ -31,7 +31,8 @@ from metafluence.tasks import Level
 
 def frame(result: StudyResult) -> pd.DataFrame:
     """All rows with all their fields, but for accuracies where targets are real values and there are none."""
-    found = pd.DataFrame([{**row.facts(), "notes": " ".join(row.notes)} for row in result.rows])
+    truth = study_group(result).words.name if result.config.truth is not None else ""
+    found = pd.DataFrame([{**row.facts(), "notes": " ".join(row.notes), "truth": truth} for row in result.rows])
     return found.drop(columns=[c for c in found if c.startswith("accuracy_")]) if result.split.test.real else found
 
 

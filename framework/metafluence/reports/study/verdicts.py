@@ -21,9 +21,10 @@ def _policy(result: StudyResult) -> str:
     assert result.config.damping is not None
     bench = next(iter(result.evaluations.values()))
     of = ", ".join(f"{value:g}" for value in sorted(set(result.config.damping.values)))
+    again = study_group(result).words.again
     removed = " and ".join(f"{b.remove[0]} {ITEM_NAMES[level]}s" for level, b in result.evaluations.items())
     return (
         f"Every method that takes a damping and sets none was tried with each of {of}, and has the one whose "
-        f"{removed} of lowest score, once removed, leave the retrained model the lowest loss on "
+        f"{removed} of lowest score, once removed, leave the {again} model the lowest loss on "
         f"{len(bench.selection or ())} validation tasks kept for this choice, which are no targets."
     )
