@@ -91,19 +91,28 @@ def peak(steps: int) -> None:
     adam = mf.build("trainer", "adam", steps=steps, batch=2, record=True, checkpoints=0, learning_rate=1e-4)
     goals = torch.ones(problem.size, 1, dtype=torch.float64)
 
-    def record_and_sweep(count: int) -> None:
+    def recorded(count: int) -> mf.TrainingRun:
         run = replace(adam, steps=count).fit(problem, generator=torch.Generator().manual_seed(1)).run
         assert run is not None
-        mf.run_adjoint(run, goals, mf.LEVELS)
+        return run
 
-    record_and_sweep(20)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    record_and_sweep(steps)
-    added = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    mf.run_adjoint(recorded(20), goals, mf.LEVELS)
+    marks = [highest()]
+    run = recorded(steps)
+    marks.append(highest())
+    mf.run_adjoint(run, goals, mf.LEVELS)
+    marks.append(highest())
+    recording, sweep = marks[1] - marks[0], marks[2] - marks[1]
     every = steps * 4 * problem.size * 8 / 2**20
     print(
-        f"{steps} steps: {added / 2**10:.1f} MiB above a run of 20 steps; all of its states would take {every:.0f} MiB"
+        f"{steps} steps: beside a run of 20 steps recording adds {recording:.1f} MiB to the peak, the sweep "
+        f"{sweep:.1f} more; all states and gradients would take {every:.0f}"
     )
+
+
+def highest() -> float:
+    """Peak memory of this process so far, MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
 def main() -> None:

@@ -55,6 +55,28 @@ def test_every_target_has_a_column():
     )
 
 
+def test_it_tells_how_far_it_has_come_and_goes_on_from_its_folder(tmp_path):
+    told = []
+
+    class Listener(mf.Observer):
+        def stage(self, name, total=None):
+            told.append((name, total))
+
+        def step(self, done, total=None, note=""):
+            told.append((done, total))
+            assert "GiB" in note
+
+    bilevel, run = ended(steps=4)
+    targets = Targets(bilevel, tasks(2, seed=1), run.final)
+    context = Context(bilevel.at(run.final), run=run, observer=Listener(), folder=tmp_path)
+    wanted = mf.attribute(RunInfluence(), replace(context, folder=None), targets).values
+    assert told == [("sweeping back through the run", 4), *((done, 4) for done in range(5))]
+    for steps in (4, 0):
+        told.clear()
+        assert torch.equal(mf.attribute(RunInfluence(), context, targets).values, wanted)
+        assert len(told) == 2 + steps
+
+
 def test_it_needs_the_run_that_ended_there():
     bilevel, run = ended(steps=2)
     targets = Targets(bilevel, tasks(2, seed=1), run.final)

@@ -12,7 +12,6 @@ import torch
 
 import metafluence as mf
 from metafluence.runtime import Parcel
-from metafluence.training import run as run_module
 from metafluence.training.retraining import _Replay
 from metafluence_plugins.executors.serial import Serial
 from metafluence_plugins.trainers.adam import Adam
@@ -102,7 +101,7 @@ def test_interrupted_in_the_fit_and_in_a_replay_it_ends_in_the_same_bits(done, t
 
         return counting
 
-    for where, name, count in ((run_module.RunRecorder, "record", 6), (_Replay, "__call__", 7)):
+    for where, name, count in ((mf.RunRecorder, "record", 6), (_Replay, "__call__", 7)):
         with monkeypatch.context() as patch:
             patch.setattr(where, name, interrupted_after(count, getattr(where, name)))
             with pytest.raises(KeyboardInterrupt):

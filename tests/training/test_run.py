@@ -137,6 +137,71 @@ def test_gradients_that_were_kept_save_the_replay_and_change_no_bit(tmp_path, mo
     assert torch.equal(found.start, wanted.start)
 
 
+@pytest.mark.parametrize("stopped", [1, 4, 9])
+def test_a_sweep_goes_on_after_an_interruption_with_the_same_bits(tmp_path, stopped):
+    bilevel = small("maml")
+    run = record(replace(TRAINERS["adam"], steps=11), bilevel, weighted(bilevel.tasks))
+    goals = torch.randn(bilevel.size, 2, generator=seeded(5), dtype=torch.float64)
+    wanted = mf.run_adjoint(run, goals, mf.LEVELS)
+
+    class Stop(Exception):
+        pass
+
+    seen = []
+
+    def stop(done: int, total: int) -> None:
+        seen.append(done)
+        if done == stopped:
+            raise Stop
+
+    with pytest.raises(Stop):
+        mf.run_adjoint(run, goals, mf.LEVELS, stop, tmp_path)
+    for again in (2, 0):  # the rest, and then nothing
+        seen.clear()
+        stopped = -1
+        found = mf.run_adjoint(run, goals, mf.LEVELS, stop, tmp_path)
+        assert not again or seen[-1] == 11
+        assert not seen or again
+        assert torch.equal(found.start, wanted.start)
+        assert torch.equal(found.growth, wanted.growth)
+        assert all(torch.equal(found.by_weight[level], wanted.by_weight[level]) for level in mf.LEVELS)
+    # Other goals, and another run, are other sweeps in the same folder.
+    for run_, goals_ in ((run, 2 * goals), (record(replace(TRAINERS["adam"], steps=11, beta1=0.8), bilevel), goals)):
+        found = mf.run_adjoint(run_, goals_, folder=tmp_path).by_weight["task"]
+        assert torch.equal(found, mf.run_adjoint(run_, goals_).by_weight["task"])
+    for file in tmp_path.glob("sweep-*"):
+        flip(file)
+    with pytest.warns(UserWarning, match="It is computed again"):
+        assert torch.equal(mf.run_adjoint(run, goals, mf.LEVELS, folder=tmp_path).start, wanted.start)
+
+
+def test_a_sweep_that_was_kept_halfway_starts_there(tmp_path):
+    bilevel = small("protonet")
+    run = record(replace(TRAINERS["sgd"], steps=11), bilevel)
+    goals = torch.ones(bilevel.size, 1, dtype=torch.float64)
+
+    def stop(done: int, total: int) -> None:
+        if done == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        mf.run_adjoint(run, goals, progress=stop, folder=tmp_path)
+    seen = []
+    mf.run_adjoint(run, goals, progress=lambda done, total: seen.append((done, total)), folder=tmp_path)
+    assert seen == [(done, 11) for done in range(6, 12)]  # of the segments 11 to 10, 9 to 7, ...
+
+
+def test_an_estimate_is_of_the_size_of_the_sweep():
+    bilevel = small("maml")
+    run = record(replace(TRAINERS["adam"], steps=30), bilevel)
+    found = mf.estimate_sweep(run, 3)
+    assert 0 < found.seconds < 30
+    vectors = 5 * (3 + 1) + 3 * 2 * 3  # of a segment's states and gradients, and of the columns
+    assert found.gib * 2**30 > vectors * bilevel.size * 8
+    assert "s and" in str(found)
+    assert mf.estimate_sweep(replace(run, batches=(), rates=())) == mf.SweepEstimate(0.0, 0.0)
+
+
 def test_a_replay_with_weight_zero_is_training_with_weight_zero():
     bilevel = small("protonet")
     trainer = TRAINERS["adam"]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from functools import wraps
+from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 from metafluence.bilevel import BilevelProblem, Jacobian, Point
 from metafluence.errors import InputError
 from metafluence.linalg import Solution, Solver
+from metafluence.progress import Observer
 from metafluence.registry import Component
 from metafluence.tasks import LEVELS, Level, Removal, TaskSet, check_level
 from metafluence.training import Checkpoint, RetrainBank, TrainingRun
@@ -49,6 +51,10 @@ class Context:
     """A solve that fails raises; else its status is in the result."""
     run: TrainingRun | None = None
     """The recorded run that ended in λ*."""
+    observer: Observer = field(default_factory=Observer)
+    """Is told how far long work has come."""
+    folder: Path | None = None
+    """Where long work is kept, to go on from after an interruption."""
 
     def __post_init__(self) -> None:
         check_level(self.level)

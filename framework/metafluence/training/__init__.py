@@ -6,6 +6,7 @@ from metafluence.training.run_derivatives import RunAdjoint, check_run, run_adjo
 from metafluence.training.run_recorder import RunRecorder
 from metafluence.training.step_rules import AdamStep, MomentumStep, RMSpropStep, SGDStep, StepRule, StepState
 from metafluence.training.stored_fit import stored_fit
+from metafluence.training.sweep_estimate import SweepEstimate, estimate_sweep
 from metafluence.training.trainer import (
     Checkpoint,
     Fit,

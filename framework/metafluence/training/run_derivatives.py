@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from metafluence.bilevel import Point
 from metafluence.errors import ConvergenceError, InputError
 from metafluence.learners import NetworkLearner
 from metafluence.tasks import Level, Removal, Weights, check_items
+from metafluence.training.kept_sweep import KeptSweep, Sweep
 from metafluence.training.run import RunStep, TrainingRun
 
 Progressing = Callable[[int, int], None]
@@ -42,7 +44,11 @@ class RunAdjoint:
 
 
 def run_adjoint(
-    run: TrainingRun, goals: Tensor, levels: Sequence[Level] = ("task",), progress: Progressing | None = None
+    run: TrainingRun,
+    goals: Tensor,
+    levels: Sequence[Level] = ("task",),
+    progress: Progressing | None = None,
+    folder: Path | None = None,
 ) -> RunAdjoint:
     """Derivatives of k functions J of the run's final λ by the weights of all items, in one sweep backwards.
 
@@ -51,36 +57,41 @@ def run_adjoint(
         goals: ∇J of each at the final λ, [P, k].
         levels: whose items.
         progress: told of each step.
+        folder: where the sweep is kept after each segment of the run, to go on from there with the same result to the
+            bit; a finished one costs nothing more.
 
     Raises:
         ConvergenceError: a derivative is not finite; the message names the step and the parameter.
         StoreError: the replay is not the run.
     """
-    alive = run.alive
-    count, columns = len(run.problem.tasks), goals.shape[1]
-    rows = (goals * alive.unsqueeze(1)).T.contiguous()
-    parts = [rows, *(torch.zeros_like(rows) for _ in run.rule.moments)]
-    found: dict[Level, Tensor] = {
-        level: goals.new_zeros(getattr(run.weights, level).numel(), columns) for level in levels
-    }
-    growth = goals.new_zeros(run.steps + 1, columns)
-    growth[run.steps] = parts[0].norm(dim=1)
-    for start, stop in reversed(run.segments()):
-        for step in reversed(run.recorded(start, stop)):
-            parts, by_gradient = run.rule.vjp(step.state, step.gradient, step.rate, parts)
-            by_gradient = by_gradient * alive
-            point = _point(run, step)
-            size = len(step.batch)
-            product, slopes = point.chunks.product_and_slopes(by_gradient, levels)
-            for level, total in found.items():
-                own = _items(run.weights, level, step.batch)
-                total.index_add_(0, own.to(total.device), slopes[level] / size)
-            parts[0] = (parts[0] + product / size + run.problem.l2 / count * by_gradient) * alive
-            _check_finite(run, step.number, parts, [total for total in found.values()])
-            growth[step.number - 1] = parts[0].norm(dim=1)
+    kept = None if folder is None else KeptSweep(folder, run, goals, levels)
+    sweep = Sweep.start(run, goals, levels) if kept is None else kept.load()
+    segments = run.segments()
+    while sweep.left:
+        for step in reversed(run.recorded(*segments[sweep.left - 1])):
+            step_back(run, step, sweep)
             if progress is not None:
                 progress(run.steps - step.number + 1, run.steps)
-    return RunAdjoint(found, parts[0].T, growth, tuple(run.dead_parameters()))
+        sweep.left -= 1
+        if kept is not None:
+            kept.keep(sweep)
+    return RunAdjoint(sweep.found, sweep.parts[0].T, sweep.growth, tuple(run.dead_parameters()))
+
+
+def step_back(run: TrainingRun, step: RunStep, sweep: Sweep) -> None:
+    """Take the sweep from after a step to before it."""
+    parts, by_gradient = run.rule.vjp(step.state, step.gradient, step.rate, sweep.parts)
+    by_gradient = by_gradient * run.alive
+    size = len(step.batch)
+    product, slopes = _point(run, step).chunks.product_and_slopes(by_gradient, tuple(sweep.found))
+    for level, total in sweep.found.items():
+        own = _items(run.weights, level, step.batch)
+        total.index_add_(0, own.to(total.device), slopes[level] / size)
+    bent = product / size + run.problem.l2 / len(run.problem.tasks) * by_gradient
+    parts[0] = (parts[0] + bent) * run.alive
+    sweep.parts = parts
+    _check_finite(run, step.number, parts, list(sweep.found.values()))
+    sweep.growth[step.number - 1] = parts[0].norm(dim=1)
 
 
 def run_tangent(run: TrainingRun, removals: Sequence[Removal], level: Level = "task") -> Tensor:

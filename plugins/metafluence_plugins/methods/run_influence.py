@@ -18,6 +18,7 @@ from metafluence import (
     Targets,
     TrainingRun,
     check_run,
+    estimate_sweep,
     run_adjoint,
     run_tangent,
 )
@@ -25,10 +26,10 @@ from metafluence import (
 
 @dataclass(frozen=True)
 class RunTrace:
-    """A run whose end is the context's λ, and the level of its items."""
+    """A run whose end is the context's λ, and the context."""
 
     run: TrainingRun
-    level: Level
+    context: Context
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class RunInfluence(AttributionMethod):
     It answers what the very same run, with its batches, rates and start, would have ended in without the item. It needs
     no minimum, only a recorded run; how far removal, a change of weight by 1, is predicted depends on how smooth the
     run is (see `run_trust`). All items are scored against all targets in one sweep backwards; parameters are predicted
-    by one pass forwards for all removals.
+    by one pass forwards for all removals. The context's observer is told what the sweep will take and how far it has
+    come; with a folder in the context an interrupted sweep goes on.
     """
 
     levels: ClassVar[frozenset[Level]] = frozenset(LEVELS)
@@ -53,17 +55,24 @@ class RunInfluence(AttributionMethod):
         return True
 
     def prepare(self, context: Context) -> RunTrace:
-        return RunTrace(check_run(context.run, context.point), context.level)
+        return RunTrace(check_run(context.run, context.point), context)
 
     def scores(self, state: RunTrace, targets: Targets) -> Scores:
-        run, level = state.run, state.level
-        found = run_adjoint(run, targets.at(run.final).gradients(), (level,))
+        run, level, observer = state.run, state.context.level, state.context.observer
+        goals = targets.at(run.final).gradients()
+        observer.stage("sweeping back through the run", run.steps)
+        said = f"in all {estimate_sweep(run, targets.count, (level,))}"
+        observer.step(0, run.steps, said)
+        found = run_adjoint(
+            run, goals, (level,), lambda done, total: observer.step(done, total, said), state.context.folder
+        )
+        observer.done()
         weights = getattr(run.weights, level).reshape(-1, 1)
         return Scores(-found.by_weight[level] * weights, level, self.units, SolveReport(run.steps), _notes(found.dead))
 
     def parameter_change(self, state: RunTrace, removals: Sequence[Removal]) -> ParameterChange:
         run = state.run
-        values = run_tangent(run, removals, state.level)
+        values = run_tangent(run, removals, state.context.level)
         return ParameterChange(values, tuple(removals), SolveReport(run.steps), _notes(tuple(run.dead_parameters())))
 
 

@@ -1,0 +1,49 @@
+"""What a sweep through a run will take, from one of its steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from metafluence.tasks import LEVELS, Level
+from metafluence.training.kept_sweep import Sweep
+from metafluence.training.run import TrainingRun
+from metafluence.training.run_derivatives import step_back
+
+
+@dataclass(frozen=True)
+class SweepEstimate:
+    """seconds: time of the whole sweep. gib: memory beside what the run itself keeps."""
+
+    seconds: float
+    gib: float
+
+    def __str__(self) -> str:
+        minutes, seconds = divmod(round(self.seconds), 60)
+        return f"about {f'{minutes} min ' if minutes else ''}{seconds} s and {self.gib:.2g} GiB"
+
+
+def estimate_sweep(run: TrainingRun, columns: int = 1, levels: Sequence[Level] = LEVELS) -> SweepEstimate:
+    """What `run_adjoint` will take for this many goals: its last step is made, and stepped back from, twice.
+
+    The first time also measures the memory of the graphs. Estimates of short steps on a busy machine are rough.
+    """
+    if not run.steps:
+        return SweepEstimate(0.0, 0.0)
+    sweep = Sweep.start(run, torch.ones(run.problem.size, columns).to(run.peaks), levels)
+    start, stop = run.segments()[-1]
+    for _ in range(2):
+        began = time.perf_counter()
+        steps = run.recorded(start, stop)
+        made = time.perf_counter()
+        step_back(run, steps[-1], sweep)
+        ended = time.perf_counter()
+    vectors = (stop - start) * (len(sweep.parts) + 1) + columns * 2 * len(sweep.parts)
+    items = sum(total.numel() for total in sweep.found.values()) + sweep.growth.numel()
+    per_task = run.problem.bytes_per_task(run.final)
+    graphs = min(per_task * len(steps[-1].batch) * columns, run.problem.memory_gib * 2**30)
+    size = (vectors * run.problem.size + items) * run.peaks.element_size() + graphs
+    return SweepEstimate((ended - made + (made - began) / len(steps)) * run.steps, size / 2**30)
