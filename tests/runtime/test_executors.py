@@ -40,6 +40,8 @@ for _name in REGISTRY.names("executor"):
     except pytest.skip.Exception:
         continue
     _suite.__name__ = _suite.__qualname__ = "Test" + _name.title()
+    if _name == "ray":
+        _suite = pytest.mark.slow(_suite)
     globals()[_suite.__name__] = _suite
     del _suite
 

@@ -164,7 +164,7 @@ def test_the_command_line_shows_a_table_for_each_level(tmp_path):
         **{
             **LEVELS,
             "methods": ["influence"],
-            "truth": {"items": 2, "subsets": 2},
+            "truth": {"items": 2, "subsets": 3},
             "budget": None,
             "checkpoints": None,
         },

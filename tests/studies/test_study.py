@@ -250,7 +250,8 @@ def test_the_report_holds_its_figures_its_table_and_its_configuration(done):
     assert list(table.method) == ["retrain", "task-if", "task-if", "loss"]
     assert table.spearman[0] == 1
     assert r"\textbf{" in (folder / "tables" / "task.tex").read_text()
-    assert (folder / "tables" / "task.md").read_text().count("\n") == 2 + 2 + len(table)
+    assert (folder / "tables" / "task.md").read_text().count("\n| ") == 2 + 2 + len(table)
+    assert "against exact retraining" in (folder / "tables" / "task.md").read_text()
     config = yaml.safe_load(page.split("<pre>")[1].split("</pre>")[0].replace("&#39;", "'"))
     assert mf.parse_study(config) == result.config
 

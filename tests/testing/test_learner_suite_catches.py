@@ -122,5 +122,5 @@ def test_retraining_tells_a_wrong_influence():
 
 
 def test_a_check_that_does_not_exist_cannot_be_skipped():
-    with pytest.raises(ValueError, match="no check called gradients"):
+    with pytest.raises(ValueError, match=r"Unknown check of learners 'gradients'. Did you mean 'gradient'"):
         learner_suite(Faulty(MLP((2,))), skip={"gradients"})
