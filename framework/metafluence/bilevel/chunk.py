@@ -169,10 +169,10 @@ class Chunk:
             return torch.zeros_like(columns), {level: self.slopes(columns, level, "total") for level in levels}
         weighed = self._weighed_encoder(at, "exact")
         tangents = self._tangents(at, weighed, columns)
-        instances = [level for level in levels if level != "task"]
+        instances: list[Level] = [level for level in levels if level != "task"]
         parts, along = at.product_and_slopes(tangents, self.weights.task, instances)
         lam, features = _split(at, parts)
-        slopes = {level: part.flatten(1).T for level, part in zip(instances, along, strict=True)}
+        slopes: dict[Level, Tensor] = {level: part.flatten(1).T for level, part in zip(instances, along, strict=True)}
         if "task" in levels:
             slopes["task"] = at.slopes(tangents).T
         return self._with_rows(weighed.product(columns, features), None if lam is None else lam.sum(dim=1)), slopes

@@ -35,15 +35,20 @@ def estimate_sweep(run: TrainingRun, columns: int = 1, levels: Sequence[Level] =
         return SweepEstimate(0.0, 0.0)
     sweep = Sweep.start(run, torch.ones(run.problem.size, columns).to(run.peaks), levels)
     start, stop = run.segments()[-1]
-    for _ in range(2):
-        began = time.perf_counter()
-        steps = run.recorded(start, stop)
-        made = time.perf_counter()
-        step_back(run, steps[-1], sweep)
-        ended = time.perf_counter()
+    _seconds_of_a_step(run, sweep)
+    seconds = _seconds_of_a_step(run, sweep)
     vectors = (stop - start) * (len(sweep.parts) + 1) + columns * 2 * len(sweep.parts)
     items = sum(total.numel() for total in sweep.found.values()) + sweep.growth.numel()
     per_task = run.problem.bytes_per_task(run.final)
-    graphs = min(per_task * len(steps[-1].batch) * columns, run.problem.memory_gib * 2**30)
+    graphs = min(per_task * len(run.batches[-1]) * columns, run.problem.memory_gib * 2**30)
     size = (vectors * run.problem.size + items) * run.peaks.element_size() + graphs
-    return SweepEstimate((ended - made + (made - began) / len(steps)) * run.steps, size / 2**30)
+    return SweepEstimate(seconds * run.steps, size / 2**30)
+
+
+def _seconds_of_a_step(run: TrainingRun, sweep: Sweep) -> float:
+    """What the run's last step takes: to be made, as one of its segment, and to be stepped back from."""
+    began = time.perf_counter()
+    steps = run.recorded(*run.segments()[-1])
+    made = time.perf_counter()
+    step_back(run, steps[-1], sweep)
+    return time.perf_counter() - made + (made - began) / len(steps)
