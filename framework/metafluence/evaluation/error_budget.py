@@ -117,21 +117,17 @@ def error_budget(
     Raises:
         InputError: without ground truth, or for a method that predicts no parameters.
     """
-    truth = evaluation.truth
-    if truth is None or truth.change is None or not method.edits:
-        lacks = (
-            "there is no ground truth of parameters"
-            if truth is None or truth.change is None
-            else f"{label} predicts no parameters"
-        )
+    true = None if evaluation.truth is None else evaluation.truth.change
+    if true is None or not method.edits:
+        lacks = "there is no ground truth of parameters" if true is None else f"{label} predicts no parameters"
         raise InputError(f"An error budget compares predicted parameters with retrained ones, and {lacks}.")
-    some = torch.from_numpy(moved(truth.change.numpy()))
+    some = torch.from_numpy(moved(true.numpy()))
     if not bool(some.any()):
         return Budget(
             label, solver, evaluation.level, "failed", "No removal moves λ, so that there is no error to split."
         )
     predictions = predictions or Predictions(evaluation)
-    changes = [truth.change]
+    changes = [true]
     chain = stages(method, reference, evaluation.problem.learner.unrolls)
     for stage in chain.values():
         try:

@@ -12,6 +12,7 @@ import torch
 
 from metafluence.attribution import AttributionMethod, Scores, SolveReport, prepare_and_score
 from metafluence.evaluation.evaluation import Evaluation
+from metafluence.runtime import settle
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ def answer(evaluation: Evaluation, method: AttributionMethod) -> Answer:
     started = time.perf_counter()
     found = [prepare_and_score(method, one.context(), one.targets()) for one in evaluation.runs]
     scores = _mean([scored for _, scored in found])
-    scores.values.cpu()  # waits for the device, so that the time is that of the work
+    settle(scores.values)
     seconds = time.perf_counter() - started if scores.seconds is None else scores.seconds
     return Answer(tuple(state for state, _ in found), scores, seconds)
 

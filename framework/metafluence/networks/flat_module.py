@@ -72,6 +72,13 @@ class FlatModule:
         parts = torch.arange(self.size).split(self._sizes)
         return {n: p.reshape(shape) for n, p, shape in zip(self._names, parts, self._shapes, strict=True)}
 
+    def layers(self) -> dict[str, dict[str, Tensor]]:
+        """By layer, where each of its trained parameters lies in the flat vector, flat and in order."""
+        found: dict[str, dict[str, Tensor]] = {}
+        for name, where in self.positions().items():
+            found.setdefault(name.rpartition(".")[0], {})[name] = where.flatten()
+        return found
+
     @property
     def layer_sizes(self) -> list[int]:
         """How many parameters each layer has (its weight and its bias together), in order."""

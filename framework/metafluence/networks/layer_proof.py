@@ -102,18 +102,11 @@ def _unequal(network: FlatModule, flat: Tensor, inputs: Tensor, names: list[str]
     cotangents = torch.randn(trace.outputs.shape, generator=generator, dtype=flat.dtype)
     found = flat.new_zeros(INSTANCES, network.size)
     trace.group_gradients(cotangents, found)
-    positions = network.positions()
-    wanted = autograd_gradients(network, flat.unsqueeze(0), inputs, cotangents, list(positions))[0]
-    whole = {layer: 0.0 for layer in names}
-    for name, where in positions.items():
-        layer = name.rpartition(".")[0]
-        if layer in whole:
-            whole[layer] += float(wanted[:, where.flatten()].norm())
-    failed = set()
-    for name, where in positions.items():
-        layer = name.rpartition(".")[0]
-        if layer in whole:
-            one, other = found[:, where.flatten()], wanted[:, where.flatten()]
-            if not float((one - other).norm()) <= CLOSE * float(other.norm()) + ROUNDING * whole[layer]:
-                failed.add(layer)
+    wanted = autograd_gradients(network, flat.unsqueeze(0), inputs, cotangents, list(network.positions()))[0]
+    layers, failed = network.layers(), set()
+    for layer in names:
+        parts = [(found[:, where], wanted[:, where]) for where in layers[layer].values()]
+        noise = ROUNDING * sum(float(other.norm()) for _, other in parts)
+        if not all(float((one - other).norm()) <= CLOSE * float(other.norm()) + noise for one, other in parts):
+            failed.add(layer)
     return failed

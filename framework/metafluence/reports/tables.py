@@ -69,10 +69,10 @@ def level_table(groups: Sequence[Group], level: Level, place: Place = "page") ->
                 best |= {(places[method], i + len(start)) for method in _best(group, level, column)}
     headings = (*start, *((c.heading, c.meaning) for c in shown))
     words = tuple(range(len(start))) + tuple(len(start) + i for i, c in enumerate(shown) if c.form == "s")
-    return Table(f"{level} level{_against(groups, level)}", headings, tuple(rows), frozenset(best), words)
+    return Table(f"{level} level{against(groups, level)}", headings, tuple(rows), frozenset(best), words)
 
 
-def _against(groups: Sequence[Group], level: Level) -> str:
+def against(groups: Sequence[Group], level: Level) -> str:
     """Which truth the table is against; empty if nothing was compared with any."""
     sides = [one.sides[level] for group in groups for one in group.outcomes]
     return f", against {words_of(groups).name}" if any(side.left_out for side in sides) else ""

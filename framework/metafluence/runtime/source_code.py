@@ -51,8 +51,10 @@ def _collect(origin: str | None, package: str, files: dict[Path, str]) -> None:
             _collect(str(found), dotted if found.name == "__init__.py" else dotted.rpartition(".")[0], files)
 
 
+@lru_cache(maxsize=4096)
 def _is_users(file: Path) -> bool:
-    return not any(file.resolve().is_relative_to(place) for place in (*INSTALLED, FRAMEWORK))
+    resolved = file.resolve()
+    return not any(resolved.is_relative_to(place) for place in (*INSTALLED, FRAMEWORK))
 
 
 @lru_cache(maxsize=512)

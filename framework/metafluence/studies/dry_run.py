@@ -105,7 +105,7 @@ def _retrainings(study: Study, started: Started) -> int:
         total += (len(singles) + len(subsets)) * asked.runs
         removed = len(plans) * max(1, len(study.config.remove))
         removed += sum(items if plan.method.retrains else len(plan.dampings) for plan in plans)
-        total += removed * (asked.runs if asked.averages else 1)
+        total += removed * asked.called.runs
     return total
 
 
@@ -133,7 +133,7 @@ def _scoring(study: Study, started: Started) -> float:
             _, scored = prepare_and_score(plan.method, evaluation.context(), evaluation.targets())
             settle(scored.values)
     asked = study.config.truth
-    runs = asked.runs if asked is not None and asked.averages else 1  # each method scores at every one
+    runs = 1 if asked is None else asked.called.runs  # each method scores at every one
     return runs * (time.perf_counter() - begun)
 
 

@@ -111,7 +111,7 @@ class TrainingRun:
 
     def recorded(self, start: int, stop: int) -> list[RunStep]:
         """The same steps from the gradients that were kept, which cost nothing; the others are made again."""
-        return self._made(start, stop, self.states.gradients(start, self.problem.tasks.device))
+        return self._made(start, stop, self.states.gradients(start, self.problem.tasks.device).unbind())
 
     def _made(self, start: int, stop: int, gradients: Sequence[Tensor]) -> list[RunStep]:
         made, state = [], self._kept(start)
@@ -161,11 +161,8 @@ class TrainingRun:
         learner = self.problem.learner
         if not isinstance(learner, NetworkLearner):
             return {}
-        layers: dict[str, dict[str, Tensor]] = {}
-        for name, where in learner.network.positions().items():
-            layers.setdefault(name.rpartition(".")[0], {})[name] = where.flatten()
         dead = {}
-        for layer, parts in layers.items():
+        for layer, parts in learner.network.layers().items():
             alone = not layer or len(parts) == 1  # with nothing of its layer to be compared with
             highest = float(self.peaks.max() if alone else max(self.peaks[where].max() for where in parts.values()))
             level = NOISE * torch.finfo(self.peaks.dtype).eps * highest

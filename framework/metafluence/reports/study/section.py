@@ -12,6 +12,7 @@ from metafluence.reports import (
     ITEM_NAMES,
     Attempts,
     Group,
+    against,
     caption,
     level_table,
     named,
@@ -57,7 +58,7 @@ def level_section(
     return {
         "title": f"{noun.capitalize()}s",
         "level": level,
-        "against": f"Methods are compared with {words.name}." if table is not None and "against" in table.title else "",
+        "against": f"Methods are compared with {words.name}." if table is not None and against(groups, level) else "",
         "tables": [] if table is None else [table],
         "pictures": [shown for shown in pictures if shown is not None],
     }
