@@ -34,6 +34,8 @@ METHODS = {
     "grad-ascent": {"examples": 1},
     "paper": {"examples": 1},
     "run-influence": {"examples": 1},
+    "source": {"examples": 1},
+    "tracin-along": {"use": "tracin", "along": "run", "examples": 1},
     "leave-out": {"use": "influence", "leave_out": True, "solver": "exact", "examples": 1},
     "leave-out-of-edits": {"use": "influence", "leave_out": "edits", "solver": "exact", "examples": 1},
     # The cosine of rounding with rounding is no zero.
