@@ -49,15 +49,30 @@ def slope(predicted: np.ndarray, true: np.ndarray) -> float:
     return float(centred @ (predicted - predicted.mean()) / (centred @ centred))
 
 
-def own_steps(run: mf.TrainingRun, targets: mf.Targets) -> np.ndarray:
-    """TracIn with every step of the run, at the tasks of its batch: scores [N]."""
-    total = torch.zeros(len(run.problem.tasks), dtype=torch.float64)
-    for segment in run.segments():
-        for step in run.replayed(*segment):
-            goal = targets.at(step.state.meta).gradients()
-            point = run.problem.over(run.problem.tasks[step.batch]).at(step.state.meta)
-            total[step.batch] += step.rate / len(step.batch) * point.slopes(goal)[:, 0]
-    return total.numpy()
+DAMPINGS = (1.0, 10.0, 100.0)
+
+
+def compared(run: mf.TrainingRun, targets: mf.Targets) -> dict[str, np.ndarray]:
+    """Scores of tasks [N] by other methods; stationary ones on the end of the run, with each of some dampings."""
+    context = mf.Context(run.problem.at(run.final), run=run, strict=False)
+    cg = {"use": "cg", "rtol": 1e-3, "max_iterations": 50}
+    asked: dict[str, dict[str, Any]] = {
+        "tracin": {"use": "tracin", "along": "run"},
+        "source": {"use": "source", "segments": 6},
+        **{
+            f"task-if {d:g}": {"use": "task-if", "curvature": "gauss-newton", "solver": cg, "damping": d}
+            for d in DAMPINGS
+        },
+        **{f"ekfac-if {d:g}": {"use": "ekfac-if", "damping": d, "judge": False} for d in DAMPINGS},
+    }
+    scores = {}
+    for name, spec in asked.items():
+        try:
+            method = mf.default_registry().build("method", spec)
+            scores[name] = mf.attribute(method, context, targets).values[:, 0].double().numpy()
+        except (mf.InputError, mf.SolverError) as error:
+            print(f"  {name}: {error}", flush=True)
+    return scores
 
 
 def timed(work):
@@ -66,11 +81,11 @@ def timed(work):
     return found, time.perf_counter() - started
 
 
-def scored(name: str, trainer: dict[str, Any], drawn: mf.Split, hidden: int, l2: float = 0.0):
+def scored(name: str, trainer: dict[str, Any], drawn: mf.Split, hidden: int, l2: float = 0.0, seed: int = 1):
     """The recorded run, its targets, the scores of tasks [N], and a sentence about accuracy and cost."""
     bilevel = problem(name, drawn.train, hidden, l2)
     adam = mf.build("trainer", "adam", record=True, checkpoints=0, **trainer)
-    fit, training = timed(lambda: adam.fit(bilevel, generator=torch.Generator().manual_seed(1)))
+    fit, training = timed(lambda: adam.fit(bilevel, generator=torch.Generator().manual_seed(seed)))
     run = fit.run
     assert run is not None
     targets = mf.Targets(bilevel, drawn.validation, run.final)
@@ -106,25 +121,37 @@ def few(options: argparse.Namespace) -> None:
         )
 
 
+def interval(predicted: np.ndarray, true: np.ndarray) -> str:
+    """Spearman's correlation with its bootstrap interval over the sets."""
+    found = mf.rank_agreement(predicted, true)
+    return f"{found.value:.3f} ({found.low:.2f} to {found.high:.2f})"
+
+
 def fresh(options: argparse.Namespace) -> None:
-    drawn, draws = split(8 * options.steps), torch.Generator().manual_seed(2)
+    drawn = split(8 * options.steps)
     for name in options.learners:
-        rate = options.rate
-        trainer = {"steps": options.steps, "batch": 8, "learning_rate": rate, "warmup": 5, "order": "epochs"}
-        run, targets, scores, said = scored(name, trainer, drawn, options.hidden)
-        shares = torch.linspace(0.02, 0.05, options.subsets)
-        count = 8 * options.steps
-        sets = [tuple(torch.randperm(count, generator=draws)[: round(float(s) * count)].tolist()) for s in shares]
-        true = mf.replayed(run, sets, targets).loss_change[:, 0].numpy()
-        traced = own_steps(run, targets)
-        print(
-            f"{name}, {options.steps} x 8 fresh episodes, rate {rate}: {said}; LDS "
-            f"{spearman(sums(scores, sets), true):.3f}, slope {slope(sums(scores, sets), true):.2f}, tracin "
-            f"{spearman(sums(traced, sets), true):.2f}",
-            flush=True,
-        )
-        if options.trust:
-            print(mf.run_trust(run, targets, share=0.03), flush=True)
+        for seed in range(1, options.seeds + 1):
+            fresh_run(name, drawn, seed, options)
+
+
+def fresh_run(name: str, drawn: mf.Split, seed: int, options: argparse.Namespace) -> None:
+    rate, draws = options.rate, torch.Generator().manual_seed(seed + 1)
+    trainer = {"steps": options.steps, "batch": 8, "learning_rate": rate, "warmup": 5, "order": "epochs"}
+    run, targets, scores, said = scored(name, trainer, drawn, options.hidden, seed=seed)
+    shares = torch.linspace(0.02, 0.05, options.subsets)
+    count = 8 * options.steps
+    sets = [tuple(torch.randperm(count, generator=draws)[: round(float(s) * count)].tolist()) for s in shares]
+    true = mf.replayed(run, sets, targets).loss_change[:, 0].numpy()
+    print(
+        f"{name}, {options.steps} x 8 fresh episodes, rate {rate}, seed {seed}: {said}; LDS "
+        f"{interval(sums(scores, sets), true)}, slope {slope(sums(scores, sets), true):.2f}",
+        flush=True,
+    )
+    if options.others:
+        others = compared(run, targets)
+        print("  " + "; ".join(f"{other} {interval(sums(s, sets), true)}" for other, s in others.items()), flush=True)
+    if options.trust:
+        print(mf.run_trust(run, targets, share=0.03), flush=True)
 
 
 def main() -> None:
@@ -136,6 +163,8 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, default=16)
     parser.add_argument("--singles", type=int, default=24)
     parser.add_argument("--subsets", type=int, default=24)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--others", action="store_true", help="other methods beside it")
     parser.add_argument("--trust", action="store_true", help="also try whether the run can be trusted")
     options = parser.parse_args()
     torch.set_num_threads(1)

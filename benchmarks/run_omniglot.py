@@ -3,8 +3,8 @@
 Needs METAFLUENCE_DATA with omniglot in it. Each episode is drawn from the published training classes and seen once.
 Random 5 % of the episodes are left out, or have weight .9, and the run is replayed. Prints, for every case: accuracy on
 tasks of unseen classes, LDS (Spearman correlation of predicted and replayed changes of the mean loss of validation
-tasks, over random sets) and slope of the prediction, TracIn over the run's own steps beside it, and what `run_trust`
-says. Weights start at He's scale.
+tasks, over random sets) and slope of the prediction, on request other methods beside it, and what `run_trust` says.
+Weights start at He's scale.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from run_influence import own_steps, slope, spearman, sums, timed
+from run_influence import compared, slope, spearman, sums, timed
 
 import metafluence as mf
 
@@ -83,13 +83,14 @@ def run_case(name: str, options: argparse.Namespace) -> None:
     )
     share = round(0.05 * count)
     sets = [tuple(torch.randperm(count, generator=draws)[:share].tolist()) for _ in range(options.subsets)]
-    predicted, traced = sums(scores, sets), sums(own_steps(run, targets), sets)
+    predicted = sums(scores, sets)
+    others = {name: sums(s, sets) for name, s in compared(run, targets).items()} if options.others else {}
     for what, part in (("left out", 1.0), ("weight .9", 0.1)):
         true = mf.replayed(run, sets, targets, share=part).loss_change[:, 0].double().numpy()
         print(
             f"  5 % of the episodes, {what}: LDS {spearman(predicted, true):.3f}, slope "
-            f"{slope(part * predicted, true):.2f}, tracin {spearman(traced, true):.2f}, effects "
-            f"{true.mean():.1e} ± {true.std():.1e}",
+            f"{slope(part * predicted, true):.2f}, effects {true.mean():.1e} ± {true.std():.1e}; "
+            + ", ".join(f"{name} {spearman(summed, true):.2f}" for name, summed in others.items()),
             flush=True,
         )
     if options.trust:
@@ -105,6 +106,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--subsets", type=int, default=16)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--others", action="store_true", help="other methods beside it")
     parser.add_argument("--trust", action="store_true", help="also try whether the run can be trusted")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -17,3 +17,11 @@ class Observer:
 
     def done(self, note: str = "") -> None:
         """The current stage has ended."""
+
+
+def duration(seconds: float) -> str:
+    """In the unit that a person would choose."""
+    for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.2g} {unit}"
+    return f"{seconds:.2g} seconds"

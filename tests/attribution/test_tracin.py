@@ -119,3 +119,38 @@ def test_a_checkpoint_counts_for_all_steps_since_the_one_before():
     found = method.parameter_change(method.prepare(given), [(1,)]).values[:, 0]
     wanted = sum(rate * here.at(meta).task_gradients()[:, 1] for rate, meta in zip((0.2, 0.9), metas, strict=True))
     assert torch.allclose(found, wanted, atol=1e-14)
+
+
+@pytest.mark.parametrize("level", mf.LEVELS)
+def test_along_a_run_every_step_counts_with_its_own_batch(level):
+    """For full batches that is a checkpoint at every step; else a sum by hand."""
+    here = problem("maml")
+
+    def targets_at(fit: mf.Fit) -> Targets:
+        return Targets(here, world(0).validation, fit.meta, mean=False)
+
+    whole = SGD(steps=3, batch=len(here.tasks), checkpoints=3, record=True).fit(here)
+    both = Context(here.at(whole.meta), level, checkpoints=whole.checkpoints, run=whole.run)
+    found = [mf.attribute(TracIn(along=along), both, targets_at(whole)).values for along in ("checkpoints", "run")]
+    assert torch.allclose(*found, rtol=1e-10, atol=1e-14)
+
+    fit = SGD(steps=5, batch=2, record=True, learning_rate=0.3, schedule="cosine").fit(here)
+    run = fit.run
+    assert run is not None
+    context, targets = Context(here.at(fit.meta), level, run=run), targets_at(fit)
+    wanted = torch.zeros(context.items, targets.count, dtype=torch.float64)
+    for step in _all_steps(run):
+        meta, batch = step.state.meta, step.batch
+        slopes = here.at(meta).removal_slopes(targets.at(meta).gradients(), level).unflatten(0, (len(here.tasks), -1))
+        wanted.unflatten(0, (len(here.tasks), -1))[batch] += step.rate / 2 * slopes[batch]
+    method = TracIn(along="run")
+    found = mf.attribute(method, context, targets).values
+    assert torch.allclose(found, wanted, rtol=1e-9, atol=1e-13)
+    change = method.parameter_change(method.prepare(context), [(0,), (1, 3)]).values
+    assert change.shape == (here.size, 2)
+    absent = [(i,) for i in range(len(here.tasks)) if level == "task" and all(i not in b for b in run.batches)]
+    assert not absent or not method.parameter_change(method.prepare(context), absent).values.any()
+
+
+def _all_steps(run: mf.TrainingRun) -> list[mf.RunStep]:
+    return [step for segment in run.segments() for step in run.replayed(*segment)]

@@ -12,7 +12,7 @@ from metafluence.testing.problems import problems, random_meta
 from parts import EXACT, LEARNERS, REAL, TIGHT, VARIANTS
 
 for _name, _learner in (LEARNERS | VARIANTS | REAL).items():
-    _examples = 4 if _name in LEARNERS else 2
+    _examples = 3 if _name in LEARNERS else 1
     _suite = learner_suite(_learner(), examples=_examples, real=_name in REAL)
     _suite.__name__ = _suite.__qualname__ = "Test" + _name.title().replace("-", "")
     globals()[_suite.__name__] = _suite

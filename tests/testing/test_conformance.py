@@ -34,6 +34,8 @@ METHODS = {
     "grad-ascent": {"examples": 1},
     "paper": {"examples": 1},
     "run-influence": {"examples": 1},
+    "source": {"examples": 1},
+    "tracin-along": {"use": "tracin", "along": "run", "examples": 1},
     "leave-out": {"use": "influence", "leave_out": True, "solver": "exact", "examples": 1},
     "leave-out-of-edits": {"use": "influence", "leave_out": "edits", "solver": "exact", "examples": 1},
     # The cosine of rounding with rounding is no zero.
@@ -49,7 +51,8 @@ ELSEWHERE = {
 }
 # The same code as `influence`, by other names or with other parts that have tests of their own.
 SAME = ("task-if", "instance-if", "leave-out-of-edits", "paper")
-SAME_ELSEWHERE = ("leave-out", "paper", "tlxml")
+# Elsewhere what differentiates through adaptation is quick; what else a method does is its own, whatever the learner.
+QUICK_ELSEWHERE = ("influence", "run-influence", "direct-if", "loss")
 for _learner, _names in {"logistic-head": dict.fromkeys([*REGISTRY.names("method"), *METHODS]), **ELSEWHERE}.items():
     for _name in _names:
         _spec = {"use": _name, **METHODS.get(_name, {})}
@@ -58,7 +61,7 @@ for _learner, _names in {"logistic-head": dict.fromkeys([*REGISTRY.names("method
         _suite = method_suite(REGISTRY.build("method", _spec), **_options)
         _suite.__name__ = _suite.__qualname__ = "TestMethod" + f"{_name}-{_learner}".title().replace("-", "")
         _suite.pytestmark = [pytest.mark.xdist_group(f"worlds-{_learner}")]  # worlds are shared in one process
-        if _name in (SAME if _learner == "logistic-head" else SAME_ELSEWHERE):
+        if _name in SAME if _learner == "logistic-head" else _name not in QUICK_ELSEWHERE:
             _suite.pytestmark.append(pytest.mark.slow)
         elif _learner == "imaml":  # retraining takes long
             _suite.test_in_all_worlds = pytest.mark.slow(_suite.test_in_all_worlds)

@@ -3,6 +3,7 @@
 A solver sees an operator, never data; its residual is measured outside it.
 """
 
+from metafluence.linalg.functions import FunctionValues, apply_functions
 from metafluence.linalg.krylov import Extremes, KrylovSpace, extreme_eigenvalues
 from metafluence.linalg.operators import (
     LAYERED,

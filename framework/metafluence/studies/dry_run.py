@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from metafluence.attribution import prepare_and_score
 from metafluence.errors import MetafluenceError
 from metafluence.evaluation import Evaluation
+from metafluence.progress import duration
 from metafluence.runtime import count, settle
 from metafluence.studies.comparison import Comparing
 from metafluence.studies.preparation import Started
@@ -135,11 +136,3 @@ def _scoring(study: Study, started: Started) -> float:
     asked = study.config.truth
     runs = 1 if asked is None else asked.called.runs  # each method scores at every one
     return runs * (time.perf_counter() - begun)
-
-
-def duration(seconds: float) -> str:
-    """In the unit that a person would choose."""
-    for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
-        if seconds >= 1.5 * size:
-            return f"{seconds / size:.2g} {unit}"
-    return f"{seconds:.2g} seconds"

@@ -7,7 +7,7 @@ from metafluence.tasks.corruption import Corruption, corrupt
 from metafluence.tasks.datasets import Dataset, LabelledDataset, Source, data_root
 from metafluence.tasks.download import fetch_sources
 from metafluence.tasks.episodes import SETS, Episodes, Instances, Labelled, Split, generators, sample
-from metafluence.tasks.items import check_items, check_level, check_removals, count_of
+from metafluence.tasks.items import check_level, check_removals, count_of
 from metafluence.tasks.levels import LEVELS, Level, Removal
 from metafluence.tasks.task_set import Batch, Task, TaskSet
 from metafluence.tasks.weights import Weights

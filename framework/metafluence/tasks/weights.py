@@ -13,7 +13,7 @@ from torch import Tensor
 from metafluence.errors import InputError
 from metafluence.runtime import hash_tensor
 from metafluence.tasks.items import check_items, check_level
-from metafluence.tasks.levels import LEVELS, Level
+from metafluence.tasks.levels import LEVELS, Level, Removal
 from metafluence.tasks.task_set import TaskSet
 
 
@@ -75,6 +75,18 @@ class Weights:
     def without(self, level: Level, items: int | Sequence[int] | Tensor) -> Weights:
         """A copy in which the named items are removed: their weight is zero."""
         return self.set(level, items, 0.0)
+
+    def items_of(self, level: Level, tasks: Tensor) -> Tensor:
+        """The numbers of a level's items in the tasks numbered `tasks` [b], task after task."""
+        if check_level(level) == "task":
+            return tasks
+        each = getattr(self, level).shape[1]
+        return (tasks.unsqueeze(1) * each + torch.arange(each, device=tasks.device)).flatten()
+
+    def within(self, level: Level, tasks: Tensor, removals: Sequence[Removal]) -> list[Removal]:
+        """The part of each removal that lies in the tasks numbered `tasks` [b], as items of these tasks alone."""
+        here = {item: at for at, item in enumerate(self.items_of(level, tasks).tolist())}
+        return [tuple(here[item] for item in removal if item in here) for removal in removals]
 
     def __getitem__(self, index: slice | Tensor) -> Weights:
         part = copy(self)  # of what has been checked

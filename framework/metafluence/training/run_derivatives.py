@@ -21,7 +21,7 @@ from torch import Tensor
 from metafluence.bilevel import Point
 from metafluence.errors import ConvergenceError, InputError
 from metafluence.learners import NetworkLearner
-from metafluence.tasks import Level, Removal, Weights, check_items
+from metafluence.tasks import Level, Removal, check_removals
 from metafluence.training.kept_sweep import KeptSweep, Sweep
 from metafluence.training.run import RunStep, TrainingRun
 
@@ -85,7 +85,7 @@ def step_back(run: TrainingRun, step: RunStep, sweep: Sweep) -> None:
     size = len(step.batch)
     product, slopes = _point(run, step).chunks.product_and_slopes(by_gradient, tuple(sweep.found))
     for level, total in sweep.found.items():
-        own = _items(run.weights, level, step.batch)
+        own = run.weights.items_of(level, step.batch)
         total.index_add_(0, own.to(total.device), slopes[level] / size)
     bent = product / size + run.problem.l2 / len(run.problem.tasks) * by_gradient
     parts[0] = (parts[0] + bent) * run.alive
@@ -99,8 +99,7 @@ def run_tangent(run: TrainingRun, removals: Sequence[Removal], level: Level = "t
 
     A removal changes the weight of each of its items by minus that weight. Errors as in `run_adjoint`.
     """
-    for removal in removals:
-        check_items(removal, run.problem.tasks.items(level), level)
+    removals = check_removals(removals, run.problem.tasks.items(level), level)
     alive = run.alive
     count = len(run.problem.tasks)
     rows = run.peaks.new_zeros(len(removals), run.problem.size)
@@ -108,8 +107,7 @@ def run_tangent(run: TrainingRun, removals: Sequence[Removal], level: Level = "t
     moved = False
     for start, stop in run.segments():
         for step in run.recorded(start, stop):
-            here = {item: at for at, item in enumerate(_items(run.weights, level, step.batch).tolist())}
-            local = [tuple(here[item] for item in removal if item in here) for removal in removals]
+            local = run.weights.within(level, step.batch, removals)
             if not moved and not any(local):
                 continue
             moved = True
@@ -125,14 +123,6 @@ def run_tangent(run: TrainingRun, removals: Sequence[Removal], level: Level = "t
 
 def _point(run: TrainingRun, step: RunStep) -> Point:
     return run.problem.over(run.problem.tasks[step.batch]).at(step.state.meta, run.weights[step.batch])
-
-
-def _items(weights: Weights, level: Level, batch: Tensor) -> Tensor:
-    """The numbers of a level's items in the batch's tasks, in their order."""
-    if level == "task":
-        return batch
-    each = getattr(weights, level).shape[1]
-    return (batch.unsqueeze(1) * each + torch.arange(each)).flatten()
 
 
 def _check_finite(run: TrainingRun, number: int, parts: Sequence[Tensor], totals: Sequence[Tensor]) -> None:

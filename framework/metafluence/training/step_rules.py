@@ -90,6 +90,18 @@ class StepRule(Component, ABC):
     def jacobian(self, state: StepState, gradient: Tensor, rate: float) -> list[list[Entry]]:
         """A row for each new part: its derivatives by the old parts and, last, by the clipped gradient."""
 
+    def gain(self, state: StepState) -> Entry:
+        """How far λ moves against a gradient that keeps its value, per unit of the gradient and of the rate.
+
+        Moments that scale the gradient are held at the state's; those that average it have settled.
+        """
+        return 1.0
+
+    @property
+    def decoupled_decay(self) -> float:
+        """The weight decay that is no part of the gradient: λ shrinks by the rate times it at each step."""
+        return 0.0
+
     def _decayed(self, meta: Tensor, gradient: Tensor) -> Tensor:
         return gradient.add(meta, alpha=self.weight_decay) if self.weight_decay else gradient
 
@@ -127,6 +139,9 @@ class MomentumStep(StepRule):
     momentum: Decay = 0.9
     nesterov: bool = False
 
+    def gain(self, state: StepState) -> Entry:
+        return 1 / (1 - self.momentum)
+
     def advance(self, state: StepState, gradient: Tensor, rate: float) -> tuple[Tensor, ...]:
         meta, buffer = state.parts
         gradient = self._decayed(meta, gradient)
@@ -157,6 +172,14 @@ class AdamStep(StepRule):
 
     def __post_init__(self) -> None:
         _check_eps("AdamStep", self.eps, self.eps_root)
+
+    def gain(self, state: StepState) -> Entry:
+        held = StepState(state.step - 1, state.parts)  # whose corrections are those of the step that led here
+        return 1 / (self._root(held, state.parts[2]) + self.eps)
+
+    @property
+    def decoupled_decay(self) -> float:
+        return self.weight_decay if self.decoupled else 0.0
 
     def advance(self, state: StepState, gradient: Tensor, rate: float) -> tuple[Tensor, ...]:
         meta, mean, square = state.parts
@@ -209,6 +232,9 @@ class RMSpropStep(StepRule):
 
     def __post_init__(self) -> None:
         _check_eps("RMSpropStep", self.eps, self.eps_root)
+
+    def gain(self, state: StepState) -> Entry:
+        return 1 / ((state.parts[1] + self.eps_root).sqrt() + self.eps)
 
     def advance(self, state: StepState, gradient: Tensor, rate: float) -> tuple[Tensor, ...]:
         gradient, square, root = self._averages(state, gradient)

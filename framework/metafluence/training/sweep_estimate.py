@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from metafluence.progress import duration
 from metafluence.tasks import LEVELS, Level
 from metafluence.training.kept_sweep import Sweep
 from metafluence.training.run import TrainingRun
@@ -22,8 +23,7 @@ class SweepEstimate:
     gib: float
 
     def __str__(self) -> str:
-        minutes, seconds = divmod(round(self.seconds), 60)
-        return f"about {f'{minutes} min ' if minutes else ''}{seconds} s and {self.gib:.2g} GiB"
+        return f"about {duration(self.seconds)} and {self.gib:.2g} GiB"
 
 
 def estimate_sweep(run: TrainingRun, columns: int = 1, levels: Sequence[Level] = LEVELS) -> SweepEstimate:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
-import torch
 from torch import Tensor
 
 from metafluence import (
@@ -21,20 +20,30 @@ from metafluence import (
     Removal,
     Scores,
     Targets,
+    TrainingRun,
     Units,
+    Weights,
+    check_removals,
+    check_run,
 )
 from metafluence_plugins.curvatures.direct import DirectCurvature
 
 
+class Taken(NamedTuple):
+    """Where steps were taken, and their rate; tasks: the numbers of the point's tasks, None for all."""
+
+    point: Point
+    rate: float
+    tasks: Tensor | None = None
+
+
 @dataclass(frozen=True)
 class Trace:
-    """The items' level, and where every checkpoint's step was taken, with its rate: the learning rate times the steps
-    that the checkpoint stands for.
-    """
+    """Steps of meta-training with the weights and the level of the items; `taken` goes through the steps each time."""
 
     level: Level
-    points: tuple[Point, ...]
-    rates: tuple[float, ...]
+    weights: Weights
+    taken: Callable[[], Iterator[Taken]]
     jacobian: Jacobian
 
 
@@ -47,9 +56,13 @@ class TracIn(AttributionMethod):
     tasks, that is all that the item itself did to λ under plain gradient descent, and for one step what descent without
     it gives; that later steps would then start elsewhere is not in it. With minibatches it is what the item did on
     average over their draws; with other optimisers the size means nothing.
+
+    along: `checkpoints`, or `run`: every step of a recorded run, at the tasks of its own batch and its rate, which is
+    what checkpoints stand for. It costs a pass over each batch.
     """
 
     gradients: Literal["total", "partial"] = "total"
+    along: Literal["checkpoints", "run"] = "checkpoints"
 
     levels: ClassVar[frozenset[Level]] = frozenset(LEVELS)
     units: ClassVar[Units] = "rank_only"
@@ -61,7 +74,11 @@ class TracIn(AttributionMethod):
 
     @property
     def needs_checkpoints(self) -> bool:
-        return True
+        return self.along == "checkpoints"
+
+    @property
+    def needs_run(self) -> bool:
+        return self.along == "run"
 
     def prepare(self, context: Context) -> Trace:
         jacobian: Jacobian = "total"
@@ -69,28 +86,46 @@ class TracIn(AttributionMethod):
             if context.level == "support":
                 raise InputError("Partial gradients do not see support instances. Use tracin with gradients: total.")
             jacobian = DirectCurvature().jacobian(context.point)
+        if self.along == "run":
+            run = check_run(context.run, context.point)
+            return Trace(context.level, run.weights, lambda: _own_steps(run), jacobian)
         problem, weights = context.problem, context.point.weights
-        points = tuple(problem.at(c.taken_at, weights, context.point.adapted) for c in context.checkpoints)
+        points = [problem.at(c.taken_at, weights, context.point.adapted) for c in context.checkpoints]
         steps = [0, *(c.step for c in context.checkpoints)]
-        rates = tuple(
+        rates = [
             c.learning_rate * (now - before)
             for c, before, now in zip(context.checkpoints, steps, steps[1:], strict=False)
-        )
-        return Trace(context.level, points, rates, jacobian)
+        ]
+        taken = [Taken(point, rate) for point, rate in zip(points, rates, strict=True)]
+        return Trace(context.level, weights, lambda: iter(taken), jacobian)
 
     def scores(self, state: Trace, targets: Targets) -> Scores:
-        total: Tensor | float = 0.0
-        for point, rate in zip(state.points, state.rates, strict=True):
+        weights: Tensor = getattr(state.weights, state.level)
+        total = weights.new_zeros(weights.numel(), targets.count)
+        for point, rate, tasks in state.taken():
             goals = targets.at(point.meta).gradients(state.jacobian)
-            total = total + rate * point.removal_slopes(goals, state.level, state.jacobian)
-        assert isinstance(total, Tensor)
+            slopes = rate * point.removal_slopes(goals, state.level, state.jacobian)
+            total = total + slopes if tasks is None else _added(total, state, tasks, slopes)
         return Scores(total, state.level, self.units)
 
     def parameter_change(self, state: Trace, removals: Sequence[Removal]) -> ParameterChange:
-        total = torch.stack(
-            [
-                rate * point.removed(removals, state.level, state.jacobian)
-                for point, rate in zip(state.points, state.rates, strict=True)
-            ]
-        ).sum(dim=0)
+        removals = check_removals(removals, getattr(state.weights, state.level).numel(), state.level)
+        total: Tensor | float = 0.0
+        for point, rate, tasks in state.taken():
+            local = removals if tasks is None else state.weights.within(state.level, tasks, removals)
+            total = total + rate * point.removed(local, state.level, state.jacobian)
+        assert isinstance(total, Tensor)
         return ParameterChange(total, tuple(removals))
+
+
+def _own_steps(run: TrainingRun) -> Iterator[Taken]:
+    """Every step at the tasks of its batch, whose gradients it took the mean of."""
+    for segment in run.segments():
+        for step in run.recorded(*segment):
+            tasks = step.batch
+            point = run.problem.over(run.problem.tasks[tasks]).at(step.state.meta, run.weights[tasks])
+            yield Taken(point, step.rate / len(tasks), tasks)
+
+
+def _added(total: Tensor, state: Trace, tasks: Tensor, slopes: Tensor) -> Tensor:
+    return total.index_add(0, state.weights.items_of(state.level, tasks).to(total.device), slopes)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -114,16 +114,24 @@ class EKFAC(Solver, Preconditioner):
         return Applied(self.precondition(state, rhs), status)
 
     def precondition(self, state: EKFACState, columns: Tensor) -> Tensor:
+        return self._in_basis(state, columns, lambda values: 1 / values)
+
+    def product(self, state: EKFACState, columns: Tensor) -> Tensor:
+        """The approximation itself, Q Λ Qᵀ + shift I, applied to columns."""
+        return self._in_basis(state, columns, lambda values: values)
+
+    def _in_basis(self, state: EKFACState, columns: Tensor, function: Callable[[Any], Any]) -> Tensor:
+        """A function of the approximation, by its eigenvalues."""
         if columns.dim() == 2:  # one operator, not a stack of them
-            return self.precondition(state, columns.unsqueeze(0))[0]
+            return self._in_basis(state, columns.unsqueeze(0), function)[0]
         rows = columns.mT  # [n, k, Q]
-        value = rows / state.shift  # what no eigenvector reaches
+        value = rows * function(state.shift)  # what no eigenvector reaches
         for factors in state.layers:
             rotated = _rotate(rows[..., factors.index], factors.output_vectors, factors.input_vectors)
-            change = (1 / (factors.eigenvalues + state.shift) - 1 / state.shift).unsqueeze(1) * rotated
+            change = (function(factors.eigenvalues + state.shift) - function(state.shift)).unsqueeze(1) * rotated
             value[..., factors.index] += _rotate(change, factors.output_vectors.mT, factors.input_vectors.mT)
         if state.others is not None:
-            value[..., state.others] = rows[..., state.others] / (state.diagonal.unsqueeze(1) + state.shift)
+            value[..., state.others] = rows[..., state.others] * function(state.diagonal.unsqueeze(1) + state.shift)
         return value.mT
 
     def tolerance(self, dtype: torch.dtype) -> float:
