@@ -26,6 +26,14 @@ def fewer(tasks: TaskSet) -> TaskSet:
     return TaskSet(tasks.support, query, tasks.ids)
 
 
+@pytest.mark.parametrize("kind", ["rademacher", "gaussian"])
+def test_every_block_of_a_projection_is_drawn_anew(kind, monkeypatch):
+    monkeypatch.setattr(f"{Projection.__module__}.BLOCK_BYTES", 4 * 64 * 8)  # four rows of 64 numbers
+    matrix = Projection(12, 64, kind, 0).apply(torch.eye(12).double())
+    assert torch.equal(matrix, Projection(12, 64, kind, 0).apply(torch.eye(12).double()))
+    assert len(matrix.unique(dim=0)) == 12
+
+
 @pytest.mark.parametrize("level", ["query", "support"])
 def test_query_instances_of_no_weight_are_not_in_the_kernel(level):
     tasks = world(0).problem.tasks

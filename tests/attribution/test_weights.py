@@ -63,6 +63,18 @@ def test_removing_takes_all_of_an_item_s_weight():
         assert torch.allclose(bank.leave_out([(0, 2)], level).meta[:, 0], plain, atol=1e-8)
 
 
+@pytest.mark.parametrize("learner", ["logistic-head", "imaml"])
+@pytest.mark.parametrize("name", [n for n in METHODS if n != "grad-ascent"])
+def test_targets_in_columns_have_the_mean_of_all(name, learner):
+    bilevel = BilevelProblem(LEARNERS[learner](), tasks(3), 0.3, EXACT)
+    meta = bilevel.learner.init_meta(seeded())
+    checkpoints = (mf.Checkpoint(1, 0.1, meta),) if name == "tracin" else ()
+    context = mf.Context(bilevel.at(meta), checkpoints=checkpoints)
+    each, mean = (mf.attribute(METHODS[name], context, mf.Targets(bilevel, tasks(3, 7), meta, mean=m)).values
+                  for m in (False, True))  # fmt: skip
+    assert torch.allclose(each.mean(dim=1, keepdim=True), mean, rtol=1e-8, atol=1e-12)
+
+
 @pytest.mark.parametrize("level", mf.LEVELS)
 def test_leaving_out_all_at_once_is_one_at_a_time(level):
     bilevel = problem(tasks(4))
@@ -74,6 +86,52 @@ def test_leaving_out_all_at_once_is_one_at_a_time(level):
     for item, removal in list(enumerate(singles))[:5]:
         alone = method.parameter_change(state, [removal]).values[:, 0]
         assert torch.allclose(together[:, item], alone, atol=1e-9 * float(alone.norm()) + 1e-12)
+
+
+@pytest.mark.parametrize("level", mf.LEVELS)
+def test_another_inner_solver_keeps_the_weights(level):
+    bilevel = problem(tasks(4))
+    meta = bilevel.learner.init_meta(seeded())
+    context = mf.Context(bilevel.at(meta, random_weights(bilevel, 1)), level)
+    targets = mf.Targets(bilevel, tasks(3, 7), meta)
+    plain, swapped = (mf.attribute(InfluenceFunction(solver=EXACT, inner_solver=s), context, targets).values
+                      for s in (None, EXACT))  # fmt: skip
+    assert torch.allclose(plain, swapped, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", ["influence", "direct-if", "ekfac-if"])
+def test_a_task_of_weight_two_bends_the_objective_as_two_tasks_do(name):
+    train = tasks(3)
+    halves = [mf.Batch(*(part[[0, 0, 1, 2]] for part in (h.inputs, h.targets))) for h in (train.support, train.query)]
+    double = problem(mf.TaskSet(*halves, ("0", "again", "1", "2")))
+    single = problem(train)
+    meta = single.learner.init_meta(seeded())
+    found, wanted = (
+        mf.attribute(METHODS[name], mf.Context(p.at(meta, weights)), mf.Targets(p, tasks(3, 7), meta)).values
+        for p, weights in ((single, Weights.ones(train).set("task", 0, 2.0)), (double, None))
+    )
+    assert torch.allclose(found[1:], wanted[2:], rtol=1e-8, atol=1e-12)
+
+
+def test_leaving_out_all_reports_every_product(monkeypatch):
+    bilevel, multiplied = problem(tasks(4)), []
+    plain = mf.Hessian.matmat
+    monkeypatch.setattr(mf.Hessian, "matmat", lambda self, v: multiplied.append(v.shape[1]) or plain(self, v))
+    context = mf.Context(bilevel.at(bilevel.learner.init_meta(seeded())))
+    method = InfluenceFunction(leave_out=True, damping=20.0)
+    found = method.parameter_change(method.prepare(context), context.singles())
+    assert found.solve.products == sum(multiplied) - 4, "measuring the residuals does not count"
+
+
+def test_direct_if_adds_its_damping():
+    bilevel = problem(tasks(4))
+    context = mf.Context(bilevel.at(bilevel.learner.init_meta(seeded())))
+    damping, removals = 0.7, [(0,), (1, 2)]
+    direct = DirectIF(solver=EXACT, damping=damping)
+    found = direct.parameter_change(direct.prepare(context), removals).values
+    operator = context.point.hessian("held").dense() + damping * torch.eye(bilevel.size).double()
+    wanted = torch.linalg.solve(operator, context.point.removed(removals, "task", "held"))
+    assert torch.allclose(found, wanted, rtol=1e-8, atol=1e-12)
 
 
 @pytest.mark.parametrize("level", mf.LEVELS)

@@ -26,3 +26,9 @@ def test_average_precision_is_the_mean_precision_where_a_harmful_item_is_found(o
     assert found.average_precision == pytest.approx(np.mean(precision))
     pairs = [scores[i] < scores[j] for i in range(count) for j in range(count, 9)]
     assert found.auroc == pytest.approx(np.mean(pairs))
+
+
+def test_a_share_of_so_many_items_is_so_many():
+    """0.29 times 100 is a little less than 29 in floating point."""
+    found = mf.detection(np.arange(100.0), np.arange(100) % 3 == 0)
+    assert [found.found_at(count / 100) for count in range(101)] == found.found.tolist()

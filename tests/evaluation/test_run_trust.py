@@ -46,6 +46,9 @@ def test_a_smooth_run_is_trusted():
     assert found.moved == pytest.approx((1, 1, 1, 1), rel=0.2)
     assert found.lowered_cosine > 0.99
     assert found.lowered_ratio == pytest.approx(1, rel=0.1)
+    goal = targets.at(run.final).gradients().mean(dim=1, keepdim=True)
+    norms = mf.run_adjoint(run, goal).growth[:, 0]
+    assert found.growth == pytest.approx(float(norms.max() / norms[-1]))
     assert "in order" in found.reason
     assert found.kinks == ()
 

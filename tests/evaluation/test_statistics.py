@@ -127,6 +127,11 @@ def test_chance_of_detection_is_a_rank_sum_test():
     assert found.value == pytest.approx(roc_auc_score(harmful, -scores))
 
 
+def test_equal_scores_count_half():
+    scores, harmful = np.array([1.0, 2.0, 2.0, 3.0, 3.0, 3.0, 4.0]), np.array([1, 1, 0, 0, 1, 0, 1], dtype=bool)
+    assert mf.compare_auroc(["a"], scores, harmful).value == pytest.approx(roc_auc_score(harmful, -scores))
+
+
 def test_too_few_items_tell_nothing_apart():
     scores = np.array([[0.0, 1.0, 2.0, 3.0], [3.0, 2.0, 1.0, 0.0]])
     harmful = np.array([True, True, False, False])

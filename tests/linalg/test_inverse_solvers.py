@@ -265,6 +265,13 @@ def test_a_sweep_is_as_honest_as_single_solves(solver):
             assert gap(found.value, wanted) < 1e-6
 
 
+def test_a_random_solver_draws_the_same_for_every_damping_of_a_sweep():
+    terms = torch.stack([with_spectrum([0.5, 1.0, 2.0, 3.0], seed) for seed in range(6)])
+    lissa = Lissa(iterations=40, repeats=2, parts=3)
+    first, again = solve_sweep(lissa, SumOperator(terms), normal(4, 2), [1.0, 1.0])
+    assert torch.equal(first.value, again.value)
+
+
 def test_one_krylov_space_or_factorisation_serves_a_whole_sweep():
     operator, rhs = DenseOperator(with_spectrum(torch.linspace(1, 50, 40).tolist())), normal(40, 1)
     dampings = torch.logspace(-3, 2, 20).tolist()
@@ -296,6 +303,18 @@ def test_extreme_eigenvalues_of_a_batch_are_those_of_its_members(seed):
     found = mf.extreme_eigenvalues(DenseOperator(matrix), torch.Generator().manual_seed(seed))
     assert torch.allclose(found.smallest, torch.tensor([-1.0, 3.0]).double(), atol=1e-8)
     assert torch.allclose(found.largest, torch.tensor([7.0, 3.0]).double(), atol=1e-8)
+
+
+def test_the_error_of_a_ritz_value_is_the_residual_of_its_vector():
+    matrix = with_spectrum(torch.linspace(-3, 40, 30).tolist())
+    found = mf.extreme_eigenvalues(DenseOperator(matrix), torch.Generator().manual_seed(4), steps=5)
+    start = torch.randn(30, 1, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    basis = torch.linalg.qr(torch.cat([torch.linalg.matrix_power(matrix, i) @ start for i in range(5)], dim=1)).Q
+    values, vectors = torch.linalg.eigh(basis.T @ matrix @ basis)
+    ritz = basis @ vectors
+    errors = (matrix @ ritz - ritz * values).norm(dim=0)
+    assert (found.smallest, found.largest) == pytest.approx((float(values[0]), float(values[-1])))
+    assert (found.smallest_error, found.largest_error) == pytest.approx((float(errors[0]), float(errors[-1])))
 
 
 # --- refined

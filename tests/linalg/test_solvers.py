@@ -6,6 +6,8 @@ from hypothesis import given, strategies as st
 
 import metafluence as mf
 from metafluence import DenseOperator, LinearOperator, SolverError, Status, solve
+from metafluence.linalg import CountingOperator, LowRankOperator, ShiftedOperator
+from metafluence.testing.operators import SumOperator
 from metafluence_plugins.solvers.cg import CG
 from metafluence_plugins.solvers.exact import Exact
 
@@ -176,6 +178,21 @@ def test_products_are_counted_outside_the_solver():
     prepared = mf.PreparedSolve(Exact(), Watched(torch.eye(5).double()))
     assert prepared.matvecs == 5
     assert prepared.solve(torch.ones(5, 1).double()).matvecs == 0
+
+
+def test_products_with_all_parts_of_a_sum_count_as_one():
+    counted = CountingOperator(SumOperator(torch.eye(3).double().expand(8, 3, 3)))
+    parts = counted.split(4, torch.Generator().manual_seed(0))
+    for part in parts:
+        part.matmat(torch.ones(3, 2).double())
+    assert counted.products == 2
+
+
+@pytest.mark.parametrize("make", [lambda m: ShiftedOperator(DenseOperator(m), 3.0), lambda m: LowRankOperator(m, 3.0)])
+def test_an_operator_cast_to_another_precision_keeps_its_shift(make):
+    operator = make(torch.eye(3).double())
+    assert torch.equal(operator.cast(torch.float32).dense(), 4 * torch.eye(3))
+    assert torch.equal(operator.dense(), 4 * torch.eye(3).double())
 
 
 def test_float32_claims_no_more_than_it_can():

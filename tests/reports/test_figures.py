@@ -53,6 +53,15 @@ def test_removal_curves_start_at_the_full_model_and_go_by_shares():
     assert figure.axes[0].get_ylabel() == "test accuracy after exact retraining"
 
 
+def test_removal_curves_go_up_by_shares_in_whatever_order_these_were_asked():
+    group = with_curves(made_group([[row("a")]]), {"a": [[0.7, 0.85]]})
+    (one,) = group.outcomes
+    side = replace(one.sides["task"], removed=(5, 3))
+    turned = replace(group, outcomes=(replace(one, sides={"task": side}),))
+    x, y = drawn(removal_curves([turned], "task"), "a")
+    assert (x.tolist(), y.tolist()) == ([0.0, 0.3, 0.5], [0.8, 0.85, 0.7])
+
+
 def test_removal_curves_of_several_seeds_are_means_with_bands_from_three_on():
     curves = {"a": [[0.7, 0.6], [0.8, 0.7], [0.9, 0.8]]}
     figure = removal_curves([with_curves(made_group([[row("a")]] * 3), curves)], "task")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 import metafluence as mf
 from metafluence import default_registry
@@ -119,6 +120,16 @@ def test_instances_that_are_no_pictures_are_left_out(done):
         shown = exhibit(done, level)
         assert shown is not None
         assert set(shown.figures) <= {"harmful", "helpful"}
+
+
+def test_instances_are_shown_by_the_name_of_their_task_and_their_score(done):
+    shown, run, tasks = exhibit(done, "query"), judge(done, "query"), done.split.train
+    assert shown is not None
+    assert run is not None
+    names = [text.get_text() for text in shown.figures["harmful"].findobj(Text)]
+    size = tasks.query.targets.shape[1]
+    for item in ends(run, 12)["harmful"]:
+        assert any(tasks.ids[item // size] in name and f"{run.scores[item]:.1e}" in name for name in names)
 
 
 def test_versions_name_the_commit_of_a_checkout_and_none_elsewhere(tmp_path: Path):

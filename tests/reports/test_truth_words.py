@@ -5,10 +5,12 @@ from dataclasses import replace
 import pytest
 
 from made_outcomes import made_group
-from metafluence.evaluation import Row, TruthKind
+from metafluence.evaluation import Row, TestQuality as Quality, TruthKind
 from metafluence.reports import caption, findings, level_table, words_of
 from metafluence.reports.captions import FIGURE_TEXT
 from metafluence.reports.figures import level_figures
+from metafluence.reports.truth_findings import shared_part
+from metafluence.studies import Side
 
 KINDS = {
     "minimum": (TruthKind(), "exact retraining", "acc. retrained"),
@@ -66,3 +68,13 @@ def test_what_was_compared_with_nothing_names_no_truth():
 @pytest.mark.parametrize("name", FIGURE_TEXT)
 def test_no_caption_keeps_a_place_to_be_filled(name):
     assert "{" not in caption(name, TruthKind().words, True)[1]
+
+
+def test_what_sets_share_is_a_mean_over_seeds_and_their_spread_is_within_each():
+    sides = [
+        Side(items=9, corrupted=0, removed=(1,), clean=Quality(), subset_loss_change=changes, subset_size=2)
+        for changes in ((1.0, 3.0), (5.0, 9.0))
+    ]
+    said = shared_part(sides, "task")
+    assert "changes the validation loss by +4.5 in the mean over 2 sets" in said
+    assert f"by {(2**0.5 + 8**0.5) / 2:.2g} (standard deviation)" in said

@@ -79,6 +79,7 @@ def test_small_values_win_where_they_are_better():
         ("auroc", [0.4, 0.5, 0.45], "No estimator does better than chance in finding the corrupted tasks (the best, b"),
         ("spearman", [-0.2, 0.0, -0.1], "No estimator does better than chance in ranking tasks"),
         ("change_error", [1.2, 1.1, 1.3], "No estimator is better than predicting no change"),
+        ("auroc", [0.5, 0.5, 0.5], "No estimator does better than chance in finding the corrupted tasks (the best, b"),
     ],
 )
 def test_nothing_at_chance_is_called_best(field, values, word):
@@ -177,6 +178,17 @@ def test_of_one_seed_items_are_drawn_anew_in_pairs():
     gaps = [spearmanr(one, truth)[0] - spearmanr(bad, truth)[0] for one in (good, twin)]
     assert found.lead.value == pytest.approx(max(gaps))
     assert "cannot be told apart in ranking tasks" in findings(group)[0]
+
+
+def test_scores_are_compared_with_the_truth_of_their_own_items():
+    """Only some items were left out, and not the first ones."""
+    truth = np.random.default_rng(3).normal(size=60)
+    good = np.concatenate([np.full(20, 9.0), truth[20:]])
+    group = items({"bad": (-truth).tolist(), "good": good.tolist()}, truth.tolist(), (truth < 0).tolist())
+    (one,) = group.outcomes
+    side = replace(one.sides["task"], left_out=tuple(range(20, 60)), loss_change=tuple(truth[20:]))
+    found = rank(replace(group, outcomes=(replace(one, sides={"task": side}),)), "task", COLUMN["spearman"])
+    assert found.lead.value == pytest.approx(2.0)
 
 
 # --- means in words

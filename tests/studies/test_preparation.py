@@ -41,6 +41,16 @@ def test_other_seeds_are_other_seeds(tmp_path, monkeypatch):
     assert len({here.folder / "bank", *stores}) == 4
 
 
+def test_a_bank_draws_from_the_seed_of_its_own_fit(tmp_path, monkeypatch):
+    seeds = []
+    monkeypatch.setattr("metafluence.studies.preparation.RetrainBank", lambda *parts: seeds.append(parts[6]))
+    here = preparation(tmp_path, truth={"start": "cold", "seeds": 2})
+    split = SimpleNamespace(train=world(0).problem.tasks, validation=None)
+    for purpose in ("fit", "fit 1"):
+        here._bank(None, None, split, purpose, tmp_path)  # pyright: ignore[reportArgumentType]
+    assert seeds == [here._generator(purpose).initial_seed() for purpose in ("fit", "fit 1")]
+
+
 @pytest.mark.parametrize("change", [{"remove": (1, 2)}, {"remove": (2,)}, {"level": "query"}], ids=str)
 def test_a_stored_run_is_of_what_was_removed_and_of_its_level(change, tmp_path):
     here, context = world(0), world(0).context("task")

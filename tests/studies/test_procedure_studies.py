@@ -38,6 +38,7 @@ def test_the_truth_is_the_mean_of_replays_of_each_run(done):
     ends = [one.run.final for one in evaluation.runs]
     assert all(torch.equal(one.meta, end) for one, end in zip(evaluation.runs, ends, strict=True))
     assert not torch.equal(ends[0], ends[1])
+    assert all(torch.equal(one.checkpoints[-1].meta, end) for one, end in zip(evaluation.runs, ends, strict=True))
     starts = [one.run.state(0).meta for one in evaluation.runs]
     assert not torch.equal(starts[0], starts[1]), "each run has a start of its own"
     effects = torch.stack(
@@ -110,6 +111,7 @@ def test_it_is_read_from_its_store_and_kept_in_an_outcome(done, tmp_path):
     assert read.truth == kept.truth
     assert read.truth.runs == 3
     ours, theirs = kept.sides["task"], read.sides["task"]
+    assert (ours.reliability, ours.subset_reliability) == (result.truth.reliability, result.truth.subset_reliability)
     assert theirs.reliability == ours.reliability
     assert theirs.subset_reliability == ours.subset_reliability
     assert (theirs.subset_loss_change, theirs.subset_size) == (ours.subset_loss_change, 3)

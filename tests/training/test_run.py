@@ -229,6 +229,16 @@ def test_a_sweep_that_was_kept_halfway_starts_there(tmp_path):
     assert seen == [(done, 11) for done in range(6, 12)]  # of the segments 11 to 10, 9 to 7, ...
 
 
+def test_a_kept_sweep_is_of_its_goals_levels_and_run(tmp_path):
+    bilevel = problem(tasks(4))
+    first, second = (record(replace(TRAINERS["sgd"], steps=2, learning_rate=rate), bilevel) for rate in (0.1, 0.2))
+    goals = torch.randn(bilevel.size, 1, generator=seeded(5), dtype=torch.float64)
+    asked = [(first, goals, "task"), (first, 2 * goals, "task"), (first, goals, "query"), (second, goals, "task")]
+    for run, wanted, level in asked:
+        kept = mf.run_adjoint(run, wanted, (level,), folder=tmp_path).by_weight[level]
+        assert torch.equal(kept, mf.run_adjoint(run, wanted, (level,)).by_weight[level])
+
+
 def test_an_estimate_is_of_the_size_of_the_sweep():
     bilevel = small("maml")
     run = record(replace(TRAINERS["adam"], steps=30), bilevel)
@@ -332,6 +342,27 @@ def test_epochs_have_each_task_once():
     for start in (0, 3):
         assert sorted(torch.cat(run.batches[start : start + 3]).tolist()) == list(range(7))
     assert [b.tolist() for b in run.batches[:3]] != [b.tolist() for b in run.batches[3:]]
+
+
+def test_a_smaller_last_batch_counts_by_its_own_size():
+    bilevel = problem(tasks(4))
+    weights = weighted(bilevel.tasks)
+    run = record(SGD(steps=2, batch=3, order="epochs", learning_rate=0.3), bilevel, weights)
+    (late,) = run.batches[1].tolist()
+    goals = torch.randn(bilevel.size, 1, generator=seeded(5), dtype=torch.float64)
+    found = mf.run_adjoint(run, goals).by_weight["task"]
+    wanted, error = derivative(run, lambda h: weights.set("task", late, float(weights.task[late]) + h), goals[:, 0])
+    assert float(found[late]) == pytest.approx(wanted, rel=1e-6, abs=error)
+    scores = -found * weights.task.unsqueeze(1)
+    torch.testing.assert_close(mf.run_tangent(run, [(i,) for i in range(4)]).T @ goals, scores, rtol=1e-8, atol=1e-11)
+
+
+def test_growth_goes_from_the_goals_back_to_the_start():
+    run = record(replace(TRAINERS["sgd"], steps=3), problem(tasks(4)))
+    goals = torch.randn(run.problem.size, 2, generator=seeded(5), dtype=torch.float64)
+    found = mf.run_adjoint(run, goals)
+    torch.testing.assert_close(found.growth[3], goals.norm(dim=0))
+    torch.testing.assert_close(found.growth[0], found.start.norm(dim=0))
 
 
 def test_twins_score_the_same_and_an_item_of_weight_zero_scores_zero():

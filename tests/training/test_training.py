@@ -231,6 +231,20 @@ def test_retraining_stops_early_by_the_same_tasks(tmp_path):
         mf.RetrainBank(bilevel, fit, trainer, Serial()).leave_out([(1,)])
 
 
+def test_retrainings_in_one_store_are_of_their_seed_weights_and_share(tmp_path):
+    """Each is what a fit by hand gives, though others were kept before it."""
+    bilevel, trainer = problem(tasks(4)), SGD(steps=3, batch=2, tolerance=1e9)
+    fit, ones = trainer.fit(bilevel, generator=seeded()), Weights.ones(bilevel.tasks)
+    base = {seed: replace(ones, task=ones.task * (1 + 0.1 * seed)) for seed in (1, 2)}
+    for seed, own, share in ((1, 1, 0.0), (2, 1, 0.0), (1, 2, 0.0), (1, 1, 0.5)):
+        bank = mf.RetrainBank(
+            bilevel, fit, trainer, Serial(), tmp_path, start="cold", seed=seed, notice=lambda _: None, weights=base[own]
+        )
+        found = bank.leave_out([(1,)], weight=share).meta[:, 0]
+        wanted = trainer.fit(bilevel, base[own].scaled("task", 1, share), generator=seeded(seed)).meta
+        assert torch.equal(found, wanted), (seed, own, share)
+
+
 def test_a_kept_fit_has_its_history(tmp_path):
     shelf = Shelf(tmp_path, "a study", pytest.fail)
     fit = stored_fit(shelf, "fit", lambda: overfitting(steps=8)[0])
