@@ -183,7 +183,8 @@ def test_growth_is_the_size_of_the_derivative_before_each_step():
     assert whole.growth.shape == (run.steps + 1, 2)
     torch.testing.assert_close(whole.growth[[0, -1]], torch.stack([whole.start, goals]).norm(dim=1))
     # The derivative after two steps is that at the start of a run that begins there.
-    late = replace(run, batches=run.batches[2:], rates=run.rates[2:], states=mf.training.kept_states.KeptStates(), every=run.steps)
+    states = mf.training.kept_states.KeptStates()
+    late = replace(run, batches=run.batches[2:], rates=run.rates[2:], states=states, every=run.steps)
     late.states.put(replace(run.state(2), step=0))
     late.states.put(replace(run.state(run.steps), step=run.steps - 2))
     torch.testing.assert_close(whole.growth[2:], mf.run_adjoint(late, goals).growth, rtol=1e-12, atol=0)
