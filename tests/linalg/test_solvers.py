@@ -213,3 +213,16 @@ def test_a_residual_that_is_not_asked_for_costs_no_product():
     assert torch.allclose(found.value, prepared.solve(torch.ones(6, 2, dtype=torch.float64)).value)
     broken = mf.Solution(found.value, found.residual, torch.full((2,), int(Status.APPROXIMATE)), 1, 0, 0.0)
     assert "residuals were not measured" in broken.complaint()
+
+
+@pytest.mark.parametrize("solver", ["cg", "exact", "neumann"])
+def test_a_sweep_judges_each_damping_by_its_own_operator(solver):
+    half = torch.randn(5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    matrix = half @ half.mT + torch.eye(5, dtype=torch.float64)
+    operator = mf.DenseOperator(matrix, frozenset({mf.SYMMETRIC, mf.PSD}))
+    rhs, dampings = half[:, :2], [0.0, 1.0, 30.0]
+    sweep = mf.solve_sweep(mf.build("solver", solver), operator, rhs, dampings)
+    for damping, found in zip(dampings, sweep, strict=True):
+        wanted = mf.relative_residual(mf.ShiftedOperator(operator, damping), found.value, rhs)
+        torch.testing.assert_close(found.residual, wanted)
+        assert float(found.residual.max()) < 1e-3
