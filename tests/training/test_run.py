@@ -167,12 +167,51 @@ def test_a_sweep_goes_on_after_an_interruption_with_the_same_bits(tmp_path, stop
         assert all(torch.equal(found.by_weight[level], wanted.by_weight[level]) for level in mf.LEVELS)
     # Other goals, and another run, are other sweeps in the same folder.
     for run_, goals_ in ((run, 2 * goals), (record(replace(TRAINERS["adam"], steps=11, beta1=0.8), bilevel), goals)):
-        found = mf.run_adjoint(run_, goals_, folder=tmp_path).by_weight["task"]
+        found = mf.run_adjoint(run_, goals_, mf.LEVELS, folder=tmp_path).by_weight["task"]
         assert torch.equal(found, mf.run_adjoint(run_, goals_).by_weight["task"])
     for file in tmp_path.glob("sweep-*"):
         flip(file)
     with pytest.warns(UserWarning, match="It is computed again"):
         assert torch.equal(mf.run_adjoint(run, goals, mf.LEVELS, folder=tmp_path).start, wanted.start)
+
+
+def test_growth_is_the_size_of_the_derivative_before_each_step():
+    bilevel = small("logistic-head")
+    run = record(TRAINERS["sgd"], bilevel)
+    goals = torch.randn(bilevel.size, 2, generator=seeded(5), dtype=torch.float64)
+    whole = mf.run_adjoint(run, goals)
+    assert whole.growth.shape == (run.steps + 1, 2)
+    torch.testing.assert_close(whole.growth[[0, -1]], torch.stack([whole.start, goals]).norm(dim=1))
+    # The derivative after two steps is that at the start of a run that begins there.
+    states = mf.training.kept_states.KeptStates()
+    late = replace(run, batches=run.batches[2:], rates=run.rates[2:], states=states, every=run.steps)
+    late.states.put(replace(run.state(2), step=0))
+    late.states.put(replace(run.state(run.steps), step=run.steps - 2))
+    torch.testing.assert_close(whole.growth[2:], mf.run_adjoint(late, goals).growth, rtol=1e-12, atol=0)
+
+
+def test_batches_of_other_sizes_are_means_over_their_own_tasks():
+    bilevel = small("logistic-head")
+    weights = weighted(bilevel.tasks)
+    rule, state = mf.SGDStep(), mf.SGDStep().start(bilevel.learner.init_meta(seeded()))
+    recorder = RunRecorder(bilevel, weights, rule, 3)
+    recorder.start(state)
+    for batch in (torch.tensor([0, 1, 2, 3]), torch.tensor([4]), torch.tensor([1, 5])):
+        gradient = mf.training.run.batch_gradient(bilevel, weights, batch, state.meta)
+        state = rule.step(state, gradient.total, 0.3)
+        recorder.record(batch, 0.3, gradient.data, state)
+    run = recorder.run()
+    goals = torch.randn(bilevel.size, 1, generator=seeded(5), dtype=torch.float64)
+    found, items = mf.run_adjoint(run, goals).by_weight["task"][:, 0], range(6)
+    for item in items:
+
+        def at(h: float, item: int = item) -> Weights:
+            return weights.scaled("task", [item], 1 + h)
+
+        wanted, error = derivative(run, at, goals[:, 0])
+        assert float(found[item] * weights.task[item]) == pytest.approx(wanted, rel=1e-6, abs=error + 1e-12)
+    predicted = mf.run_tangent(run, [(i,) for i in items]).T @ goals[:, 0]
+    torch.testing.assert_close(predicted, -found * weights.task, rtol=1e-8, atol=1e-12)
 
 
 def test_a_sweep_that_was_kept_halfway_starts_there(tmp_path):
