@@ -45,6 +45,20 @@ def test_scores_and_parameters_follow_replays_without_the_items(level):
         assert float(small) == pytest.approx(1e-4 * float(scores[removal[0]]), rel=1e-2, abs=1e-10)
 
 
+@pytest.mark.parametrize("level", mf.LEVELS)
+def test_scores_are_of_all_of_an_item_s_weight(level):
+    bilevel = BilevelProblem(LEARNERS["logistic-head"](), tasks(3), 0.3, EXACT)
+    ones = mf.Weights.ones(bilevel.tasks)
+    weights = replace(ones, **{level: getattr(ones, level) * 0.6}).set(level, 1, 1.7)
+    run = Adam(steps=3, batch=2, record=True).fit(bilevel, weights, generator=seeded()).run
+    assert run is not None
+    method, context = RunInfluence(), Context(bilevel.at(run.final, weights), level, run=run)
+    targets = Targets(bilevel, tasks(4, seed=1), run.final)
+    change = method.parameter_change(method.prepare(context), context.singles())
+    found = mf.attribute(method, context, targets).values
+    torch.testing.assert_close(found, change.values.T @ targets.gradients(), rtol=1e-8, atol=1e-12)
+
+
 def test_every_target_has_a_column():
     bilevel, run = ended(steps=3)
     context = Context(bilevel.at(run.final), "query", run=run)

@@ -113,12 +113,13 @@ def test_a_task_of_weight_two_bends_the_objective_as_two_tasks_do(name):
     assert torch.allclose(found[1:], wanted[2:], rtol=1e-8, atol=1e-12)
 
 
-def test_leaving_out_all_reports_every_product(monkeypatch):
+@pytest.mark.parametrize("options", [{"leave_out": True}, {"solver": EXACT}, {}], ids=["leave_out", "exact", "cg"])
+def test_every_product_is_reported(options, monkeypatch):
     bilevel, multiplied = problem(tasks(4)), []
     plain = mf.Hessian.matmat
     monkeypatch.setattr(mf.Hessian, "matmat", lambda self, v: multiplied.append(v.shape[1]) or plain(self, v))
     context = mf.Context(bilevel.at(bilevel.learner.init_meta(seeded())))
-    method = InfluenceFunction(leave_out=True, damping=20.0)
+    method = InfluenceFunction(damping=20.0, **options)
     found = method.parameter_change(method.prepare(context), context.singles())
     assert found.solve.products == sum(multiplied) - 4, "measuring the residuals does not count"
 
