@@ -175,6 +175,16 @@ def test_a_sweep_scores_as_task_if_does_with_each_damping(evaluation, solver):
         assert row.residual < 1e-7
 
 
+def test_a_sweep_scores_tasks_by_their_weights(evaluation):
+    weights = mf.Weights.ones(evaluation.problem.tasks).set("task", [0, 2], 0.5)
+    point = evaluation.problem.at(evaluation.meta, weights)
+    targets = mf.Targets(evaluation.problem, evaluation.validation, evaluation.meta)
+    found = mf.sweep_damping(point, targets, ExactCurvature(), Exact(), [1.0, 3.0])
+    method = mf.build("method", "task-if", solver="exact", damping=1.0)
+    wanted = method.scores(method.prepare(mf.Context(point)), targets).values[:, 0]
+    torch.testing.assert_close(found.scores[:, 0], wanted, rtol=1e-6, atol=1e-12)
+
+
 def test_a_sweep_shows_eigenvalues_stability_and_fidelity(evaluation):
     rows = sweep(evaluation, ExactCurvature(), Exact()).rows
     operator = evaluation.problem.at(evaluation.meta, init=evaluation.adapted).hessian()
