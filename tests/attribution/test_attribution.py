@@ -447,6 +447,9 @@ def test_diagnostics_are_silent_at_a_minimum_and_speak_elsewhere(fitted, generat
     assert (good.extremes.smallest, good.extremes.largest) == pytest.approx(
         (float(values[0]), float(values[-1])), rel=1e-2
     )
+    assert good.adapted
+    assert replace(good, inner_converged=good.tasks - 1).adapted == good.unrolled
+    assert replace(good, inner_stationarity=1e-3).adapted == good.unrolled
     away = mf.diagnose(fitted.problem.at(fitted.fit.meta + 0.5), generator)
     assert any("not stationary" in w for w in away.warnings)
 

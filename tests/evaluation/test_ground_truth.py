@@ -9,6 +9,7 @@ from scipy import stats
 import metafluence as mf
 from metafluence.evaluation.ground_truth import draw_removals, retrain
 from metafluence.evaluation.metrics import bootstrap
+from metafluence.evaluation.truth_kind import TruthKind
 from metafluence.runtime import Shelf
 from metafluence.testing.worlds import world
 from metafluence.training.stored_fit import stored_fit
@@ -51,6 +52,16 @@ def test_the_truth_is_what_retraining_gives(level):
     assert float(truth.subset_loss_change[1]) == pytest.approx(float(targets.losses(wanted) - targets.losses()))
     assert truth.ceiling.seeds == 0
     assert np.isnan(truth.ceiling.spearman)
+
+
+def test_a_procedure_of_lowered_weights_scales_the_changes_of_all_its_runs():
+    here = world(0)
+    context, targets = here.context("task"), here.targets(mean=True)
+    removals = ([(0,), (3,), (5,)], [(0, 3), (1, 2)], "task", context.bank, targets)
+    one, _ = retrain(*removals, kind=TruthKind("minimum", weight=0.9))
+    same, _ = retrain(*removals, [(context.bank, targets)], TruthKind("procedure", weight=0.9))
+    torch.testing.assert_close(same.loss_change, one.loss_change)
+    torch.testing.assert_close(same.subset_loss_change, one.subset_loss_change)
 
 
 def thin_classes() -> tuple[mf.BilevelProblem, mf.Fit]:

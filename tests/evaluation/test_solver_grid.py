@@ -1,6 +1,7 @@
 """The grid of inner and outer solvers in a study, and the damping sweep."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.image
@@ -155,6 +156,10 @@ def sweep(evaluation, curvature, solver, dampings=(0.0, 0.01, 1.0, 1e4), truth=T
 @pytest.fixture(scope="module")
 def evaluation(done):
     return study(done[1]).prepare().evaluation
+
+
+def test_an_evaluation_draws_from_its_own_seed(evaluation):
+    assert [replace(evaluation, seed=seed).generator().initial_seed() for seed in (3, 7)] == [3, 7]
 
 
 @pytest.mark.parametrize("solver", [Exact(), CG()], ids=["exact", "cg"])

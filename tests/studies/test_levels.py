@@ -59,6 +59,10 @@ def test_methods_run_at_every_level_that_they_and_the_study_claim(done):
     for run in result.runs:
         assert len(run.scores) == counts[run.row.level]
         assert 0 <= run.row.auroc <= 1
+        inspected = round(0.2 * len(run.scores))  # the first share of `remove`
+        corrupted = result.split.train.corrupted_items(run.row.level)
+        first = run.scores.argsort()[:inspected]
+        assert run.row.found == pytest.approx(float(corrupted[first].sum() / corrupted.sum()))
         assert -1 <= run.row.lds <= 1
         assert run.row.lds_low <= run.row.lds <= run.row.lds_high
         assert len(run.curve) == 2
