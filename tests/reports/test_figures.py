@@ -178,3 +178,61 @@ def test_steps_are_drawn_in_their_order():
     assert list(left.lines[0].get_xdata()) == [2, 4, 8]
     assert list(left.lines[0].get_ydata()) == [0.5, 0.25, 0.125]
     assert list(right.lines[0].get_ydata()) == [0.2, 0.4, 0.8]
+
+
+NO_CURVE = {name: torch.empty(0) for name in RemovalCurve.__dataclass_fields__}
+
+
+def lost(group: Group, name: str, seeds: tuple[int, ...]) -> Group:
+    """The group whose method `name` failed with these seeds."""
+    outcomes = []
+    for seed, one in enumerate(group.outcomes):
+        lines = [
+            replace(x, row=replace(x.row, status="failed"), curve=replace(x.curve, **NO_CURVE), found=torch.empty(0))
+            if seed in seeds and x.row.method == name
+            else x
+            for x in one.lines
+        ]
+        outcomes.append(replace(one, lines=tuple(lines)))
+    return replace(group, outcomes=tuple(outcomes))
+
+
+THREE = {"a": [[0.7, 0.6], [0.8, 0.7], [0.9, 0.8]], "b": [[0.6, 0.5], [0.7, 0.6], [0.8, 0.7]]}
+
+
+def test_curves_are_means_over_the_seeds_that_all_methods_have():
+    group = lost(with_curves(made_group([[row("a"), row("b")]] * 3), THREE), "b", (0,))
+    (one, *others) = group.outcomes
+    figure = removal_curves(
+        [replace(group, outcomes=(replace(one, full=replace(one.full, accuracy=0.2)), *others))], "task"
+    )
+    assert drawn(figure, "a")[1] == pytest.approx([0.8, 0.85, 0.75]), "b's seeds, and their start"
+    assert drawn(figure, "b")[1] == pytest.approx([0.8, 0.75, 0.65])
+    assert figure.axes[0].get_title() == "over the 2 of 3 seeds that all have"
+    whole = removal_curves([with_curves(made_group([[row("a"), row("b")]] * 3), THREE)], "task")
+    assert whole.axes[0].get_title() == ""
+
+
+def test_a_method_without_a_common_seed_is_left_out_of_the_curves_and_named():
+    group = lost(lost(with_curves(made_group([[row("a"), row("b")]] * 3), THREE), "b", (0, 1)), "a", (2,))
+    figure = removal_curves([group], "task")
+    assert drawn(figure, "a")[1] == pytest.approx([0.8, 0.75, 0.65])
+    assert "b" not in {line.get_label() for line in figure.axes[0].lines}
+    assert figure.axes[0].get_title() == "over the 2 of 3 seeds that all have; b left out: no\nseed in common"
+
+
+def test_a_point_that_a_seed_lacks_is_no_mean_of_the_others():
+    curves = {"a": THREE["a"], "b": [[0.6, float("nan")], *THREE["b"][1:]]}
+    figure = removal_curves([with_curves(made_group([[row("a"), row("b")]] * 3), curves)], "task")
+    assert drawn(figure, "b")[1] == pytest.approx([0.8, 0.7, float("nan")], nan_ok=True)
+
+
+def test_fidelities_are_means_over_the_seeds_that_all_methods_have():
+    seeds = [
+        [row("a", spearman=s, seconds=t), row("b", spearman=0.3, seconds=1.0)] for s, t in ((0.9, 9.0), (0.5, 2.0))
+    ]
+    group = lost(made_group(seeds), "b", (0,))
+    assert points(fidelity_against_runtime([group, group], "task"))["a"] == (2.0, 0.5)
+    assert "0.50" in {
+        text.get_text() for text in heat_map([group, replace(group, varied={"x": "y"})], "task").axes[0].texts
+    }

@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 
 from made_outcomes import made_group
-from metafluence.evaluation import Row
+from metafluence.evaluation import Budget, Row
 from metafluence.evaluation.ground_truth import Ceiling
 from metafluence.reports.columns import COLUMNS, columns
+from metafluence.reports.comparison.errors import budget_table
 from metafluence.reports.tables import level_table, narrow_table
 
 FULL = Row(
@@ -120,3 +121,29 @@ def test_bold_cells_move_with_the_columns_that_are_left_out():
     short = replace(table, rows=tuple(("–", *row[1:3], "–", *row[4:]) for row in table.rows)).only_filled()
     assert short.titles != table.titles
     assert {(short.titles[c], short.rows[r][c]) for r, c in short.best} == {m for m in marked if m[0] in short.titles}
+
+
+def test_means_of_a_column_are_over_the_seeds_that_all_methods_have():
+    seeds = [[replace(FULL, accuracy_retrained=a), OTHER] for a in (0.9, 0.6, 0.5)]
+    seeds[0][1] = replace(OTHER, status="failed")
+    group = made_group(seeds)
+    (first, *others) = group.outcomes
+    table = level_table(
+        [replace(group, outcomes=(replace(first, full=replace(first.full, accuracy=0.1)), *others))], "task"
+    )
+    assert cells(table, "influence", "cg")["acc. retrained"] == "0.6000, 0.5000"
+    assert cells(table, "tracin (1 failed)")["acc. retrained"] == "0.7000, 0.7000"
+    assert cells(table, "all items")["acc. retrained"] == "0.8000, 0.8000"
+    assert cells(table, "influence", "cg")["AUROC"] == "0.987, 0.987"
+
+
+def test_errors_by_source_are_means_over_the_seeds_that_all_methods_have():
+    def split(method: str, total: float, status: str = "ok") -> Budget:
+        return Budget(level="task", method=method, solver="cg", status=status, total=total)
+
+    group = made_group([[FULL]] * 2)
+    budgets = [(split("a", 0.5), split("b", 0.9, "failed")), (split("a", 0.1), split("b", 0.2))]
+    outcomes = tuple(replace(one, budgets=own) for one, own in zip(group.outcomes, budgets, strict=True))
+    table = budget_table([replace(group, outcomes=outcomes)])
+    assert table is not None
+    assert [row[-1] for row in table.rows] == ["10.0 %", "20.0 %"]

@@ -6,6 +6,7 @@ from metafluence.reports.groups import (
     Group,
     Mean,
     Method,
+    compared,
     groups,
     lines,
     mean,
@@ -14,8 +15,10 @@ from metafluence.reports.groups import (
     named,
     retrains,
     rows_frame,
+    same_seeds,
     study_group,
     values,
+    with_seeds,
     words_of,
 )
 from metafluence.reports.page import BROAD, write_page

@@ -61,11 +61,13 @@ FIGURE_TEXT = {
 }
 
 OVER_SEEDS = {
-    "items-found": "Lines are means over seeds, bands Student's 95 % intervals (of three seeds or more).",
-    "removal-curves": "Lines are means over seeds, bands Student's 95 % intervals (of three seeds or more).",
-    "fidelity-against-runtime": "Points are means over seeds, bars Student's 95 % intervals of the fidelity "
-    "(of three seeds or more).",
-    "methods-and-variations": "Numbers are means over seeds.",
+    "items-found": "Lines are means over the seeds that all methods have, bands Student's 95 % intervals (of three "
+    "seeds or more).",
+    "removal-curves": "Lines are means over the seeds that all methods have, bands Student's 95 % intervals (of three "
+    "seeds or more).",
+    "fidelity-against-runtime": "Points are means over the seeds that all methods have, bars Student's 95 % "
+    "intervals of the fidelity (of three seeds or more).",
+    "methods-and-variations": "Numbers are means over the seeds that all methods have.",
     "inner-and-outer-solvers": "Numbers are means over seeds.",
     "against-truncation": "Numbers are means over seeds.",
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,7 @@ from metafluence.studies import Line, Outcome, StudyResult, Variation, outcome
 from metafluence.tasks import Level
 
 Array = NDArray[np.float64]
+Flags = NDArray[np.bool_]
 Method = tuple[str, str]
 """A method's label and its solver's."""
 NAN = float("nan")
@@ -76,8 +77,8 @@ def mean(values: Iterable[float]) -> Mean:
 
 
 def mean_curve(curves: Sequence[Array]) -> tuple[Array, Array]:
-    """Of curves [k], each point's mean and half interval [k], over those that are finite there."""
-    means = [mean(column) for column in np.stack(curves).T]
+    """Of curves [k], each point's mean and half interval [k]; NaN where one of the curves is not finite."""
+    means = [mean(column) if np.isfinite(column).all() else Mean() for column in np.stack(curves).T]
     return np.array([m.value for m in means]), np.array([m.half for m in means])
 
 
@@ -171,9 +172,43 @@ def lines(group: Group, level: Level, method: Method) -> list[tuple[Outcome, Lin
 
 
 def values(group: Group, level: Level, method: Method, field: str) -> list[float]:
-    """A field of a method's rows, or one of `DERIVED`: one value for each seed; NaN where the run failed."""
+    """A field of a method's rows, or one of `DERIVED`: one value for each seed; NaN where its run failed."""
     value = DERIVED.get(field, lambda one, row: float(getattr(row, field)))
-    return [value(one, line.row) if line.row.status == "ok" else NAN for one, line in lines(group, level, method)]
+    known = {one.id: value(one, line.row) for one, line in lines(group, level, method) if line.row.status == "ok"}
+    return [known.get(one.id, NAN) for one in group.outcomes]
+
+
+def same_seeds(known: Iterable[Flags]) -> list[int]:
+    """The seeds on which methods are compared: those that all have, of the methods with the most seeds in common.
+
+    A method that has none of the others' seeds is left out rather than the others.
+
+    Args:
+        known: For each method, whether it has a value with each seed [seeds].
+    """
+    seeds: Flags | None = None
+    for one in sorted(known, key=lambda flags: -int(flags.sum())):
+        both = one if seeds is None else seeds & one
+        seeds = both if both.any() else seeds
+    return [] if seeds is None else np.flatnonzero(seeds).tolist()
+
+
+def compared(group: Group, level: Level, field: str) -> tuple[Group, dict[Method, list[float]]]:
+    """The group with only the seeds on which its methods are compared in a field, and the methods' values with these.
+
+    Methods without all of these seeds are left out; the group is whole where no method has a value.
+    """
+    found = {method: np.array(values(group, level, method, field)) for method in methods(group, level)}
+    seeds = same_seeds(np.isfinite(own) for own in found.values())
+    if not seeds:
+        return group, {}
+    common = {method: own[seeds].tolist() for method, own in found.items() if np.isfinite(own[seeds]).all()}
+    return with_seeds(group, seeds), common
+
+
+def with_seeds(group: Group, places: Iterable[int]) -> Group:
+    """The group with only the outcomes at these places."""
+    return replace(group, outcomes=tuple(group.outcomes[i] for i in places))
 
 
 def runtime_ratio(one: Outcome, row: Row) -> float:

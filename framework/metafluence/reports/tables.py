@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from metafluence.reports.columns import COLUMNS, Column, Place, columns
-from metafluence.reports.groups import Group, Mean, Method, lines, mean, methods, named, number_text, values, words_of
+from metafluence.reports.groups import Group, Mean, Method, compared, lines, mean, methods, named, number_text, words_of
 from metafluence.reports.text_table import NOTHING, filled
 from metafluence.reports.winners import rank
-from metafluence.studies import Published, PublishedRow
+from metafluence.studies import Outcome, Published, PublishedRow
 from metafluence.tasks import Level
 
 
@@ -51,7 +51,10 @@ METHOD = (("method", "the estimator"), ("solver", "how it inverts the Hessian"))
 
 
 def level_table(groups: Sequence[Group], level: Level, place: Place = "page") -> Table:
-    """All methods of all groups at one level; first in each group what the methods are compared with."""
+    """All methods of all groups at one level; first in each group what the methods are compared with.
+
+    Each column's means are over the same seeds in all rows of a group; a method without them has none.
+    """
     shown, several = columns(groups, place), len(groups) > 1
     start = (*([VARIATION] if several else []), *METHOD)
     rows: list[tuple[str, ...]] = []
@@ -100,7 +103,8 @@ def published_table(published: Published, group: Group, level: Level) -> Table:
         ratio = stated.seconds / base if base and stated.seconds is not None else None
         theirs = [_plain(stated.accuracy, ".4f"), _plain(ratio, ".3g")]
         if name == "retrain":
-            clean = mean(one.sides[level].clean.accuracy for one in group.outcomes).text(".4f", (0, 1))
+            same, _ = compared(group, level, "accuracy_retrained")
+            clean = mean(one.sides[level].clean.accuracy for one in same.outcomes).text(".4f", (0, 1))
             rows.append((name, theirs[0], NOTHING, clean, theirs[1], "1"))
             continue
         known = [method for method in methods(group, level) if method[0] == name]
@@ -117,18 +121,25 @@ def _references(group: Group, level: Level, shown: Sequence[Column]) -> list[lis
     removing anything, and without exactly the corrupted items.
     """
     what = "loss" if group.outcomes[0].real else "accuracy"
-    sides = [one.sides[level] for one in group.outcomes]
-    ceilings = [side.ceiling for side in sides if side.ceiling.seeds]
+    retrained = f"{what}_retrained"
+
+    def same(field: str) -> tuple[Outcome, ...]:
+        return compared(group, level, field)[0].outcomes
+
+    ceilings = {name: [one.sides[level].ceiling for one in same(name)] for name in ("spearman", "lds")}
     rows: list[tuple[str, dict[str, Mean]]] = []
-    if ceilings:
-        seeds = ceilings[0].seeds
-        agreed = {name: mean(getattr(c, name) for c in ceilings) for name in ("spearman", "lds")}
+    seeds = max(one.sides[level].ceiling.seeds for one in group.outcomes)
+    if seeds:
+        agreed = {name: mean(getattr(c, name) for c in some) for name, some in ceilings.items()}
         rows.append((f"retrain, {seeds} other seed{'s' if seeds > 1 else ''}", agreed))
     rows += [
-        ("all items", {f"{what}_retrained": mean(getattr(one.full, what) for one in group.outcomes)}),
+        ("all items", {retrained: mean(getattr(one.full, what) for one in same(retrained))}),
         (
             "without the corrupted",
-            {f"{what}_retrained": mean(getattr(s.clean, what) for s in sides), "runtime_ratio": mean([1.0])},
+            {
+                retrained: mean(getattr(one.sides[level].clean, what) for one in same(retrained)),
+                "runtime_ratio": mean([1.0]),
+            },
         ),
     ]
     return [
@@ -148,7 +159,7 @@ def _name(group: Group, level: Level, method: Method) -> str:
 def _cell(group: Group, level: Level, method: Method, column: Column) -> str:
     if column.form == "s":
         return next((str(getattr(line.row, column.field)) for _, line in lines(group, level, method)), "") or NOTHING
-    return mean(values(group, level, method, column.field)).text(column.form, column.bounds)
+    return mean(compared(group, level, column.field)[1].get(method, ())).text(column.form, column.bounds)
 
 
 def _best(group: Group, level: Level, column: Column) -> tuple[Method, ...]:

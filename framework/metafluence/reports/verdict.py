@@ -11,7 +11,7 @@ import numpy as np
 from metafluence.evaluation import FEWEST, TruthWords
 from metafluence.reports.captions import ITEM_NAMES
 from metafluence.reports.columns import COLUMNS, Column
-from metafluence.reports.groups import Group, Mean, Method, lines, mean, named, number_text, values
+from metafluence.reports.groups import Group, Mean, Method, compared, lines, mean, named, number_text, values
 from metafluence.reports.truth_findings import truth_findings
 from metafluence.reports.winners import Ranking, rank
 from metafluence.tasks import Level
@@ -73,7 +73,8 @@ def findings(group: Group) -> list[str]:
 def level_findings(group: Group, level: Level) -> list[str]:
     """What was found at one level: for each question the winner, or who cannot be told apart."""
     noun, quality = ITEM_NAMES[level], "loss" if group.outcomes[0].real else "accuracy"
-    full = mean(getattr(one.full, quality) for one in group.outcomes)
+    same, _ = compared(group, level, f"{quality}_retrained")
+    full = mean(getattr(one.full, quality) for one in same.outcomes)
     sentences = truth_findings(group, level)
     for question in questions(noun, quality, group.words):
         removes = question.field.endswith("_retrained")
@@ -82,7 +83,7 @@ def level_findings(group: Group, level: Level) -> list[str]:
             continue
         sentence = describe(ranking, question, len(group.outcomes))
         if removes:
-            sentence = f"{_measures(group, level, noun, quality, full)} {sentence}"
+            sentence = f"{_measures(same, level, noun, quality, full)} {sentence}"
         sentences.append(f"{sentence}{_cost(group, level, ranking, question)}")
     return sentences
 

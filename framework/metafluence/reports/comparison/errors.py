@@ -6,17 +6,26 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from metafluence.evaluation import SOURCES, Cell, run_name
-from metafluence.reports import ITEM_NAMES, Group, Table, alike, mean
+import numpy as np
+
+from metafluence.evaluation import SOURCES, Budget, Cell, run_name
+from metafluence.reports import ITEM_NAMES, Group, Table, alike, mean, same_seeds
+from metafluence.tasks import Level
 
 
 def budget_table(groups: Sequence[Group]) -> Table | None:
-    """The errors of Δλ by source; None where none were split."""
+    """The errors of Δλ by source, means over the seeds that all methods of a level have; None where none were split."""
     rows = []
     for group in groups:
-        budgets = [b for one in group.outcomes for b in one.budgets if b.status == "ok"]
-        for key in dict.fromkeys((b.level, b.method, b.solver) for b in budgets):
-            same = [b for b in budgets if (b.level, b.method, b.solver) == key]
+        found: dict[tuple[Level, str, str], dict[str, Budget]] = {}
+        for one in group.outcomes:
+            for b in one.budgets:
+                if b.status == "ok":
+                    found.setdefault((b.level, b.method, b.solver), {})[one.id] = b
+        for key, own in found.items():
+            beside = [known for other, known in found.items() if other[0] == key[0]]
+            seeds = same_seeds(np.array([one.id in known for one in group.outcomes]) for known in beside)
+            same = [own[group.outcomes[i].id] for i in seeds if group.outcomes[i].id in own]
             parts = [mean(getattr(b, source) for b in same).text("%", (0, math.inf)) for source in (*SOURCES, "total")]
             rows.append((group.label, *key, *parts))
     names = ["variation", "level", "method", "solver", *(s.replace("_", " ") for s in SOURCES), "whole error"]

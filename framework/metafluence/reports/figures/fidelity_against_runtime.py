@@ -17,10 +17,10 @@ from metafluence.reports import (
     Group,
     Mean,
     Method,
+    compared,
     in_figure,
     label_points,
     mean,
-    methods,
     named,
     retrains,
     values,
@@ -45,8 +45,8 @@ def fidelity_against_runtime(groups: Sequence[Group], level: Level) -> Figure | 
     fronts = []
     for axis, group in zip(axes, drawn, strict=False):
         found, front = _fidelities(group, level), on_front(group, level)
-        places = {method: _place(group, level, method, fidelity) for method, fidelity in found.items()}
-        for method, fidelity in found.items():
+        places = {method: place for method, (place, _) in found.items()}
+        for method, (_, fidelity) in found.items():
             i = names.index(method)
             beside = len(drawn) == 1 and method in front  # its name stands beside it, not in the legend
             axis.errorbar(
@@ -71,19 +71,18 @@ def fidelity_against_runtime(groups: Sequence[Group], level: Level) -> Figure | 
 
 def on_front(group: Group, level: Level) -> list[Method]:
     """The estimators to which no other is both as fast and as close to retraining in its ranks; the fastest first."""
-    every = _fidelities(group, level)
-    found = {method: fidelity for method, fidelity in every.items() if not retrains(group, level, method)}
-    known, places = list(found), [_place(group, level, method, fidelity) for method, fidelity in found.items()]
+    found = _fidelities(group, level)
+    known = [method for method in found if not retrains(group, level, method)]
+    places = [found[method][0] for method in known]
     return [known[i] for i in pareto_front(np.array([x for x, _ in places]), np.array([y for _, y in places]))]
 
 
-def _fidelities(group: Group, level: Level) -> dict[Method, Mean]:
-    found = {method: mean(values(group, level, method, "spearman")) for method in methods(group, level)}
-    return {method: fidelity for method, fidelity in found.items() if fidelity.n}
-
-
-def _place(group: Group, level: Level, method: Method, fidelity: Mean) -> Point:
-    return max(mean(values(group, level, method, "seconds")).value, 1e-4), fidelity.value
+def _fidelities(group: Group, level: Level) -> dict[Method, tuple[Point, Mean]]:
+    """Where each method stands, and its fidelity: means over the seeds that all methods have."""
+    same, found = compared(group, level, "spearman")
+    times = {method: mean(values(same, level, method, "seconds")).value for method in found}
+    fidelities = {method: mean(known) for method, known in found.items()}
+    return {method: ((max(times[method], 1e-4), known.value), known) for method, known in fidelities.items()}
 
 
 def _bars(fidelity: Mean) -> np.ndarray | None:
@@ -95,9 +94,9 @@ def _bars(fidelity: Mean) -> np.ndarray | None:
 
 def _draw_ceiling(axis: Axes, group: Group, level: Level) -> None:
     """How well retraining from other seeds agrees, as a line, and for one study its interval as a band."""
-    ceilings = [one.sides[level].ceiling for one in group.outcomes]
+    ceilings = [one.sides[level].ceiling for one in compared(group, level, "spearman")[0].outcomes]
     agreed = mean(ceiling.spearman for ceiling in ceilings)
     if agreed.n:
         axis.axhline(agreed.value, color="#777777", lw=1, ls="--", label="retraining from other seeds", zorder=1)
-        if len(ceilings) == 1:
+        if len(group.outcomes) == 1:
             axis.axhspan(ceilings[0].spearman_low, ceilings[0].spearman_high, color="#777777", alpha=0.12, lw=0)

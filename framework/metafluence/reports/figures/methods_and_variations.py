@@ -8,15 +8,16 @@ import numpy as np
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from metafluence.reports import BROAD, NOTHING, Group, in_figure, mean, named, values, words_of
+from metafluence.reports import BROAD, NOTHING, Group, compared, in_figure, mean, named, words_of
 from metafluence.reports.figures.panels import all_methods
 from metafluence.tasks import Level
 
 
 def heat_map(groups: Sequence[Group], level: Level) -> Figure | None:
-    """Mean Spearman of every method in every variation."""
+    """Mean Spearman of every method in every variation, over the seeds that all methods have there."""
     names = all_methods(groups, level)
-    table = np.array([[mean(values(group, level, method, "spearman")).value for group in groups] for method in names])
+    found = [compared(group, level, "spearman")[1] for group in groups]
+    table = np.array([[mean(known.get(method, ())).value for known in found] for method in names])
     if len(groups) < 2 or not np.isfinite(table).any():
         return None
     width = 2.4 + 1.25 * len(groups)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from textwrap import wrap
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,12 +17,16 @@ from metafluence.reports import (
     in_figure,
     legend,
     line,
+    lines,
     mean,
     mean_curve,
     methods,
     named,
+    same_seeds,
     single,
+    with_seeds,
 )
+from metafluence.studies import Line, Outcome
 from metafluence.tasks import Level
 
 Curve = tuple[np.ndarray, np.ndarray]
@@ -31,35 +36,32 @@ Curve = tuple[np.ndarray, np.ndarray]
 def draw_panels(
     groups: Sequence[Group],
     level: Level,
-    curves: Callable[[Group, Method], list[Curve]],
+    curve: Callable[[Outcome, Line], Curve | None],
     titles: tuple[str, str],
     mark: Callable[[Axes, Group], None],
     bounds: tuple[float, float],
 ) -> Figure | None:
-    """Draw a panel for each group that has curves.
+    """Draw a panel for each group that has curves, all of them means over the same seeds; its title says which are not
+    used.
 
     Args:
         groups: The groups; one without a finite curve has no panel.
         level: Which items.
-        curves: The curves of a method in a group, one for each seed.
+        curve: The curve of a run; None where it has none.
         titles: Of the x and of the y axis.
-        mark: Draws what is no method's into the panel of a group.
+        mark: Draws what is no method's into the panel of a group, which is given with the seeds that are used.
         bounds: The smallest and the largest possible y value.
 
     Returns:
         The figure, or None where no group has curves.
     """
     names = all_methods(groups, level)
-    drawn: list[tuple[Group, dict[Method, list[Curve]]]] = []
-    for group in groups:
-        found = {method: _equally_long(curves(group, method)) for method in methods(group, level)}
-        found = {method: some for method, some in found.items() if any(np.isfinite(c[1:]).any() for _, c in some)}
-        if found:
-            drawn.append((group, _different(found)))
+    every = [_on_same_seeds(group, level, curve) for group in groups]
+    drawn = [one for one in every if one[1]]
     if not drawn:
         return None
     figure, axes = panel_axes(len(drawn))
-    for axis, (group, found) in zip(axes, drawn, strict=False):
+    for axis, (group, found, note) in zip(axes, drawn, strict=False):
         for method, some in found.items():
             i = names.index(method)
             across = np.mean([x for x, _ in some], axis=0)
@@ -70,7 +72,7 @@ def draw_panels(
         mark(axis, group)
         axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axis.set_xlabel(titles[0])
-        title_panel(axis, group)
+        title_panel(axis, group, note)
     finish_panels(figure, axes, titles[1], bounds)
     return figure
 
@@ -97,10 +99,10 @@ def panel_axes(count: int) -> tuple[Figure, list[Axes]]:
     return figure, axes
 
 
-def title_panel(axis: Axes, group: Group) -> None:
-    """Write what the group is of above its panel; nothing where nothing is varied."""
+def title_panel(axis: Axes, group: Group, note: str = "") -> None:
+    """Write what the group is of above its panel, and a note below that; nothing where there is neither."""
     label = group.label.replace(", ", ",\n") if len(group.label) > 45 else group.label
-    axis.set_title(in_figure(label), fontsize=9)
+    axis.set_title(in_figure("\n".join([label] * bool(label) + wrap(note, 55))), fontsize=9)
 
 
 def finish_panels(figure: Figure, axes: Sequence[Axes], y_title: str, bounds: tuple[float, float]) -> None:
@@ -118,9 +120,32 @@ def all_methods(groups: Sequence[Group], level: Level) -> list[Method]:
     return list(dict.fromkeys(method for group in groups for method in methods(group, level)))
 
 
-def _equally_long(curves: list[Curve]) -> list[Curve]:
-    """Those with as many points as the first."""
-    return [curve for curve in curves if len(curve[1]) == len(curves[0][1])]
+def _on_same_seeds(
+    group: Group, level: Level, curve: Callable[[Outcome, Line], Curve | None]
+) -> tuple[Group, dict[Method, list[Curve]], str]:
+    """The group with the seeds that all its curves have, these curves by method, and what is left out, in words.
+
+    Curves with other numbers of points than the first cannot be averaged with it and do not count.
+    """
+    every = {
+        method: {one.id: found for one, run in lines(group, level, method) if (found := curve(one, run)) is not None}
+        for method in methods(group, level)
+    }
+    points = next((len(y) for own in every.values() for _, y in own.values()), 0)
+    every = {
+        method: {id: (x, y) for id, (x, y) in own.items() if len(y) == points and np.isfinite(y[1:]).any()}
+        for method, own in every.items()
+    }
+    every = {method: own for method, own in every.items() if own}
+    seeds = same_seeds(np.array([one.id in own for one in group.outcomes]) for own in every.values())
+    used = [group.outcomes[i].id for i in seeds]
+    found = {method: [own[id] for id in used] for method, own in every.items() if own.keys() >= set(used)}
+    notes = []
+    if found and len(used) < len(group.outcomes):
+        notes.append(f"over the {len(used)} of {len(group.outcomes)} seeds that all have")
+    if len(found) < len(every):
+        notes.append(f"{', '.join(named(m) for m in every if m not in found)} left out: no seed in common")
+    return with_seeds(group, seeds) if seeds else group, _different(found), "; ".join(notes)
 
 
 def _different(found: dict[Method, list[Curve]]) -> dict[Method, list[Curve]]:
