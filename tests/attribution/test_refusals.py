@@ -48,6 +48,18 @@ def test_targets_of_another_problem_are_refused():
             mf.attribute(InfluenceFunction(), here.context("task"), targets)
 
 
+@pytest.mark.parametrize("name", mf.default_registry().names("method"))
+def test_targets_of_another_problem_are_refused_in_scores_called_by_hand(name):
+    here, method = world(0), mf.build("method", name)
+    context = here.context(next(level for level in mf.LEVELS if level in method.levels), run=method.needs_run)
+    meta = context.point.meta
+    state = method.prepare(context)
+    others = [mf.Targets(here.problem, here.validation[:1], meta + 1e-3)] * (not method.needs_run)
+    for targets in (*others, world(0, "imaml").targets()):
+        with refused("targets are not at the context's meta-parameters"):
+            method.scores(state, targets)
+
+
 def test_scores_away_from_a_minimum_carry_a_note():
     here = world(0)
     away = here.fit.meta + 0.1

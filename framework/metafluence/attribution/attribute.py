@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from metafluence.attribution.method import AttributionMethod, Context, Scores, Targets
+from metafluence.attribution.method import AttributionMethod, Context, Scores, Targets, check_targets
 from metafluence.bilevel import STATIONARY, Point
 from metafluence.errors import InputError
 
@@ -55,12 +55,7 @@ def attribute(method: AttributionMethod, context: Context, targets: Targets) -> 
         >>> mf.attribute(InfluenceFunction(), here.context("task"), targets).values.shape
         torch.Size([7, 1])
     """
-    meta, theirs = context.point.meta, targets.point.meta
-    if meta.shape != theirs.shape or (context.run is None and not torch.equal(meta, theirs)):
-        raise InputError(
-            "The targets are not at the context's meta-parameters. Make them with Targets(problem, tasks, "
-            "context.point.meta)."
-        )
+    check_targets(context, targets)  # before all work, and whatever the method's state is
     _, scores = prepare_and_score(method, context, targets)
     note = "" if method.retrains or context.run is not None else _not_stationary(context.point)
     return replace(scores, notes=(*scores.notes, note)) if note else scores

@@ -165,7 +165,7 @@ class AttributionMethod(Component, ABC):
     """A frozen dataclass whose fields are its configuration.
 
     Whatever a subclass's `prepare` does, a context that it cannot serve is refused first, and what its `scores` returns
-    is checked.
+    is checked. A state that is the context, or has it as `context`, is scored only against targets at the same λ.
 
     Example:
         >>> from dataclasses import dataclass
@@ -240,6 +240,9 @@ def _checking_context(prepare: Callable[..., Any]) -> Callable[..., Any]:
 def _checking_scores(scores: Callable[..., Scores]) -> Callable[..., Scores]:
     @wraps(scores)
     def checked(self: AttributionMethod, state: Any, targets: Targets) -> Scores:
+        context = state if isinstance(state, Context) else getattr(state, "context", None)
+        if isinstance(context, Context):
+            check_targets(context, targets)
         found = scores(self, state, targets)
         _check_scores(type(self).__name__, found, targets)
         return found
@@ -271,6 +274,16 @@ def _check_scores(name: str, found: Any, targets: Targets) -> None:
         raise InputError(
             f"{name} returned {count} scores that are not finite, and reported no failed solve. Return finite ones, or "
             "a solve report that says what failed."
+        )
+
+
+def check_targets(context: Context, targets: Targets) -> None:
+    """Raises InputError for targets at other meta-parameters than the context's; along a run, of another number."""
+    meta, theirs = context.point.meta, targets.point.meta
+    if meta.shape != theirs.shape or (context.run is None and not torch.equal(meta, theirs)):
+        raise InputError(
+            "The targets are not at the context's meta-parameters. Make them with Targets(problem, tasks, "
+            "context.point.meta)."
         )
 
 

@@ -31,25 +31,27 @@ class Retrain(AttributionMethod):
     edits: ClassVar[bool] = True
     retrains: ClassVar[bool] = True
 
-    def prepare(self, context: Context) -> tuple[Context, RetrainBank]:
-        if context.bank is None:
-            raise InputError("retrain needs a retrain bank. Pass Context(bank=RetrainBank(...)).")
-        if context.bank.weights.fingerprint() != context.point.weights.fingerprint():
+    def prepare(self, context: Context) -> Context:
+        if _bank(context).weights.fingerprint() != context.point.weights.fingerprint():
             raise InputError(
                 "The retrain bank fits with other weights than the context's point has, so its retrainings answer "
                 "another question. Give both the same: RetrainBank(..., weights=point.weights)."
             )
-        return context, context.bank
+        return context
 
-    def scores(self, state: tuple[Context, RetrainBank], targets: Targets) -> Scores:
-        context, bank = state
-        found = bank.leave_out(context.singles(), context.level)
+    def scores(self, state: Context, targets: Targets) -> Scores:
+        found = _bank(state).leave_out(state.singles(), state.level)
         before = targets.losses()
         values = torch.stack([targets.losses(m) - before for m in found.meta.T])
         report = SolveReport(products=int(found.products.sum()) + found.shared_products)
-        return Scores(values, context.level, self.units, report, seconds=found.cost())
+        return Scores(values, state.level, self.units, report, seconds=found.cost())
 
-    def parameter_change(self, state: tuple[Context, RetrainBank], removals: Sequence[Removal]) -> ParameterChange:
-        context, bank = state
-        change = bank.leave_out(removals, context.level).meta - context.point.meta.unsqueeze(1)
+    def parameter_change(self, state: Context, removals: Sequence[Removal]) -> ParameterChange:
+        change = _bank(state).leave_out(removals, state.level).meta - state.point.meta.unsqueeze(1)
         return ParameterChange(change, tuple(removals))
+
+
+def _bank(context: Context) -> RetrainBank:
+    if context.bank is None:
+        raise InputError("retrain needs a retrain bank. Pass Context(bank=RetrainBank(...)).")
+    return context.bank

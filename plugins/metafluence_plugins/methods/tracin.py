@@ -39,9 +39,9 @@ class Taken(NamedTuple):
 
 @dataclass(frozen=True)
 class Trace:
-    """Steps of meta-training with the weights and the level of the items; `taken` goes through the steps each time."""
+    """Steps of meta-training with the weights of the items; `taken` goes through the steps each time."""
 
-    level: Level
+    context: Context
     weights: Weights
     taken: Callable[[], Iterator[Taken]]
     jacobian: Jacobian
@@ -88,7 +88,7 @@ class TracIn(AttributionMethod):
             jacobian = DirectCurvature().jacobian(context.point)
         if self.along == "run":
             run = check_run(context.run, context.point)
-            return Trace(context.level, run.weights, lambda: _own_steps(run), jacobian)
+            return Trace(context, run.weights, lambda: _own_steps(run), jacobian)
         problem, weights = context.problem, context.point.weights
         points = [problem.at(c.taken_at, weights, context.point.adapted) for c in context.checkpoints]
         steps = [0, *(c.step for c in context.checkpoints)]
@@ -97,23 +97,23 @@ class TracIn(AttributionMethod):
             for c, before, now in zip(context.checkpoints, steps, steps[1:], strict=False)
         ]
         taken = [Taken(point, rate) for point, rate in zip(points, rates, strict=True)]
-        return Trace(context.level, weights, lambda: iter(taken), jacobian)
+        return Trace(context, weights, lambda: iter(taken), jacobian)
 
     def scores(self, state: Trace, targets: Targets) -> Scores:
-        weights: Tensor = getattr(state.weights, state.level)
+        weights: Tensor = getattr(state.weights, state.context.level)
         total = weights.new_zeros(weights.numel(), targets.count)
         for point, rate, tasks in state.taken():
             goals = targets.at(point.meta).gradients(state.jacobian)
-            slopes = rate * point.removal_slopes(goals, state.level, state.jacobian)
+            slopes = rate * point.removal_slopes(goals, state.context.level, state.jacobian)
             total = total + slopes if tasks is None else _added(total, state, tasks, slopes)
-        return Scores(total, state.level, self.units)
+        return Scores(total, state.context.level, self.units)
 
     def parameter_change(self, state: Trace, removals: Sequence[Removal]) -> ParameterChange:
-        removals = check_removals(removals, getattr(state.weights, state.level).numel(), state.level)
+        removals = check_removals(removals, getattr(state.weights, state.context.level).numel(), state.context.level)
         total: Tensor | float = 0.0
         for point, rate, tasks in state.taken():
-            local = removals if tasks is None else state.weights.within(state.level, tasks, removals)
-            total = total + rate * point.removed(local, state.level, state.jacobian)
+            local = removals if tasks is None else state.weights.within(state.context.level, tasks, removals)
+            total = total + rate * point.removed(local, state.context.level, state.jacobian)
         assert isinstance(total, Tensor)
         return ParameterChange(total, tuple(removals))
 
@@ -128,4 +128,4 @@ def _own_steps(run: TrainingRun) -> Iterator[Taken]:
 
 
 def _added(total: Tensor, state: Trace, tasks: Tensor, slopes: Tensor) -> Tensor:
-    return total.index_add(0, state.weights.items_of(state.level, tasks).to(total.device), slopes)
+    return total.index_add(0, state.weights.items_of(state.context.level, tasks).to(total.device), slopes)

@@ -43,7 +43,7 @@ class Projected:
 class Ensemble:
     """All models, projected by one projection."""
 
-    level: Level
+    context: Context
     projection: Projection
     models: tuple[Projected, ...]
 
@@ -91,7 +91,7 @@ class TRAK(AttributionMethod):
             points = [context.problem.at(c.meta, weights, start) for c in context.checkpoints]
         projection = Projection(context.problem.size, self.dim, self.projection, self.seed)
         models = tuple(self._model(point, projection, context.level) for point in points)
-        return Ensemble(context.level, projection, models)
+        return Ensemble(context, projection, models)
 
     def _model(self, point: Point, projection: Projection, level: Level) -> Projected:
         query = point.projected(projection.apply, "query")
@@ -122,12 +122,12 @@ class TRAK(AttributionMethod):
         )
         mean = values.mean(dim=0) * torch.stack([model.rest for model in state.models]).mean(dim=0).unsqueeze(1)
         point = state.models[0].point
-        if state.level == "task":
+        if state.context.level == "task":
             own = point.weights.query
             removal = (mean.unflatten(0, own.shape) * own.unsqueeze(-1)).sum(dim=1)
         else:
-            removal = point.item_weights(state.level).unsqueeze(1) * mean
-        return Scores(removal, state.level, self.units)
+            removal = point.item_weights(state.context.level).unsqueeze(1) * mean
+        return Scores(removal, state.context.level, self.units)
 
     def _goals(self, projection: Projection, targets: Targets, point: Point) -> Tensor:
         """The targets' projected gradients, [dim, T]."""
