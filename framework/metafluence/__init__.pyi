@@ -157,6 +157,7 @@ from .registry import (
     Seed as Seed,
     Share as Share,
     Tolerance as Tolerance,
+    Ways as Ways,
     Whole as Whole,
     build as build,
     default_registry as default_registry,

@@ -1,5 +1,7 @@
 """The field's backbones, norms without running statistics, and the probe of modules of one's own."""
 
+import typing
+
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
@@ -7,6 +9,8 @@ from torch import nn
 
 import metafluence as mf
 from metafluence import Batch, BilevelProblem, InputError, TaskSet
+from metafluence.networks.backbones import POOLINGS
+from metafluence.networks.normalisation import NORMS
 from metafluence.testing import assert_derivative, central_difference
 from metafluence.testing.problems import random_meta
 from metafluence_plugins.backbones.conv4 import Conv4
@@ -70,8 +74,11 @@ def test_resnet12_is_the_field_s():
         (lambda: Conv4(0), "width is 0, but a whole number at least 1"),
         (lambda: ResNet12(()), "resnet12 has no block: widths is empty. Give one width for each block"),
         (lambda: ResNet12((4, 0)), r"widths is \(4, 0\), but a list, each a whole number at least 1"),
-        (lambda: Conv4(norm="layer").module(torch.Size([1, 16, 16]), None), "norm 'layer'. Known: group, batch, none"),
-        (lambda: Conv4(pooling="min").module(torch.Size([1, 16, 16]), None), "pooling 'min'. Known: average, max"),
+        (lambda: Conv4(norm="layer"), "norm is 'layer', but 'group' or 'batch' or 'none' is expected. Give one"),
+        (lambda: Conv4(pooling="min"), "pooling is 'min', but 'average' or 'max' is expected. Give one"),
+        (lambda: mf.activation("relo"), "Unknown activation 'relo'. Known: tanh, softplus"),
+        (lambda: mf.norm("layer", 4), "Unknown norm 'layer'. Known: group, batch, none"),
+        (lambda: mf.pooling("min"), "Unknown pooling 'min'. Known: average, max"),
         (lambda: mf.GroupNorm(3, 4), "cannot cut 4 channels into 3 groups"),
         (lambda: mf.TaskBatchNorm(4)(torch.zeros(2, 3)), r"for 4 channels; its inputs have shape \[2, 3\]"),
     ],
@@ -287,3 +294,12 @@ def test_a_module_that_can_be_differentiated_is_left_in_peace(module):
 def test_recipes_are_not_probed(monkeypatch):
     monkeypatch.setattr("metafluence.learners.network_learner.probe_module", lambda *a: pytest.fail("probed"))
     BilevelProblem(ProtoNet(Conv4(2)), images(), 1.0, EXACT)
+
+
+@pytest.mark.parametrize("name", mf.default_registry().names("backbone"))
+def test_backbones_take_every_activation_norm_and_pooling_that_there_is(name):
+    known = {"activation": mf.ACTIVATIONS, "norm": NORMS, "pooling": POOLINGS}
+    hints = typing.get_type_hints(type(mf.build("backbone", name)))
+    found = {field: typing.get_args(hints[field]) for field in known if field in hints}
+    assert found == {field: tuple(known[field]) for field in found}
+    assert "activation" in found

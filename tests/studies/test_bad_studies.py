@@ -127,6 +127,10 @@ NUMBERS = {
     "train-zero": ({"episodes": {"train": 0}}, "episodes.train is 0, but a whole number at least 1 and at most 1e6"),
     "train-true": ({"episodes": {"train": True}}, "episodes.train is a yes or no, where a number"),
     "way-zero": ({"episodes": {"way": 0}}, "episodes.way is 0, but a whole number at least 2 and at most 10000"),
+    "way-billion": (
+        {"episodes": {"way": 10**9}},
+        "episodes.way is 1000000000, but a whole number at least 2 and at most",
+    ),
     "way-one": ({"episodes": {"way": 1}}, "episodes.way is 1, but a whole number at least 2 and at most 10000"),
     "shot-negative": ({"episodes": {"shot": -1}}, "episodes.shot is -1, but a whole number at least 1"),
     "query-zero": ({"episodes": {"query": 0}}, "episodes.query is 0, but a whole number at least 1"),
@@ -181,6 +185,22 @@ NUMBERS = {
         {"learner": {"use": "logistic-head", "backbone": "mlp", "penalty": True}},
         "penalty is True, but a number above 0",
     ),
+    "activation": (
+        {"learner": {"use": "logistic-head", "backbone": {"use": "mlp", "activation": "relo"}}},
+        "activation is 'relo', but 'tanh' or 'softplus'...is expected...Give one",
+    ),
+    "norm": (
+        {"learner": {"use": "logistic-head", "backbone": {"use": "conv4", "norm": "layer"}}},
+        "norm is 'layer', but 'group' or 'batch' or 'none' is expected...Give one",
+    ),
+    "pooling": (
+        {"learner": {"use": "logistic-head", "backbone": {"use": "resnet12", "pooling": "min"}}},
+        "pooling is 'min', but 'average' or 'max' is expected...Give one",
+    ),
+    "ways-billion": (
+        {"learner": {"use": "logistic-head", "backbone": "mlp", "ways": 10**9}},
+        "ways is 1000000000, but a whole number at least 1 and at most 10000 or none is expected...Give one",
+    ),
     "trainer-nan": ({"trainer": {"use": "newton", "tolerance": float("nan")}}, "tolerance is nan, but a number"),
     "trainer-steps": ({"trainer": {"use": "newton", "max_steps": -1}}, "max_steps is -1, but a whole number"),
     "executor": ({"executor": {"use": "processes", "jobs": 0}}, "jobs is 0, but a whole number at least 1"),
@@ -211,7 +231,9 @@ NUMBERS = {
 @pytest.mark.parametrize(("given", "message"), NUMBERS.values(), ids=NUMBERS)
 def test_values_that_cannot_be_meant_are_refused(tmp_path, given, message):
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(changed(**given)), encoding="utf-8")
-    refused(command(tmp_path, "run", "study.yaml"), message)
+    done = command(tmp_path, "run", "study.yaml")
+    refused(done, message)
+    assert "sampling tasks" not in done.stdout, "nothing is drawn"
     assert not list(tmp_path.glob("results/**/*.safetensors"))
 
 

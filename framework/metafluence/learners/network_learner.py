@@ -24,7 +24,7 @@ from metafluence.networks import (
     probe_module,
     weighted_mean,
 )
-from metafluence.registry import Count
+from metafluence.registry import Ways
 from metafluence.tasks import Batch, TaskSet
 
 
@@ -54,7 +54,7 @@ class NetworkLearner(MetaLearner):
     """
 
     backbone: Backbone | nn.Module
-    ways: Count | None
+    ways: Ways | None
     classifies: ClassVar[bool] = True
     regresses: ClassVar[bool] = True
 

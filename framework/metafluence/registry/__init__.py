@@ -12,6 +12,7 @@ from metafluence.registry.bounds import (
     Seed,
     Share,
     Tolerance,
+    Ways,
     Whole,
     expected,
     field_names,

@@ -22,6 +22,8 @@ MOST = 10**9
 
 Count = Annotated[int, Field(ge=1, le=MOST)]
 """How many of something that must not be none."""
+Ways = Annotated[int, Field(ge=1, le=10**4)]
+"""How many classes or target values a learner tells apart: as many as episodes can have."""
 Whole = Annotated[int, Field(ge=0, le=MOST)]
 """How many of something that may be none."""
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -38,6 +40,7 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 
 ALIASES = {
     "Count": Count,
+    "Ways": Ways,
     "Whole": Whole,
     "Seed": Seed,
     "Positive": Positive,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
@@ -19,9 +20,9 @@ class Conv4(Backbone):
     """
 
     width: Count = 64
-    norm: str = "group"
-    activation: str = "silu"
-    pooling: str = "average"
+    norm: Literal["group", "batch", "none"] = "group"
+    activation: Literal["tanh", "softplus", "gelu", "silu", "relu", "leaky-relu"] = "silu"
+    pooling: Literal["average", "max"] = "average"
 
     def module(self, input_shape: torch.Size, outputs: int | None) -> nn.Module:
         height, width = pooled_size("conv4", input_shape, 4)

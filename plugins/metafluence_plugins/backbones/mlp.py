@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
@@ -16,7 +17,7 @@ class MLP(Backbone):
     """Flattened inputs, `hidden` layers with one activation after each, then logits where they are asked for."""
 
     hidden: tuple[Count, ...] = (32,)
-    activation: str = "tanh"
+    activation: Literal["tanh", "softplus", "gelu", "silu", "relu", "leaky-relu"] = "tanh"
 
     def module(self, input_shape: torch.Size, outputs: int | None) -> nn.Module:
         layers: list[nn.Module] = [nn.Flatten(start_dim=1)]

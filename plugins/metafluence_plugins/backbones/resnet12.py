@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +20,9 @@ class ResNet12(Backbone):
     """
 
     widths: tuple[Count, ...] = (64, 160, 320, 640)
-    norm: str = "group"
-    activation: str = "leaky-relu"
-    pooling: str = "average"
+    norm: Literal["group", "batch", "none"] = "group"
+    activation: Literal["tanh", "softplus", "gelu", "silu", "relu", "leaky-relu"] = "leaky-relu"
+    pooling: Literal["average", "max"] = "average"
 
     def __post_init__(self) -> None:
         if not self.widths:

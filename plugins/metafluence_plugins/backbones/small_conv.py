@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
@@ -15,7 +16,7 @@ class SmallConv(Backbone):
     """Per entry of `channels`: a 3x3 convolution, an activation, and 2x2 average pooling (max is not smooth)."""
 
     channels: tuple[Count, ...] = (8, 8)
-    activation: str = "softplus"
+    activation: Literal["tanh", "softplus", "gelu", "silu", "relu", "leaky-relu"] = "softplus"
 
     def module(self, input_shape: torch.Size, outputs: int | None) -> nn.Module:
         height, width = pooled_size("small-conv", input_shape, len(self.channels))

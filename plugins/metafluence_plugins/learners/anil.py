@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from metafluence import Backbone, Batch, Count, Positive, weighted_mean
+from metafluence import Backbone, Batch, Count, Positive, Ways, weighted_mean
 from metafluence_plugins.learners.inner_steps import StepLearner, StepRule, descend
 from metafluence_plugins.learners.linear_head import LinearHead
 
@@ -26,7 +26,7 @@ class ANIL(StepLearner, LinearHead):
     rule: StepRule = "sgd"
     learn_rate: bool = False
     first_order: bool = False
-    ways: Count | None = None
+    ways: Ways | None = None
 
     @property
     def extra_size(self) -> int:

@@ -16,6 +16,7 @@ from metafluence import (
     NetworkLearner,
     Optimiser,
     Positive,
+    Ways,
     layered_loss,
     minimise_inner,
     weighted_mean,
@@ -37,7 +38,7 @@ class IMAML(NetworkLearner, ImplicitLearner):
     optimiser: Optimiser = "auto"
     max_iterations: Count = 500
     tolerance: Positive | None = None
-    ways: Count | None = None
+    ways: Ways | None = None
 
     @property
     def layered(self) -> bool:

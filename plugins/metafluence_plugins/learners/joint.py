@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from metafluence import Adaptation, Backbone, Batch, Count, NetworkLearner
+from metafluence import Adaptation, Backbone, Batch, NetworkLearner, Ways
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,7 +17,7 @@ class Joint(NetworkLearner):
     """
 
     backbone: Backbone | nn.Module
-    ways: Count | None = None
+    ways: Ways | None = None
 
     @property
     def encodes(self) -> bool:

@@ -15,11 +15,11 @@ from metafluence import (
     Adaptation,
     Backbone,
     Batch,
-    Count,
     DenseOperator,
     ImplicitLearner,
     LayeredLoss,
     Positive,
+    Ways,
     cross_entropy,
     minimise_newton,
     weighted_mean,
@@ -38,7 +38,7 @@ class LogisticHead(LinearHead, ImplicitLearner):
 
     backbone: Backbone | nn.Module
     penalty: Positive = 0.1
-    ways: Count | None = None
+    ways: Ways | None = None
     tolerance: Positive | None = None
 
     regresses: ClassVar[bool] = False

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from metafluence import Backbone, Batch, Count, InputError, Positive, weighted_mean
+from metafluence import Backbone, Batch, Count, InputError, Positive, Ways, weighted_mean
 from metafluence_plugins.learners.inner_steps import StepLearner, StepRule, descend
 from metafluence_plugins.learners.joint import Joint
 
@@ -28,7 +28,7 @@ class MAML(StepLearner):
     rule: StepRule = "sgd"
     learn_rates: bool = False
     first_order: bool = False
-    ways: Count | None = None
+    ways: Ways | None = None
 
     @property
     def shares_space(self) -> bool:

@@ -14,12 +14,12 @@ from metafluence import (
     Adaptation,
     Backbone,
     Batch,
-    Count,
     DenseOperator,
     ImplicitLearner,
     NonNegative,
     Positive,
     RemovalError,
+    Ways,
     weighted_mean,
 )
 from metafluence_plugins.learners.linear_head import FeatureLearner
@@ -39,7 +39,7 @@ class ProtoNet(FeatureLearner, ImplicitLearner):
     shrinkage: NonNegative = 0.0
     temperature: Positive = 1.0
     differentiation: Literal["unrolled", "implicit"] = "unrolled"
-    ways: Count | None = None
+    ways: Ways | None = None
 
     regresses: ClassVar[bool] = False
 

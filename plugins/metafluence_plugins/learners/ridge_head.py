@@ -15,10 +15,10 @@ from metafluence import (
     Adaptation,
     Backbone,
     Batch,
-    Count,
     DenseOperator,
     ImplicitLearner,
     Positive,
+    Ways,
     weighted_mean,
 )
 from metafluence_plugins.learners.linear_head import LinearHead, with_one
@@ -39,7 +39,7 @@ class RidgeHead(LinearHead, ImplicitLearner):
     scale: Positive = 10.0
     learn: bool = True
     differentiation: Literal["unrolled", "implicit"] = "unrolled"
-    ways: Count | None = None
+    ways: Ways | None = None
 
     @property
     def unrolls(self) -> bool:
