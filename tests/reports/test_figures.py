@@ -73,6 +73,21 @@ def test_removal_curves_of_several_seeds_are_means_with_bands_from_three_on():
     assert two.axes[0].collections[0].get_paths() == []
 
 
+def test_curves_are_means_over_the_seeds_that_all_methods_have():
+    """Seeds differ by more than methods do: over other seeds than its neighbours' a method would float above them."""
+    lost = [float("nan")] * 2
+    curves = {"a": [[0.5, 0.4], [0.9, 0.8]], "b": [lost, [0.8, 0.7]], "c": [lost, lost]}
+    figure = removal_curves([with_curves(made_group([[row("a"), row("b"), row("c")]] * 2), curves)], "task")
+    assert drawn(figure, "a")[1].tolist() == [0.8, 0.9, 0.8]
+    assert drawn(figure, "b")[1].tolist() == [0.8, 0.8, 0.7]
+    assert "c" not in {line.get_label() for line in figure.axes[0].lines}
+    assert "means over the seeds that all methods have" in figure.axes[0].get_ylabel()
+    apart = {"a": [[0.5, 0.4], [0.9, 0.8], lost], "b": [lost, lost, [0.8, 0.7]]}
+    figure = removal_curves([with_curves(made_group([[row("a"), row("b")]] * 3), apart)], "task")
+    assert drawn(figure, "a")[1] == pytest.approx([0.8, 0.7, 0.6])
+    assert "b" not in {line.get_label() for line in figure.axes[0].lines}, "it has none of the seeds of the other"
+
+
 def test_real_targets_have_curves_of_the_loss():
     group = with_curves(made_group([[row("a")]], real=True, full=2.0, clean=1.5), {"a": [[1.8, 2.2]]}, "loss")
     figure = removal_curves([group], "task")

@@ -6,6 +6,7 @@ from metafluence.reports.groups import (
     Group,
     Mean,
     Method,
+    common_seeds,
     groups,
     lines,
     mean,

@@ -170,6 +170,18 @@ def lines(group: Group, level: Level, method: Method) -> list[tuple[Outcome, Lin
     ]
 
 
+def common_seeds(known: Sequence[NDArray[np.bool_]]) -> list[int]:
+    """The seeds on which methods are compared, of which seeds each has: those that all of them have.
+
+    A method that has none of the others' seeds is left out rather than the others.
+    """
+    seeds: NDArray[np.bool_] | None = None
+    for own in sorted(known, key=lambda own: -int(own.sum())):
+        both = own if seeds is None else seeds & own
+        seeds = both if both.any() else seeds
+    return [] if seeds is None else np.flatnonzero(seeds).tolist()
+
+
 def values(group: Group, level: Level, method: Method, field: str) -> list[float]:
     """A field of a method's rows, or one of `DERIVED`: one value for each seed; NaN where the run failed."""
     value = DERIVED.get(field, lambda one, row: float(getattr(row, field)))

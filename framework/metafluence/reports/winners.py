@@ -17,7 +17,7 @@ from metafluence.evaluation import (
     compare_spearman,
 )
 from metafluence.reports.columns import Column
-from metafluence.reports.groups import Array, Group, Mean, Method, lines, mean, methods, retrains, values
+from metafluence.reports.groups import Array, Group, Mean, Method, common_seeds, lines, mean, methods, retrains, values
 from metafluence.tasks import Level
 
 UNINFORMED = ("random",)
@@ -60,7 +60,7 @@ def rank(group: Group, level: Level, column: Column, chance: float | None = None
     found = {m: values(group, level, m, column.field) for m in methods(group, level) if m[0] not in UNINFORMED}
     known = {m: np.abs(v) if size else np.array(v) for m, v in found.items() if not retrains(group, level, m)}
     known = {m: v for m, v in known.items() if np.isfinite(v).any() and len(v) == len(group.outcomes)}
-    seeds = _common(list(known.values()))
+    seeds = common_seeds([np.isfinite(v) for v in known.values()])
     known = {m: v[seeds] for m, v in known.items() if np.isfinite(v[seeds]).all() and len(seeds)}
     means = {m: mean(v) for m, v in known.items()}
     sign = -1.0 if size or column.better == "low" else 1.0
@@ -80,19 +80,6 @@ def rank(group: Group, level: Level, column: Column, chance: float | None = None
     if not apart:
         return Ranking(order, means, best)
     return Ranking(order, means, best, apart[0].difference, behind[apart[0].name])
-
-
-def _common(columns: Sequence[Array]) -> list[int]:
-    """The seeds on which the methods are compared: those that all have, of the methods with the most seeds in common.
-
-    A method that has none of the others' seeds is left out rather than the others.
-    """
-    finite = sorted((np.isfinite(column) for column in columns), key=lambda known: -int(known.sum()))
-    seeds: np.ndarray | None = None
-    for known in finite:
-        both = known if seeds is None else seeds & known
-        seeds = both if both.any() else seeds
-    return [] if seeds is None else np.flatnonzero(seeds).tolist()
 
 
 def _standing(

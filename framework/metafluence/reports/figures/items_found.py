@@ -9,17 +9,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from metafluence.reports import ITEM_NAMES, Group, Method, lines
+from metafluence.reports import ITEM_NAMES, Group
 from metafluence.reports.figures.panels import Curve, corrupted_share, draw_panels
+from metafluence.studies import Line, Outcome
 from metafluence.tasks import Level
 
 
 def items_found(groups: Sequence[Group], level: Level) -> Figure | None:
     """Share of the corrupted items found against share inspected, lowest score first; None where none is corrupted."""
 
-    def curves(group: Group, method: Method) -> list[Curve]:
-        found = [line.found.numpy() for _, line in lines(group, level, method) if len(line.found)]
-        return [(np.linspace(0, 1, len(curve)), curve) for curve in found]
+    def curve(_: Outcome, line: Line) -> Curve | None:
+        return (np.linspace(0, 1, len(line.found)), line.found.numpy()) if len(line.found) else None
 
     def mark(axis: Axes, group: Group) -> None:
         share = corrupted_share(group, level)
@@ -28,4 +28,4 @@ def items_found(groups: Sequence[Group], level: Level) -> Figure | None:
         axis.yaxis.set_major_formatter(PercentFormatter(1))
 
     titles = (f"share of {ITEM_NAMES[level]}s inspected, lowest score first", "share of the corrupted found")
-    return draw_panels(groups, level, curves, titles, mark, (0, 1))
+    return draw_panels(groups, level, curve, titles, mark, (0, 1))

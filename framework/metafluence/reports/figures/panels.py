@@ -13,15 +13,18 @@ from metafluence.reports import (
     COLOURS,
     Group,
     Method,
+    common_seeds,
     in_figure,
     legend,
-    line,
+    line as style,
+    lines,
     mean,
     mean_curve,
     methods,
     named,
     single,
 )
+from metafluence.studies import Line, Outcome
 from metafluence.tasks import Level
 
 Curve = tuple[np.ndarray, np.ndarray]
@@ -31,17 +34,17 @@ Curve = tuple[np.ndarray, np.ndarray]
 def draw_panels(
     groups: Sequence[Group],
     level: Level,
-    curves: Callable[[Group, Method], list[Curve]],
+    curve: Callable[[Outcome, Line], Curve | None],
     titles: tuple[str, str],
     mark: Callable[[Axes, Group], None],
     bounds: tuple[float, float],
 ) -> Figure | None:
-    """Draw a panel for each group that has curves.
+    """Draw a panel for each group that has curves, each a mean over the seeds that the methods of a panel share.
 
     Args:
         groups: The groups; one without a finite curve has no panel.
         level: Which items.
-        curves: The curves of a method in a group, one for each seed.
+        curve: The curve of a method's run with one seed; None where it has none.
         titles: Of the x and of the y axis.
         mark: Draws what is no method's into the panel of a group.
         bounds: The smallest and the largest possible y value.
@@ -51,11 +54,12 @@ def draw_panels(
     """
     names = all_methods(groups, level)
     drawn: list[tuple[Group, dict[Method, list[Curve]]]] = []
+    fewer = False
     for group in groups:
-        found = {method: _equally_long(curves(group, method)) for method in methods(group, level)}
-        found = {method: some for method, some in found.items() if any(np.isfinite(c[1:]).any() for _, c in some)}
+        found, lost = _of_common_seeds(group, level, curve)
         if found:
             drawn.append((group, _different(found)))
+            fewer |= lost
     if not drawn:
         return None
     figure, axes = panel_axes(len(drawn))
@@ -64,14 +68,14 @@ def draw_panels(
             i = names.index(method)
             across = np.mean([x for x, _ in some], axis=0)
             middle, half = mean_curve([y for _, y in some])
-            axis.plot(across, middle, label=in_figure(named(method)), **line(i))
+            axis.plot(across, middle, label=in_figure(named(method)), **style(i))
             low, high = (np.clip(middle + sign * half, *bounds) for sign in (-1, 1))
             axis.fill_between(across, low, high, color=COLOURS[i % 8], alpha=0.08, lw=0)
         mark(axis, group)
         axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axis.set_xlabel(titles[0])
         title_panel(axis, group)
-    finish_panels(figure, axes, titles[1], bounds)
+    finish_panels(figure, axes, titles[1] + ("\n(means over the seeds that all methods have)" if fewer else ""), bounds)
     return figure
 
 
@@ -118,9 +122,25 @@ def all_methods(groups: Sequence[Group], level: Level) -> list[Method]:
     return list(dict.fromkeys(method for group in groups for method in methods(group, level)))
 
 
-def _equally_long(curves: list[Curve]) -> list[Curve]:
-    """Those with as many points as the first."""
-    return [curve for curve in curves if len(curve[1]) == len(curves[0][1])]
+def _of_common_seeds(
+    group: Group, level: Level, curve: Callable[[Outcome, Line], Curve | None]
+) -> tuple[dict[Method, list[Curve]], bool]:
+    """Each method's curves with the seeds that are compared, and whether any method's other curves are left out.
+
+    A method with none of these seeds has no curves.
+    """
+    number = {id(one): seed for seed, one in enumerate(group.outcomes)}
+    found: dict[Method, dict[int, Curve]] = {}
+    for method in methods(group, level):
+        some = {number[id(one)]: curve(one, line) for one, line in lines(group, level, method)}
+        finite = {seed: one for seed, one in some.items() if one is not None and np.isfinite(one[1][1:]).any()}
+        points = {len(y) for _, y in finite.values()}
+        if finite:
+            found[method] = {seed: one for seed, one in finite.items() if len(one[1]) == max(points)}
+    known = [np.isin(np.arange(len(group.outcomes)), list(some)) for some in found.values()]
+    seeds = common_seeds(known)
+    compared = {m: [some[seed] for seed in seeds] for m, some in found.items() if all(seed in some for seed in seeds)}
+    return compared, any(len(some) != len(seeds) for some in found.values())
 
 
 def _different(found: dict[Method, list[Curve]]) -> dict[Method, list[Curve]]:

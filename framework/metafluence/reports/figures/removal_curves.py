@@ -8,8 +8,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from metafluence.reports import ITEM_NAMES, Group, Method, lines, mean, words_of
+from metafluence.reports import ITEM_NAMES, Group, mean, words_of
 from metafluence.reports.figures.panels import Curve, corrupted_share, draw_panels
+from metafluence.studies import Line, Outcome
 from metafluence.tasks import Level
 
 
@@ -21,15 +22,13 @@ def removal_curves(groups: Sequence[Group], level: Level) -> Figure | None:
     real = any(group.outcomes[0].real for group in groups)
     what = "loss" if real else "accuracy"
 
-    def curves(group: Group, method: Method) -> list[Curve]:
-        found = []
-        for one, line in lines(group, level, method):
-            side = one.sides[level]
-            if len(line.curve) == len(side.removed) > 1:
-                order = np.argsort(side.removed)
-                across = np.array(side.removed)[order] / side.items
-                found.append((across, getattr(line.curve, f"{what}_retrained").numpy()[order], getattr(one.full, what)))
-        return [(np.append(0, across), np.append(start, after)) for across, after, start in found]
+    def curve(one: Outcome, line: Line) -> Curve | None:
+        side = one.sides[level]
+        if not len(line.curve) == len(side.removed) > 1:
+            return None
+        order = np.argsort(side.removed)
+        across, after = np.array(side.removed)[order] / side.items, getattr(line.curve, f"{what}_retrained").numpy()
+        return np.append(0, across), np.append(getattr(one.full, what), after[order])
 
     def mark(axis: Axes, group: Group) -> None:
         clean = mean(getattr(one.sides[level].clean, what) for one in group.outcomes)
@@ -41,4 +40,4 @@ def removal_curves(groups: Sequence[Group], level: Level) -> Figure | None:
         f"share of {ITEM_NAMES[level]}s removed, lowest score first",
         f"test {what} after {words_of(groups).short}",
     )
-    return draw_panels(groups, level, curves, titles, mark, (-np.inf, np.inf) if real else (0, 1))
+    return draw_panels(groups, level, curve, titles, mark, (-np.inf, np.inf) if real else (0, 1))
