@@ -73,6 +73,21 @@ def test_removal_curves_of_several_seeds_are_means_with_bands_from_three_on():
     assert two.axes[0].collections[0].get_paths() == []
 
 
+def test_curves_are_means_over_the_seeds_that_all_methods_have():
+    """Seeds differ by more than methods do: over other seeds than its neighbours' a method would float above them."""
+    lost = [float("nan")] * 2
+    curves = {"a": [[0.5, 0.4], [0.9, 0.8]], "b": [lost, [0.8, 0.7]], "c": [lost, lost]}
+    figure = removal_curves([with_curves(made_group([[row("a"), row("b"), row("c")]] * 2), curves)], "task")
+    assert drawn(figure, "a")[1].tolist() == [0.8, 0.9, 0.8]
+    assert drawn(figure, "b")[1].tolist() == [0.8, 0.8, 0.7]
+    assert "c" not in {line.get_label() for line in figure.axes[0].lines}
+    assert "means over the seeds that all methods have" in figure.axes[0].get_ylabel()
+    apart = {"a": [[0.5, 0.4], [0.9, 0.8], lost], "b": [lost, lost, [0.8, 0.7]]}
+    figure = removal_curves([with_curves(made_group([[row("a"), row("b")]] * 3), apart)], "task")
+    assert drawn(figure, "a")[1] == pytest.approx([0.8, 0.7, 0.6])
+    assert "b" not in {line.get_label() for line in figure.axes[0].lines}, "it has none of the seeds of the other"
+
+
 def test_real_targets_have_curves_of_the_loss():
     group = with_curves(made_group([[row("a")]], real=True, full=2.0, clean=1.5), {"a": [[1.8, 2.2]]}, "loss")
     figure = removal_curves([group], "task")
@@ -200,17 +215,18 @@ def lost(group: Group, name: str, seeds: tuple[int, ...]) -> Group:
 THREE = {"a": [[0.7, 0.6], [0.8, 0.7], [0.9, 0.8]], "b": [[0.6, 0.5], [0.7, 0.6], [0.8, 0.7]]}
 
 
-def test_curves_are_means_over_the_seeds_that_all_methods_have():
+def test_starts_and_the_star_are_of_the_seeds_of_the_curves():
     group = lost(with_curves(made_group([[row("a"), row("b")]] * 3), THREE), "b", (0,))
     (one, *others) = group.outcomes
-    figure = removal_curves(
-        [replace(group, outcomes=(replace(one, full=replace(one.full, accuracy=0.2)), *others))], "task"
-    )
-    assert drawn(figure, "a")[1] == pytest.approx([0.8, 0.85, 0.75]), "b's seeds, and their start"
+    side = replace(one.sides["task"], clean=replace(one.sides["task"].clean, accuracy=0.1))
+    one = replace(one, full=replace(one.full, accuracy=0.2), sides={"task": side})
+    figure = removal_curves([replace(group, outcomes=(one, *others))], "task")
+    assert drawn(figure, "a")[1] == pytest.approx([0.8, 0.85, 0.75])
     assert drawn(figure, "b")[1] == pytest.approx([0.8, 0.75, 0.65])
-    assert figure.axes[0].get_title() == "over the 2 of 3 seeds that all have"
+    assert drawn(figure, "exactly the corrupted")[1] == pytest.approx([0.9])
+    assert "means over the seeds that all methods have" in figure.axes[0].get_ylabel()
     whole = removal_curves([with_curves(made_group([[row("a"), row("b")]] * 3), THREE)], "task")
-    assert whole.axes[0].get_title() == ""
+    assert (whole.axes[0].get_title(), whole.axes[0].get_ylabel()) == ("", "test accuracy after exact retraining")
 
 
 def test_a_method_without_a_common_seed_is_left_out_of_the_curves_and_named():
@@ -218,7 +234,7 @@ def test_a_method_without_a_common_seed_is_left_out_of_the_curves_and_named():
     figure = removal_curves([group], "task")
     assert drawn(figure, "a")[1] == pytest.approx([0.8, 0.75, 0.65])
     assert "b" not in {line.get_label() for line in figure.axes[0].lines}
-    assert figure.axes[0].get_title() == "over the 2 of 3 seeds that all have; b left out: no\nseed in common"
+    assert figure.axes[0].get_title() == "b left out: no seed in common"
 
 
 def test_a_point_that_a_seed_lacks_is_no_mean_of_the_others():

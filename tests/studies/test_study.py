@@ -364,8 +364,8 @@ def test_every_shipped_study_is_valid(file, tmp_path):
 def test_the_demo_runs_every_method():
     config = mf.load_study(resource("studies/digits.yaml"))
     plans = mf.Study(config, default_registry(), Path("unused")).plans
-    # influence is task-if and instance-if under one name; run-influence needs a recorded run, the demo fits by newton.
-    assert {p.label.split()[0] for p in plans} | {"influence", "run-influence"} == set(
+    # influence is task-if and instance-if under one name; two need a recorded run, and the demo fits by newton.
+    assert {p.label.split()[0] for p in plans} | {"influence", "run-influence", "source"} == set(
         default_registry().names("method")
     )
     assert {(p.label.split()[0], p.level) for p in plans} >= {

@@ -171,26 +171,23 @@ def lines(group: Group, level: Level, method: Method) -> list[tuple[Outcome, Lin
     ]
 
 
+def common_seeds(known: Iterable[Flags]) -> list[int]:
+    """The seeds on which methods are compared, of which seeds each has: those that all of them have.
+
+    A method that has none of the others' seeds is left out rather than the others.
+    """
+    seeds: Flags | None = None
+    for own in sorted(known, key=lambda own: -int(own.sum())):
+        both = own if seeds is None else seeds & own
+        seeds = both if both.any() else seeds
+    return [] if seeds is None else np.flatnonzero(seeds).tolist()
+
+
 def values(group: Group, level: Level, method: Method, field: str) -> list[float]:
     """A field of a method's rows, or one of `DERIVED`: one value for each seed; NaN where its run failed."""
     value = DERIVED.get(field, lambda one, row: float(getattr(row, field)))
     known = {one.id: value(one, line.row) for one, line in lines(group, level, method) if line.row.status == "ok"}
     return [known.get(one.id, NAN) for one in group.outcomes]
-
-
-def same_seeds(known: Iterable[Flags]) -> list[int]:
-    """The seeds on which methods are compared: those that all have, of the methods with the most seeds in common.
-
-    A method that has none of the others' seeds is left out rather than the others.
-
-    Args:
-        known: For each method, whether it has a value with each seed [seeds].
-    """
-    seeds: Flags | None = None
-    for one in sorted(known, key=lambda flags: -int(flags.sum())):
-        both = one if seeds is None else seeds & one
-        seeds = both if both.any() else seeds
-    return [] if seeds is None else np.flatnonzero(seeds).tolist()
 
 
 def compared(group: Group, level: Level, field: str) -> tuple[Group, dict[Method, list[float]]]:
@@ -199,7 +196,7 @@ def compared(group: Group, level: Level, field: str) -> tuple[Group, dict[Method
     Methods without all of these seeds are left out; the group is whole where no method has a value.
     """
     found = {method: np.array(values(group, level, method, field)) for method in methods(group, level)}
-    seeds = same_seeds(np.isfinite(own) for own in found.values())
+    seeds = common_seeds(np.isfinite(own) for own in found.values())
     if not seeds:
         return group, {}
     common = {method: own[seeds].tolist() for method, own in found.items() if np.isfinite(own[seeds]).all()}

@@ -89,7 +89,7 @@ class ApproximateUnrolling(AttributionMethod):
         report = Report()
         for done, segment in enumerate(reversed(state.segments), 1):
             moved, columns = segment.unroll(columns, report)
-            items = run.weights.items_of(level, segment.tasks)
+            items = run.weights.items_of(level, segment.tasks).to(values.device)
             values.index_add_(0, items, segment.point.removal_slopes(moved, level, segment.jacobian) / state.count)
             observer.step(done, len(state.segments))
         observer.done()

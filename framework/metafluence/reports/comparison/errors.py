@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from metafluence.evaluation import SOURCES, Budget, Cell, run_name
-from metafluence.reports import ITEM_NAMES, Group, Table, alike, mean, same_seeds
+from metafluence.reports import ITEM_NAMES, Group, Table, alike, common_seeds, mean
 from metafluence.tasks import Level
 
 
@@ -24,7 +24,7 @@ def budget_table(groups: Sequence[Group]) -> Table | None:
                     found.setdefault((b.level, b.method, b.solver), {})[one.id] = b
         for key, own in found.items():
             beside = [known for other, known in found.items() if other[0] == key[0]]
-            seeds = same_seeds(np.array([one.id in known for one in group.outcomes]) for known in beside)
+            seeds = common_seeds(np.array([one.id in known for one in group.outcomes]) for known in beside)
             same = [own[group.outcomes[i].id] for i in seeds if group.outcomes[i].id in own]
             parts = [mean(getattr(b, source) for b in same).text("%", (0, math.inf)) for source in (*SOURCES, "total")]
             rows.append((group.label, *key, *parts))

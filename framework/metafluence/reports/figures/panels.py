@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from textwrap import wrap
 
 import numpy as np
@@ -14,6 +15,7 @@ from metafluence.reports import (
     COLOURS,
     Group,
     Method,
+    common_seeds,
     in_figure,
     legend,
     line,
@@ -22,7 +24,6 @@ from metafluence.reports import (
     mean_curve,
     methods,
     named,
-    same_seeds,
     single,
     with_seeds,
 )
@@ -33,6 +34,19 @@ Curve = tuple[np.ndarray, np.ndarray]
 """The x and y values of one seed."""
 
 
+@dataclass(frozen=True)
+class Panel:
+    """A group with the seeds that are used, and its curves with these; what is left out.
+
+    fewer: a method has curves with other seeds. left_out: methods without these seeds, in words.
+    """
+
+    group: Group
+    curves: dict[Method, list[Curve]]
+    fewer: bool
+    left_out: str
+
+
 def draw_panels(
     groups: Sequence[Group],
     level: Level,
@@ -41,8 +55,9 @@ def draw_panels(
     mark: Callable[[Axes, Group], None],
     bounds: tuple[float, float],
 ) -> Figure | None:
-    """Draw a panel for each group that has curves, all of them means over the same seeds; its title says which are not
-    used.
+    """Draw a panel for each group that has curves, each a mean over the seeds that the methods of a panel share.
+
+    The y axis says where seeds are left out, the panel's title which methods are.
 
     Args:
         groups: The groups; one without a finite curve has no panel.
@@ -57,23 +72,24 @@ def draw_panels(
     """
     names = all_methods(groups, level)
     every = [_on_same_seeds(group, level, curve) for group in groups]
-    drawn = [one for one in every if one[1]]
+    drawn = [one for one in every if one.curves]
     if not drawn:
         return None
     figure, axes = panel_axes(len(drawn))
-    for axis, (group, found, note) in zip(axes, drawn, strict=False):
-        for method, some in found.items():
+    for axis, one in zip(axes, drawn, strict=False):
+        for method, some in one.curves.items():
             i = names.index(method)
             across = np.mean([x for x, _ in some], axis=0)
             middle, half = mean_curve([y for _, y in some])
             axis.plot(across, middle, label=in_figure(named(method)), **line(i))
             low, high = (np.clip(middle + sign * half, *bounds) for sign in (-1, 1))
             axis.fill_between(across, low, high, color=COLOURS[i % 8], alpha=0.08, lw=0)
-        mark(axis, group)
+        mark(axis, one.group)
         axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axis.set_xlabel(titles[0])
-        title_panel(axis, group, note)
-    finish_panels(figure, axes, titles[1], bounds)
+        title_panel(axis, one.group, one.left_out)
+    fewer = "\n(means over the seeds that all methods have)" if any(one.fewer for one in drawn) else ""
+    finish_panels(figure, axes, titles[1] + fewer, bounds)
     return figure
 
 
@@ -120,10 +136,8 @@ def all_methods(groups: Sequence[Group], level: Level) -> list[Method]:
     return list(dict.fromkeys(method for group in groups for method in methods(group, level)))
 
 
-def _on_same_seeds(
-    group: Group, level: Level, curve: Callable[[Outcome, Line], Curve | None]
-) -> tuple[Group, dict[Method, list[Curve]], str]:
-    """The group with the seeds that all its curves have, these curves by method, and what is left out, in words.
+def _on_same_seeds(group: Group, level: Level, curve: Callable[[Outcome, Line], Curve | None]) -> Panel:
+    """What a group's panel shows: the curves with the seeds that all methods have.
 
     Curves with other numbers of points than the first cannot be averaged with it and do not count.
     """
@@ -137,15 +151,13 @@ def _on_same_seeds(
         for method, own in every.items()
     }
     every = {method: own for method, own in every.items() if own}
-    seeds = same_seeds(np.array([one.id in own for one in group.outcomes]) for own in every.values())
+    seeds = common_seeds(np.array([one.id in own for one in group.outcomes]) for own in every.values())
     used = [group.outcomes[i].id for i in seeds]
     found = {method: [own[id] for id in used] for method, own in every.items() if own.keys() >= set(used)}
-    notes = []
-    if found and len(used) < len(group.outcomes):
-        notes.append(f"over the {len(used)} of {len(group.outcomes)} seeds that all have")
-    if len(found) < len(every):
-        notes.append(f"{', '.join(named(m) for m in every if m not in found)} left out: no seed in common")
-    return with_seeds(group, seeds) if seeds else group, _different(found), "; ".join(notes)
+    others = ", ".join(named(method) for method in every if method not in found)
+    left_out = f"{others} left out: no seed in common" if others else ""
+    fewer = any(len(own) > len(used) for own in every.values()) or bool(others)
+    return Panel(with_seeds(group, seeds) if seeds else group, _different(found), fewer, left_out)
 
 
 def _different(found: dict[Method, list[Curve]]) -> dict[Method, list[Curve]]:
