@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 from metafluence import (
@@ -30,17 +31,21 @@ from metafluence_plugins.curvatures.direct import DirectCurvature
 
 
 class Taken(NamedTuple):
-    """Where steps were taken, and their rate; tasks: the numbers of the point's tasks, None for all."""
+    """Where steps were taken, and their rate; tasks: the numbers of the point's tasks, [b]."""
 
     point: Point
     rate: float
-    tasks: Tensor | None = None
+    tasks: Tensor
 
 
 @dataclass(frozen=True)
 class Trace:
-    """Steps of meta-training with the weights and the level of the items; `taken` goes through the steps each time."""
+    """Steps of meta-training with the weights and the level of the items; `taken` goes through the steps each time.
 
+    size: P.
+    """
+
+    size: int
     level: Level
     weights: Weights
     taken: Callable[[], Iterator[Taken]]
@@ -88,7 +93,7 @@ class TracIn(AttributionMethod):
             jacobian = DirectCurvature().jacobian(context.point)
         if self.along == "run":
             run = check_run(context.run, context.point)
-            return Trace(context.level, run.weights, lambda: _own_steps(run), jacobian)
+            return Trace(context.problem.size, context.level, run.weights, lambda: _own_steps(run), jacobian)
         problem, weights = context.problem, context.point.weights
         points = [problem.at(c.taken_at, weights, context.point.adapted) for c in context.checkpoints]
         steps = [0, *(c.step for c in context.checkpoints)]
@@ -96,8 +101,9 @@ class TracIn(AttributionMethod):
             c.learning_rate * (now - before)
             for c, before, now in zip(context.checkpoints, steps, steps[1:], strict=False)
         ]
-        taken = [Taken(point, rate) for point, rate in zip(points, rates, strict=True)]
-        return Trace(context.level, weights, lambda: iter(taken), jacobian)
+        every = torch.arange(len(context.problem.tasks))
+        taken = [Taken(point, rate, every) for point, rate in zip(points, rates, strict=True)]
+        return Trace(context.problem.size, context.level, weights, lambda: iter(taken), jacobian)
 
     def scores(self, state: Trace, targets: Targets) -> Scores:
         weights: Tensor = getattr(state.weights, state.level)
@@ -105,16 +111,16 @@ class TracIn(AttributionMethod):
         for point, rate, tasks in state.taken():
             goals = targets.at(point.meta).gradients(state.jacobian)
             slopes = rate * point.removal_slopes(goals, state.level, state.jacobian)
-            total = total + slopes if tasks is None else _added(total, state, tasks, slopes)
+            total.index_add_(0, state.weights.items_of(state.level, tasks).to(total.device), slopes)
         return Scores(total, state.level, self.units)
 
     def parameter_change(self, state: Trace, removals: Sequence[Removal]) -> ParameterChange:
         removals = check_removals(removals, getattr(state.weights, state.level).numel(), state.level)
-        total: Tensor | float = 0.0
+        total = state.weights.task.new_zeros(state.size, len(removals))
         for point, rate, tasks in state.taken():
-            local = removals if tasks is None else state.weights.within(state.level, tasks, removals)
-            total = total + rate * point.removed(local, state.level, state.jacobian)
-        assert isinstance(total, Tensor)
+            local = state.weights.within(state.level, tasks, removals)
+            if any(local):
+                total += rate * point.removed(local, state.level, state.jacobian)
         return ParameterChange(total, tuple(removals))
 
 
@@ -122,10 +128,4 @@ def _own_steps(run: TrainingRun) -> Iterator[Taken]:
     """Every step at the tasks of its batch, whose gradients it took the mean of."""
     for segment in run.segments():
         for step in run.recorded(*segment):
-            tasks = step.batch
-            point = run.problem.over(run.problem.tasks[tasks]).at(step.state.meta, run.weights[tasks])
-            yield Taken(point, step.rate / len(tasks), tasks)
-
-
-def _added(total: Tensor, state: Trace, tasks: Tensor, slopes: Tensor) -> Tensor:
-    return total.index_add(0, state.weights.items_of(state.level, tasks).to(total.device), slopes)
+            yield Taken(run.point_of(step), step.rate / len(step.batch), step.batch)
