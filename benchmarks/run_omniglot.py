@@ -89,8 +89,8 @@ def run_case(name: str, options: argparse.Namespace) -> None:
         true = mf.replayed(run, sets, targets, share=part).loss_change[:, 0].double().numpy()
         print(
             f"  5 % of the episodes, {what}: LDS {spearman(predicted, true):.3f}, slope "
-            f"{slope(part * predicted, true):.2f}, effects {true.mean():.1e} ± {true.std():.1e}; "
-            + ", ".join(f"{name} {spearman(summed, true):.2f}" for name, summed in others.items()),
+            f"{slope(part * predicted, true):.2f}, effects {true.mean():.1e} ± {true.std():.1e}"
+            + "".join(f", {name} {spearman(summed, true):.2f}" for name, summed in others.items()),
             flush=True,
         )
     if options.trust:

@@ -126,6 +126,16 @@ def test_kronecker_factors_take_no_products_and_follow_the_curvature_they_stand_
     assert not torch.allclose(found.values, wanted.values, rtol=1e-6)
 
 
+def test_steps_at_a_rate_of_zero_change_nothing():
+    run = recorded(SGD(steps=4, batch=3, learning_rate=0.1))
+    later = replace(run, rates=(*run.rates, 0.0, 0.0), batches=(*run.batches, *run.batches[:2]))
+    still = replace(later, states=mf.training.kept_states.KeptStates(), every=6)
+    for step in (0, 6):
+        still.states.put(replace(run.state(min(step, 4)), step=step))
+    found = [change(one, ApproximateUnrolling(segments=count)) for one, count in ((run, 2), (still, 3))]
+    torch.testing.assert_close(*found)
+
+
 def test_what_it_cannot_answer_is_refused_or_said():
     run = recorded(SGD(steps=4, batch=3, learning_rate=0.1, clip=0.01))
     context = Context(run.problem.at(run.final), run=run)

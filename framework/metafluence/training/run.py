@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from metafluence.bilevel import BilevelProblem
+from metafluence.bilevel import BilevelProblem, Point
 from metafluence.errors import ConvergenceError, InputError, StoreError
 from metafluence.learners import NetworkLearner
 from metafluence.runtime import check_identity, load_tensors, save_tensors, warn
@@ -87,7 +87,7 @@ class TrainingRun:
         """The state after `step` steps, from the last one kept before it."""
         kept = self._kept_before(step)
         state = self._kept(kept)
-        return state if kept == step else self._advance(state, step, self.weights)
+        return state if kept == step else self._advance(state, step, self.weights, self._gradients(kept))
 
     def segments(self) -> list[tuple[int, int]]:
         """(start, stop) of the steps between states that are kept, first to last."""
@@ -111,13 +111,16 @@ class TrainingRun:
 
     def recorded(self, start: int, stop: int) -> list[RunStep]:
         """The same steps from the gradients that were kept, which cost nothing; the others are made again."""
-        return self._made(start, stop, self.states.gradients(start, self.problem.tasks.device).unbind())
+        return self._made(start, stop, self._gradients(start))
+
+    def point_of(self, step: RunStep) -> Point:
+        """The batch of a step at the λ before it, with the run's weights."""
+        return self.problem.over(self.problem.tasks[step.batch]).at(step.state.meta, self.weights[step.batch])
 
     def _made(self, start: int, stop: int, gradients: Sequence[Tensor]) -> list[RunStep]:
         made, state = [], self._kept(start)
         for number in range(start, stop):
-            data = gradients[number - start] if number - start < len(gradients) else None
-            step = self._step(number, state, self.weights, data)
+            step = self._step(number, state, self.weights, gradients[number - start : number - start + 1])
             made.append(step)
             state = self.rule.step(state, step.gradient, step.rate)
         if stop in self.states:
@@ -212,18 +215,23 @@ class TrainingRun:
             if ours != theirs:
                 raise InputError(f"The run has {level} weights of shape {ours}; these have {theirs}.")
 
-    def _step(self, number: int, state: StepState, weights: Weights, data: Tensor | None = None) -> RunStep:
+    def _gradients(self, start: int) -> tuple[Tensor, ...]:
+        """What is kept of the gradients of the steps from `start` on, [P] each."""
+        return self.states.gradients(start, self.problem.tasks.device).unbind()
+
+    def _step(self, number: int, state: StepState, weights: Weights, known: Sequence[Tensor] = ()) -> RunStep:
+        """One step; `known` holds its gradient without l2, or nothing."""
         batch = self.batches[number]
-        if data is None:
-            data = batch_gradient(self.problem, weights, batch, state.meta).data
+        data = known[0] if known else batch_gradient(self.problem, weights, batch, state.meta).data
         gradient = _with_l2(self.problem, data, state.meta)
         if not bool(gradient.isfinite().all()):
             raise ConvergenceError(f"At step {number + 1} of a replay the gradient is not finite.")
         return RunStep(number + 1, state, gradient, self.rates[number], batch)
 
-    def _advance(self, state: StepState, stop: int, weights: Weights) -> StepState:
-        for number in range(state.step, stop):
-            step = self._step(number, state, weights)
+    def _advance(self, state: StepState, stop: int, weights: Weights, gradients: Sequence[Tensor] = ()) -> StepState:
+        start = state.step
+        for number in range(start, stop):
+            step = self._step(number, state, weights, gradients[number - start : number - start + 1])
             state = self.rule.step(state, step.gradient, step.rate)
         return state
 

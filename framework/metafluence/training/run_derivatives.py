@@ -83,7 +83,7 @@ def step_back(run: TrainingRun, step: RunStep, sweep: Sweep) -> None:
     parts, by_gradient = run.rule.vjp(step.state, step.gradient, step.rate, sweep.parts)
     by_gradient = by_gradient * run.alive
     size = len(step.batch)
-    product, slopes = _point(run, step).chunks.product_and_slopes(by_gradient, tuple(sweep.found))
+    product, slopes = run.point_of(step).chunks.product_and_slopes(by_gradient, tuple(sweep.found))
     for level, total in sweep.found.items():
         own = run.weights.items_of(level, step.batch)
         total.index_add_(0, own.to(total.device), slopes[level] / size)
@@ -111,7 +111,7 @@ def run_tangent(run: TrainingRun, removals: Sequence[Removal], level: Level = "t
             if not moved and not any(local):
                 continue
             moved = True
-            point, size = _point(run, step), len(step.batch)
+            point, size = run.point_of(step), len(step.batch)
             along = point.product(parts[0].T, "total").T / size + run.problem.l2 / count * parts[0]
             if any(local):
                 along = along - point.removed(local, level).T / size
@@ -119,10 +119,6 @@ def run_tangent(run: TrainingRun, removals: Sequence[Removal], level: Level = "t
             parts[0] = parts[0] * alive
             _check_finite(run, step.number, parts, [])
     return parts[0].T
-
-
-def _point(run: TrainingRun, step: RunStep) -> Point:
-    return run.problem.over(run.problem.tasks[step.batch]).at(step.state.meta, run.weights[step.batch])
 
 
 def _check_finite(run: TrainingRun, number: int, parts: Sequence[Tensor], totals: Sequence[Tensor]) -> None:

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from metafluence import (
-    LEVELS,
-    AttributionMethod,
     Context,
-    Level,
     ParameterChange,
     Removal,
     Scores,
@@ -22,6 +18,7 @@ from metafluence import (
     run_adjoint,
     run_tangent,
 )
+from metafluence_plugins.methods.run_method import RunMethod, left_out
 
 
 @dataclass(frozen=True)
@@ -33,7 +30,7 @@ class RunTrace:
 
 
 @dataclass(frozen=True)
-class RunInfluence(AttributionMethod):
+class RunInfluence(RunMethod):
     """The exact derivative of a run's end by the weights of its items (MAGIC, REPLAY; Engstrom et al. 2025).
 
     It answers what the very same run, with its batches, rates and start, would have ended in without the item. It needs
@@ -42,17 +39,6 @@ class RunInfluence(AttributionMethod):
     by one pass forwards for all removals. The context's observer is told what the sweep will take and how far it has
     come; with a folder in the context an interrupted sweep goes on.
     """
-
-    levels: ClassVar[frozenset[Level]] = frozenset(LEVELS)
-    edits: ClassVar[bool] = True
-
-    @property
-    def additive(self) -> bool:
-        return True
-
-    @property
-    def needs_run(self) -> bool:
-        return True
 
     def prepare(self, context: Context) -> RunTrace:
         return RunTrace(check_run(context.run, context.point), context)
@@ -68,15 +54,9 @@ class RunInfluence(AttributionMethod):
         )
         observer.done()
         weights = getattr(run.weights, level).reshape(-1, 1)
-        return Scores(-found.by_weight[level] * weights, level, self.units, SolveReport(run.steps), _notes(found.dead))
+        return Scores(-found.by_weight[level] * weights, level, self.units, SolveReport(run.steps), left_out(run))
 
     def parameter_change(self, state: RunTrace, removals: Sequence[Removal]) -> ParameterChange:
         run = state.run
         values = run_tangent(run, removals, state.context.level)
-        return ParameterChange(values, tuple(removals), SolveReport(run.steps), _notes(tuple(run.dead_parameters())))
-
-
-def _notes(dead: tuple[str, ...]) -> tuple[str, ...]:
-    if not dead:
-        return ()
-    return (f"Left out, as they have no effect on the loss: {', '.join(dead)}.",)
+        return ParameterChange(values, tuple(removals), SolveReport(run.steps), left_out(run))

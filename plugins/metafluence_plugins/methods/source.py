@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from metafluence import (
-    LEVELS,
     PSD,
     SYMMETRIC,
-    AttributionMethod,
     Context,
     Count,
     Curvature,
     InputError,
     Jacobian,
-    Level,
     LinearOperator,
     ParameterChange,
     Point,
@@ -37,13 +33,14 @@ from metafluence import (
 )
 from metafluence_plugins.curvatures.direct import DirectCurvature
 from metafluence_plugins.curvatures.gauss_newton import GaussNewtonCurvature
+from metafluence_plugins.methods.run_method import RunMethod, left_out
 from metafluence_plugins.solvers.ek_fac import EKFAC
 
 RTOL = 1e-6  # of functions of the curvature; far below the error of holding the curvature still
 
 
 @dataclass(frozen=True)
-class ApproximateUnrolling(AttributionMethod):
+class ApproximateUnrolling(RunMethod):
     """SOURCE: the run in segments, in each of which the curvature and the items' responses stand still.
 
     In a segment of steps with rates of sum t the run follows λ' = −P (H λ + ...), H the mean curvature of its batches
@@ -62,28 +59,17 @@ class ApproximateUnrolling(AttributionMethod):
     ek_fac: bool = False
     steps: Count = 100
 
-    levels: ClassVar[frozenset[Level]] = frozenset(LEVELS)
-    edits: ClassVar[bool] = True
-
-    @property
-    def additive(self) -> bool:
-        return True
-
-    @property
-    def needs_run(self) -> bool:
-        return True
-
     def prepare(self, context: Context) -> Unrolled:
         run = check_run(context.run, context.point)
         if self.segments > run.steps:
             raise InputError(f"segments is {self.segments} for a run of {run.steps} steps. Give at most {run.steps}.")
         bounds = torch.linspace(0, run.steps, self.segments + 1).round().long().tolist()
-        parts = [Segment(self, run, start, stop, context.generator) for start, stop in pairwise(bounds)]
-        return Unrolled(run, parts, context)
+        spans = [span for span in pairwise(bounds) if any(run.rates[slice(*span)])]  # else nothing moves
+        return Unrolled(run, [Segment(self, run, *span, context.generator) for span in spans], context)
 
     def scores(self, state: Unrolled, targets: Targets) -> Scores:
         run, level, observer = state.run, state.context.level, state.context.observer
-        columns = targets.gradients() * run.alive.unsqueeze(1)
+        columns = targets.gradients()
         values = columns.new_zeros(state.context.items, columns.shape[1])
         observer.stage("going back through the run's segments", len(state.segments))
         report = Report()
@@ -135,9 +121,8 @@ class Unrolled:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        if self.run.rule.clip is None:
-            return ()
-        return ("The run clipped its gradients; source leaves that out, as if no gradient had been too long.",)
+        clipped = "The run clipped its gradients; source leaves that out, as if no gradient had been too long."
+        return (*left_out(self.run), *(() if self.run.rule.clip is None else (clipped,)))
 
 
 class Segment:
@@ -157,14 +142,14 @@ class Segment:
         for batch, rate in zip(run.batches[start:stop], run.rates[start:stop], strict=True):
             share.index_add_(0, batch, torch.full((len(batch),), rate / len(batch), dtype=torch.float64))
         self.tasks = share.nonzero().flatten()
-        middle = (start + stop - 1) // 2
-        meta = run.state(middle).meta
         weights = run.weights[self.tasks]
-        shares = (share[self.tasks] * count / self.span if self.span else share[self.tasks]).to(weights.task)
+        shares = (share[self.tasks] * count / self.span).to(weights.task)
+        middle = (start + stop - 1) // 2
+        meta, after = run.state(middle).meta, run.state(middle + 1)
         problem = run.problem.over(run.problem.tasks[self.tasks])
-        self.point: Point = problem.at(meta, type(weights)(weights.task * shares, weights.support, weights.query))
+        self.point: Point = problem.at(meta, replace(weights, task=weights.task * shares))
         self.jacobian: Jacobian = method.curvature.jacobian(self.point)
-        gain = torch.as_tensor(run.rule.gain(run.state(middle + 1)), dtype=meta.dtype, device=meta.device)
+        gain = torch.as_tensor(run.rule.gain(after), dtype=meta.dtype, device=meta.device)
         self._scale = (gain.sqrt() * run.alive).unsqueeze(1)
         self._inverse = torch.where(self._scale > 0, 1 / self._scale, 0.0)
         coupled = run.rule.weight_decay - run.rule.decoupled_decay
@@ -173,10 +158,11 @@ class Segment:
     @cached_property
     def flow(self) -> LinearOperator:
         """A = √P H √P: in coordinates √P⁻¹ λ the run follows u' = −A u."""
-        if not self._method.ek_fac:
-            return Flow(self._method.curvature.at(self.point), self._scale, self._count, self._shift, self._decay)
-        outer = KroneckerFactors(DirectCurvature("gauss-newton").at(self.point), self._generator)
-        return Flow(outer, self._scale, self._count, self._shift, self._decay)
+        if self._method.ek_fac:
+            hessian = KroneckerFactors(DirectCurvature("gauss-newton").at(self.point), self._generator)
+        else:
+            hessian = self._method.curvature.at(self.point)
+        return Flow(hessian, self._scale, self._count, self._shift, self._decay)
 
     def unroll(self, columns: Tensor, report: Report) -> tuple[Tensor, Tensor]:
         """Cotangents V [P, k] of the segment's end, as they meet its responses and as they meet its start."""

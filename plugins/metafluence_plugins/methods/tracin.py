@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 from metafluence import (
@@ -30,11 +31,11 @@ from metafluence_plugins.curvatures.direct import DirectCurvature
 
 
 class Taken(NamedTuple):
-    """Where steps were taken, and their rate; tasks: the numbers of the point's tasks, None for all."""
+    """Where steps were taken, and their rate; tasks: the numbers of the point's tasks, [b]."""
 
     point: Point
     rate: float
-    tasks: Tensor | None = None
+    tasks: Tensor
 
 
 @dataclass(frozen=True)
@@ -96,25 +97,25 @@ class TracIn(AttributionMethod):
             c.learning_rate * (now - before)
             for c, before, now in zip(context.checkpoints, steps, steps[1:], strict=False)
         ]
-        taken = [Taken(point, rate) for point, rate in zip(points, rates, strict=True)]
+        every = torch.arange(len(context.problem.tasks))
+        taken = [Taken(point, rate, every) for point, rate in zip(points, rates, strict=True)]
         return Trace(context, weights, lambda: iter(taken), jacobian)
 
     def scores(self, state: Trace, targets: Targets) -> Scores:
-        weights: Tensor = getattr(state.weights, state.context.level)
-        total = weights.new_zeros(weights.numel(), targets.count)
+        total = state.weights.task.new_zeros(state.context.items, targets.count)
         for point, rate, tasks in state.taken():
             goals = targets.at(point.meta).gradients(state.jacobian)
             slopes = rate * point.removal_slopes(goals, state.context.level, state.jacobian)
-            total = total + slopes if tasks is None else _added(total, state, tasks, slopes)
+            total.index_add_(0, state.weights.items_of(state.context.level, tasks).to(total.device), slopes)
         return Scores(total, state.context.level, self.units)
 
     def parameter_change(self, state: Trace, removals: Sequence[Removal]) -> ParameterChange:
-        removals = check_removals(removals, getattr(state.weights, state.context.level).numel(), state.context.level)
-        total: Tensor | float = 0.0
+        removals = check_removals(removals, state.context.items, state.context.level)
+        total = state.weights.task.new_zeros(state.context.problem.size, len(removals))
         for point, rate, tasks in state.taken():
-            local = removals if tasks is None else state.weights.within(state.context.level, tasks, removals)
-            total = total + rate * point.removed(local, state.context.level, state.jacobian)
-        assert isinstance(total, Tensor)
+            local = state.weights.within(state.context.level, tasks, removals)
+            if any(local):
+                total += rate * point.removed(local, state.context.level, state.jacobian)
         return ParameterChange(total, tuple(removals))
 
 
@@ -122,10 +123,4 @@ def _own_steps(run: TrainingRun) -> Iterator[Taken]:
     """Every step at the tasks of its batch, whose gradients it took the mean of."""
     for segment in run.segments():
         for step in run.recorded(*segment):
-            tasks = step.batch
-            point = run.problem.over(run.problem.tasks[tasks]).at(step.state.meta, run.weights[tasks])
-            yield Taken(point, step.rate / len(tasks), tasks)
-
-
-def _added(total: Tensor, state: Trace, tasks: Tensor, slopes: Tensor) -> Tensor:
-    return total.index_add(0, state.weights.items_of(state.context.level, tasks).to(total.device), slopes)
+            yield Taken(run.point_of(step), step.rate / len(step.batch), step.batch)
