@@ -138,6 +138,7 @@ from .networks import (
     kinks as kinks,
     layered_loss as layered_loss,
     norm as norm,
+    per_task_norms as per_task_norms,
     pooled_size as pooled_size,
     pooling as pooling,
     probe_module as probe_module,

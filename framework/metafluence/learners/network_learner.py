@@ -21,10 +21,13 @@ from metafluence.networks import (
     build_module,
     gradients_each,
     layered_loss,
+    per_task_norms,
     probe_module,
+    running_norms,
     weighted_mean,
 )
 from metafluence.registry import Ways
+from metafluence.runtime import warn
 from metafluence.tasks import Batch, TaskSet
 
 
@@ -68,6 +71,7 @@ class NetworkLearner(MetaLearner):
         ways = self.ways if self.ways is not None else _ways(tasks)
         module = build_module(self.backbone, tasks.input_shape, ways if self.classifies else None)
         if not isinstance(self.backbone, Backbone):
+            module = module if self.encodes else _own_statistics(module)
             probe_module(module, tasks.input_shape, tasks.dtype, tasks.device)
         network = FlatModule(module, tasks.dtype, tasks.device)
         with torch.no_grad():
@@ -149,6 +153,18 @@ class NetworkLearner(MetaLearner):
         inputs, targets, weigh = (p.flatten(0, 1).unsqueeze(0) for p in (query.inputs, query.targets, weights))
         flat = meta.unsqueeze(0)
         return LayerStack(1, lambda _: layered_loss(self.network, flat, inputs, targets, weigh, loss, shift))
+
+
+def _own_statistics(module: nn.Module) -> nn.Module:
+    """The module, with a notice where its batch norms keep running statistics and therefore are converted."""
+    running = running_norms(module)
+    if not running:
+        return module
+    warn(
+        f"Running statistics of {', '.join(running)} are ignored: each task's support, and its query, is normalised by "
+        "its own statistics, as in training mode. mf.per_task_norms(module) gives the same module without this notice."
+    )
+    return per_task_norms(module)
 
 
 def _ways(tasks: TaskSet) -> int:

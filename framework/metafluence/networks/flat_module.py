@@ -123,8 +123,9 @@ def check_module(module: nn.Module) -> None:
             )
         if isinstance(layer, _NormBase) and layer.track_running_stats:
             raise InputError(
-                f"{where} keeps running statistics, which mix tasks. Use metafluence's TaskBatchNorm (the "
-                "statistics of one task alone) or GroupNorm in its place."
+                f"{where} keeps running statistics, which mix tasks. mf.per_task_norms(module) converts batch norms "
+                "to metafluence's TaskBatchNorm (the statistics of one task's support or query, as in training mode); "
+                "or use GroupNorm."
             )
         if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0:
             raise InputError(
