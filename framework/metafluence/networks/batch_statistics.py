@@ -34,7 +34,8 @@ def per_task_norms(module: nn.Module) -> nn.Module:
         if isinstance(layer, _BatchNorm) and _runs(layer):
             if not name:
                 return _converted(layer)
-            copy.set_submodule(name, _converted(layer))
+            place, _, last = name.rpartition(".")
+            setattr(copy.get_submodule(place), last, _converted(layer))
     return copy
 
 
