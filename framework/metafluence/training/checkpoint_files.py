@@ -56,9 +56,7 @@ def _files(folder: str | Path | Sequence[str | Path]) -> list[Path]:
         inside = Path(folder)
         found = sorted(f for f in inside.glob("*") if f.suffix in STATE_DICT_SUFFIXES) if inside.is_dir() else [inside]
     if not found:
-        raise DataError(
-            f"There is no state_dict in {folder}. Its files should end in {', '.join(STATE_DICT_SUFFIXES)}."
-        )
+        raise DataError(f"There is no state_dict in {folder}. Files end in {', '.join(STATE_DICT_SUFFIXES)}.")
     return found
 
 
