@@ -10,7 +10,7 @@ from metafluence_plugins.learners.maml import MAML
 from parts import EXACT
 from small_problems import seeded, tasks
 
-NOTICE = "ignore:From checkpoints alone"
+NOTICE = "ignore:Checkpoints give"
 
 
 def started() -> tuple[nn.Module, BilevelProblem]:

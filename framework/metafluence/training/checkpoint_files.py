@@ -42,7 +42,7 @@ def load_checkpoints(
     pairs = sorted(zip(numbers, files, strict=True))
     metas = [learner.meta_from(read_state_dict(file)).to(problem.tasks.device) for _, file in pairs]
     warn(
-        "From checkpoints alone there are tracin, and influence at the last one if it is near a minimum. run-influence, "
+        "Checkpoints give tracin, and influence at the last one if it is near a minimum. But run-influence, "
         "source and replays need every step: record the loop with mf.record."
     )
     each = rate / len(problem.tasks)
