@@ -247,6 +247,7 @@ from .training import (
     Fit as Fit,
     MomentumStep as MomentumStep,
     Progress as Progress,
+    Proximal as Proximal,
     Quality as Quality,
     Record as Record,
     RetrainBank as RetrainBank,
