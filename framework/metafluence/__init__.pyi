@@ -138,6 +138,7 @@ from .networks import (
     kinks as kinks,
     layered_loss as layered_loss,
     norm as norm,
+    per_task_norms as per_task_norms,
     pooled_size as pooled_size,
     pooling as pooling,
     probe_module as probe_module,
@@ -195,6 +196,7 @@ from .runtime import (
     divided_threads as divided_threads,
     fatal as fatal,
     optional_package as optional_package,
+    read_state_dict as read_state_dict,
     warn as warn,
 )
 from .studies import (
@@ -268,6 +270,7 @@ from .training import (
     best_record as best_record,
     check_run as check_run,
     estimate_sweep as estimate_sweep,
+    load_checkpoints as load_checkpoints,
     load_run as load_run,
     load_training as load_training,
     loss_gradient as loss_gradient,

@@ -1,5 +1,6 @@
 """Meta-training: what a trainer is, the state of a fit, stored fits, and exact retraining without items."""
 
+from metafluence.training.checkpoint_files import load_checkpoints
 from metafluence.training.proximal import Proximal
 from metafluence.training.retraining import RetrainBank, Retrained, Start
 from metafluence.training.run import RunStep, TrainingRun, batch_gradient, load_run
