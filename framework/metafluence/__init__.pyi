@@ -250,6 +250,7 @@ from .training import (
     LoopRecorder as LoopRecorder,
     MomentumStep as MomentumStep,
     Progress as Progress,
+    Proximal as Proximal,
     Quality as Quality,
     Record as Record,
     RetrainBank as RetrainBank,
