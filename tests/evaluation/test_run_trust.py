@@ -33,7 +33,7 @@ def test_a_replay_without_items_is_training_without_them(level):
         assert torch.equal(run.final + change, end) or torch.allclose(run.final + change, end, atol=1e-15)
         torch.testing.assert_close(loss, targets.losses(end) - targets.losses(run.final), rtol=1e-9, atol=1e-15)
     seen = []
-    part = mf.replayed(run, removals, targets, level, 0.1, lambda done, total: seen.append((done, total)))
+    part = mf.replayed(run, removals, targets, level, 0.9, lambda done, total: seen.append((done, total)))
     assert seen == [(1, 2), (2, 2)]
     assert float(part.change.norm()) < 0.5 * float(found.change.norm())
 

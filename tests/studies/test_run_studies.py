@@ -74,7 +74,7 @@ def test_a_lowered_weight_is_scaled_to_a_removal(done, tmp_path):
     (row,) = lowered.rows
     assert row.slope == pytest.approx(1, abs=0.05), "to first order a tenth of a weight is a tenth of a removal"
     assert row.change_error < 0.5 * result.rows[0].change_error
-    by_hand = mf.replayed(lowered.fit.run, lowered.truth.removals, lowered.evaluations["task"].targets(), share=0.1)
+    by_hand = mf.replayed(lowered.fit.run, lowered.truth.removals, lowered.evaluations["task"].targets(), weight=0.9)
     torch.testing.assert_close(lowered.truth.loss_change, 10 * by_hand.loss_change[:, 0], rtol=1e-6, atol=1e-12)
 
 

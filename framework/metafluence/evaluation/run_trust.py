@@ -12,7 +12,7 @@ from metafluence.attribution import Targets
 from metafluence.errors import InputError, MetafluenceError
 from metafluence.evaluation.ground_truth import draw_subsets
 from metafluence.evaluation.metrics import score_agreement
-from metafluence.evaluation.run_truth import replayed
+from metafluence.evaluation.replays import replayed
 from metafluence.learners import NetworkLearner
 from metafluence.networks import kinks
 from metafluence.tasks import Level, Removal
@@ -96,7 +96,7 @@ def _tried(
     goal = targets.at(run.final).gradients().mean(dim=1, keepdim=True)
     norms = run_adjoint(run, goal, ()).growth.norm(dim=1)
     predicted = run_tangent(run, sets, level)
-    lowered = replayed(run, sets, targets, level, 0.1).change * alive.unsqueeze(1)
+    lowered = replayed(run, sets, targets, level, weight=0.9).change * alive.unsqueeze(1)
     cosine = torch.cosine_similarity(predicted, lowered, dim=0).mean()
     ratio = (0.1 * predicted.norm(dim=0) / lowered.norm(dim=0)).mean()
     true = replayed(run, sets, targets, level).loss_change.mean(dim=1)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from metafluence.attribution import AttributionMethod, Scores
 from metafluence.errors import MetafluenceError, StoreError, in_words
+from metafluence.evaluation.answer import answer
 from metafluence.evaluation.evaluation import Evaluation, Retests, TestQuality
 from metafluence.evaluation.ground_truth import Truth
 from metafluence.evaluation.metrics import (
@@ -27,7 +28,6 @@ from metafluence.evaluation.metrics import (
     score_agreement,
 )
 from metafluence.evaluation.row import NAN, RemovalCurve, Row, Run
-from metafluence.evaluation.scoring import answer
 from metafluence.runtime import settle
 from metafluence.tasks import Removal
 
