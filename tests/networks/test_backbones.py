@@ -197,7 +197,6 @@ def test_query_instances_sum_to_their_task_with_theta_held(norm):
     assert float((found - wanted).norm() / wanted.norm()) < 1e-10
 
 
-
 def test_batch_statistics_and_factors_of_layers_do_not_go_together():
     problem = BilevelProblem(LogisticHead(Conv4(2, norm="batch")), images(), 0.5, EXACT)
     operator = problem.at(random_meta(problem)).hessian("held", "gauss-newton")
