@@ -1,9 +1,10 @@
 """Studies whose truth is their own training run: replays, methods that need the run, refusals, interruption."""
 
 import hashlib
+import json
 import pickle
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 import metafluence as mf
+from metafluence.reports.figures import trust_figure
 from metafluence.runtime import Parcel
 from metafluence.training.retraining import _Replay
 from metafluence_plugins.executors.serial import Serial
@@ -223,6 +225,16 @@ def test_the_certificate_is_the_run_s_own(tmp_path):
     assert found.method == "run-influence"
     assert "It holds for this run alone." in found.verdict
     assert [check.name for check in found.checks] == ["metasmoothness", "floor", "weight 0.9", "order", "sizes"]
+    assert mf.Certificate.from_facts(json.loads(json.dumps(asdict(found)))) == found
+    assert found.trust is not None
+    drawn = trust_figure(result.certificates, "task")
+    assert drawn is not None
+    floor, sets, growth = drawn.axes
+    assert floor.lines[0].get_ydata().tolist() == list(found.trust.moved)
+    offsets = np.stack([found.trust.true, found.trust.predicted], axis=1)
+    assert np.array_equal(sets.collections[0].get_offsets(), offsets)
+    assert growth.lines[0].get_ydata().tolist() == list(found.trust.adjoint)
+    assert trust_figure(result.certificates, "query") is None
 
 
 WRONG = {
