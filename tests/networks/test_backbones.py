@@ -257,7 +257,6 @@ REFUSED = {
     "statistics": (after(Remembers()), r"Layer '2' \(Remembers\) changes its buffer 'mean'.*TaskBatchNorm"),
     "dropout": (after(nn.Dropout(0.5)), r"Layer '2' \(Dropout\) is random"),
     "functional dropout": (after(Apply(lambda x: nn.functional.dropout(x, 0.5))), r"other outputs for the same.*eval"),
-    "running": (after(nn.BatchNorm1d(3)), r"Layer '2' \(BatchNorm1d\) keeps running statistics.*TaskBatchNorm"),
     "group norm": (after(nn.GroupNorm(1, 3)), r"Layer '2' \(GroupNorm\).*twice.*metafluence's GroupNorm"),
     "detached": (after(Apply(lambda x: x.detach())), r"cannot be differentiated twice: it cuts the gradient"),
     "whole numbers": (after(Apply(lambda x: x.argmax(dim=1))), r"gives torch.int64 .*no argmax"),

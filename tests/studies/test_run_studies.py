@@ -240,7 +240,7 @@ def test_the_certificate_is_the_run_s_own(tmp_path):
 WRONG = {
     "unknown": (
         {"truth": {"kind": "runs"}},
-        "truth.kind is 'runs', but 'minimum' or 'run' or 'procedure' is expected. Give one",
+        "truth.kind is 'runs', but 'minimum' or 'run' or 'procedure' or 'proximal' is expected. Give one",
     ),
     "newton": ({"trainer": "newton"}, "newton records no run to replay. Give a trainer of minibatches, such as adam"),
     "seeds": ({"truth": {"kind": "run", "seeds": 2}}, "truth.seeds has no meaning for `kind: run`; leave it out"),

@@ -118,6 +118,13 @@ class Chunk:
         pulled = self._encoder.pullback([self._weigh(f) for f in features])
         return self._with_rows(pulled, None if lam is None else self._weigh(lam).sum(dim=0))
 
+    def output_gradient(self, cotangents: Tensor) -> Tensor:
+        """Σ_i D_λ ⟨c_i, f_i⟩, [P], for cotangents c [n, n_q, C] of the outputs f for the query; θ moves with λ."""
+        at = self.linearise("total")
+        lam, features = _split(at, at.pull_outputs(cotangents.unsqueeze(0)))
+        found = self._encoder.pullback_columns(features) if features else self._encoder.zeros(1)
+        return self._with_rows(found, None if lam is None else lam.sum(dim=1))[0]
+
     def gradients(self, jacobian: Jacobian) -> Tensor:
         """D_λ L_O^i of every task, unweighted, [n, P]."""
         at = self.linearise(jacobian)

@@ -209,7 +209,7 @@ class Linearisation(ABC):
         variables = [*self.explicit, self._theta]
         if form == "no-third-order":
             return self.pullback(batched_vjp(self._plain, variables, _weigh(along, weights)))
-        return self._gauss_newton(along, variables, weights)
+        return self._gauss_newton(along, weights)
 
     def product_and_slopes(
         self, tangents: list[Tensor], weights: Tensor, levels: Sequence[Level]
@@ -222,7 +222,7 @@ class Linearisation(ABC):
         found = self._close(batched_vjp(self._first, inputs, _weigh(self._along(tangents), weights)), levels)
         return found[: len(self.explicit)], found[len(self.explicit) :]
 
-    def _gauss_newton(self, along: list[Tensor], variables: list[Tensor], weights: Tensor) -> list[Tensor]:
+    def _gauss_newton(self, along: list[Tensor], weights: Tensor) -> list[Tensor]:
         """Jᵀ (∂f)ᵀ ∂²loss (∂f) J times tangents, f the outputs for the query."""
         loss = self._learner.output_loss
         if loss is None:
@@ -234,7 +234,12 @@ class Linearisation(ABC):
         (moved,) = batched_vjp(pulled, [dual], along)
         weigh_query = self._weighed["query"].detach()
         scale = (weights.unsqueeze(-1) * weigh_query / weigh_query.shape[-1]).unsqueeze(-1)
-        return self.pullback(batched_vjp([outputs], variables, [scale * loss.curvature(outputs, moved)]))
+        return self.pull_outputs(scale * loss.curvature(outputs, moved))
+
+    def pull_outputs(self, cotangents: Tensor) -> list[Tensor]:
+        """Jᵀ (∂f)ᵀ times cotangents [k, n, n_q, C] of the outputs f for the query, by explicit part: [k, n, ...]."""
+        outputs = self._output_pullback[0]
+        return self.pullback(batched_vjp([outputs], [*self.explicit, self._theta], [cotangents]))
 
     @cached_property
     def _output_pullback(self) -> tuple[Tensor, Tensor, list[Tensor]]:

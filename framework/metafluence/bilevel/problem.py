@@ -222,6 +222,10 @@ class Point:
             total += chunk.gradient(jacobian)
         return total
 
+    def output_gradient(self, cotangents: Tensor) -> Tensor:
+        """Σ_i D_λ ⟨c_i, f_i⟩, [P], for cotangents c [N, n_q, C] of the `predictions` f; θ moves with λ."""
+        return torch.stack([chunk.output_gradient(cotangents[chunk.where]) for chunk in self.chunks]).sum(dim=0)
+
     def item_weights(self, level: Level = "task") -> Tensor:
         """ω of every item of the level, [items], in the order of `responses`; removing an item changes it by −ω."""
         return getattr(self.weights, check_level(level)).flatten()

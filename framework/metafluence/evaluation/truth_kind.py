@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from metafluence.registry import Count
+from metafluence.registry import Count, NonNegative
 
-Kind = Literal["minimum", "run", "procedure"]
+Kind = Literal["minimum", "run", "procedure", "proximal"]
 Part = Annotated[float, Field(ge=0, lt=1)]
 """What is left of a weight that is lowered or taken away."""
 
@@ -46,6 +46,12 @@ WORDS: dict[Kind, TruthWords] = {
         "replayed",
         "it is left out and {runs} runs, each with its own start and batches, are replayed (the mean change)",
     ),
+    "proximal": TruthWords(
+        "proximal training (damping {damping:g})",
+        "proximal training",
+        "trained on near itself",
+        "it is left out and the model is trained on near where it is, in outputs and parameters (damping {damping:g})",
+    ),
 }
 SEVERAL = TruthWords(
     "the truth of each variation", "making the model again", "made again", "it is left out and the model is made again"
@@ -57,17 +63,18 @@ class TruthKind:
     """A kind of ground truth.
 
     weight: what the weights of left-out items are multiplied by; 0 leaves them out. runs: how many the truth is a mean
-    over.
+    over. damping: of a proximal truth, how strongly it stays near in parameters.
     """
 
     kind: Kind = "minimum"
     weight: Part = 0.0
     runs: Count = 1
+    damping: NonNegative = 0.0
 
     @property
     def words(self) -> TruthWords:
         """What it is called."""
-        words = TruthWords(*(text.format(runs=self.runs) for text in astuple(WORDS[self.kind])))
+        words = TruthWords(*(text.format(runs=self.runs, damping=self.damping) for text in astuple(WORDS[self.kind])))
         if not self.weight:
             return words
         lowered = f"its weight is multiplied by {self.weight:g} (scaled to its removal)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from metafluence.errors import InputError
 from metafluence.learners.meta_learner import MetaLearner
+from metafluence.learners.state_dicts import check_constants, matched_keys
 from metafluence.networks import (
     Backbone,
     FlatModule,
@@ -21,10 +23,13 @@ from metafluence.networks import (
     build_module,
     gradients_each,
     layered_loss,
+    per_task_norms,
     probe_module,
+    running_norms,
     weighted_mean,
 )
 from metafluence.registry import Ways
+from metafluence.runtime import warn
 from metafluence.tasks import Batch, TaskSet
 
 
@@ -68,6 +73,7 @@ class NetworkLearner(MetaLearner):
         ways = self.ways if self.ways is not None else _ways(tasks)
         module = build_module(self.backbone, tasks.input_shape, ways if self.classifies else None)
         if not isinstance(self.backbone, Backbone):
+            module = module if self.encodes else _own_statistics(module)
             probe_module(module, tasks.input_shape, tasks.dtype, tasks.device)
         network = FlatModule(module, tasks.dtype, tasks.device)
         with torch.no_grad():
@@ -117,6 +123,73 @@ class NetworkLearner(MetaLearner):
     def mixes_instances(self) -> bool:
         return self.network.mixes_instances
 
+    def extra_positions(self) -> dict[str, Tensor]:
+        """Names of the extra meta-parameters, and where they lie among them, in the shape that a module has them in."""
+        return {"extra": torch.arange(self.extra_size)} if self.extra_size else {}
+
+    def positions(self) -> dict[str, Tensor]:
+        """Where each named meta-parameter lies in λ, in its own shape: the network's by its names, then the extra ones.
+
+        Raises InputError where the network has a parameter of the same name as an extra one.
+        """
+        network, extra = self.network.positions(), self.extra_positions()
+        twice = next((name for name in extra if name in network), None)
+        if twice is not None:
+            raise InputError(
+                f"{twice!r} is a parameter of the module and of {type(self).__name__}. Rename the module's."
+            )
+        return {**network, **{name: self.network.size + where for name, where in extra.items()}}
+
+    def meta_from(self, state: Mapping[str, Tensor]) -> Tensor:
+        """Meta-parameters [P] from a module's `state_dict`. The learner must be bound (`problem.learner`).
+
+        Prefixes such as `module.` are allowed, and running statistics are ignored with a notice. Raises InputError that
+        names missing and unexpected keys, other shapes, values that are not finite, and other frozen values.
+        """
+        keys, positions = self._keys(state), self.positions()
+        check_constants(self.network.constants(), keys, state)
+        meta = self.network.flat().new_zeros(self.meta_size)
+        names = self.network.names
+        for name, key in keys.items():
+            where = positions.get(names.get(name, name))
+            if where is None:
+                continue  # a constant
+            values = state[key].detach().to(meta)
+            if not bool(values.isfinite().all()):
+                raise InputError(f"{key} has values in the state_dict that are not finite. Take an earlier checkpoint.")
+            shared = name in names and names[name] != name
+            if shared and not torch.equal(meta[where], values):
+                raise InputError(
+                    f"{key} is shared with {names[name]} in the module, but they differ in the state_dict."
+                )
+            meta[where] = values
+        return meta
+
+    def state_dict_of(self, meta: Tensor, like: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """The `state_dict` of the module at meta-parameters [P], what the learner adds by its own names.
+
+        like: a state_dict whose keys, types, and values of all else it takes.
+        """
+        if tuple(meta.shape) != (self.meta_size,):
+            raise InputError(
+                f"meta has shape {tuple(meta.shape)}; this learner has [{self.meta_size}] meta-parameters."
+            )
+        values = {name: meta.detach()[where] for name, where in self.positions().items()}
+        shared = {name: values[first] for name, first in self.network.names.items()}
+        extra = {name: values[name] for name in self.extra_positions()}
+        if like is None:
+            constants = {name: part.clone() for name, part in self.network.constants().items()}
+            order = {**self.network.module.state_dict(), **extra}
+            return {name: {**constants, **shared, **extra}[name].clone() for name in order}
+        own, found = self._keys(like), {key: part.detach().clone() for key, part in like.items()}
+        found.update({own[name]: part.to(like[own[name]]) for name, part in {**shared, **extra}.items()})
+        return found
+
+    def _keys(self, state: Mapping[str, Tensor]) -> dict[str, str]:
+        """By name of the module's `state_dict` or of what is extra, the key in another one."""
+        likes = {name: where.to(torch.float64) for name, where in self.extra_positions().items()}
+        return matched_keys(self.network.module.state_dict(), likes, state)
+
     def init_meta(self, generator: torch.Generator | None) -> Tensor:
         network = self.network.initial(generator)
         return torch.cat([network, self.initial_extra(network, generator)])
@@ -149,6 +222,18 @@ class NetworkLearner(MetaLearner):
         inputs, targets, weigh = (p.flatten(0, 1).unsqueeze(0) for p in (query.inputs, query.targets, weights))
         flat = meta.unsqueeze(0)
         return LayerStack(1, lambda _: layered_loss(self.network, flat, inputs, targets, weigh, loss, shift))
+
+
+def _own_statistics(module: nn.Module) -> nn.Module:
+    """The module, with a notice where its batch norms keep running statistics and therefore are converted."""
+    running = running_norms(module)
+    if not running:
+        return module
+    warn(
+        f"Running statistics of {', '.join(running)} are ignored: each task's support, and its query, is normalised by "
+        "its own statistics, as in training mode. mf.per_task_norms(module) gives the same module without this notice."
+    )
+    return per_task_norms(module)
 
 
 def _ways(tasks: TaskSet) -> int:

@@ -72,6 +72,15 @@ class FlatModule:
         parts = torch.arange(self.size).split(self._sizes)
         return {n: p.reshape(shape) for n, p, shape in zip(self._names, parts, self._shapes, strict=True)}
 
+    @property
+    def names(self) -> dict[str, str]:
+        """The names of trained parameters in a `state_dict`, several of shared ones, and the one in `positions`."""
+        return dict(self._shared)
+
+    def constants(self) -> dict[str, Tensor]:
+        """What is in a `state_dict` and not trained: frozen parameters, and buffers."""
+        return {name: part for name, part in self.module.state_dict().items() if name not in self._shared}
+
     def layers(self) -> dict[str, dict[str, Tensor]]:
         """By layer, where each of its trained parameters lies in the flat vector, flat and in order."""
         found: dict[str, dict[str, Tensor]] = {}
@@ -123,8 +132,9 @@ def check_module(module: nn.Module) -> None:
             )
         if isinstance(layer, _NormBase) and layer.track_running_stats:
             raise InputError(
-                f"{where} keeps running statistics, which mix tasks. Use metafluence's TaskBatchNorm (the "
-                "statistics of one task alone) or GroupNorm in its place."
+                f"{where} keeps running statistics, which mix tasks. mf.per_task_norms(module) converts batch norms "
+                "to metafluence's TaskBatchNorm (the statistics of one task's support or query, as in training mode); "
+                "or use GroupNorm."
             )
         if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0:
             raise InputError(

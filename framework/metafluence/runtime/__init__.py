@@ -30,6 +30,7 @@ from metafluence.runtime.memory import (
 )
 from metafluence.runtime.provenance import versions
 from metafluence.runtime.source_code import file_fingerprint
+from metafluence.runtime.state_dicts import STATE_DICT_SUFFIXES, read_state_dict
 from metafluence.runtime.storage import (
     Shelf,
     check_identity,

@@ -25,6 +25,7 @@ from metafluence.registry import NonNegative, Positive, Seed, read_yaml, truth_a
 from metafluence.runtime import device_name
 from metafluence.studies.wrong_fields import sentences
 from metafluence.tasks import Corruption, Episodes, Level
+from metafluence.training import Proximal, Start
 
 Spec = Annotated[str | dict[str, Any], Field(description="a name, or a mapping with use: NAME and its parameters,")]
 """A component."""
@@ -37,8 +38,15 @@ Name = Annotated[
     ),
 ]
 Share = Annotated[float, Field(gt=0, lt=1)]
-LATER = ("kind", "weight")
+LATER = ("kind", "weight", "damping")
 """Fields of `truth` that are younger than the first stores."""
+WITHOUT: dict[Kind, tuple[str, ...]] = {
+    "minimum": ("weight", "damping"),
+    "run": ("start", "seeds", "damping"),
+    "procedure": ("start", "damping"),
+    "proximal": ("start", "seeds"),
+}
+"""Fields of `truth` that mean nothing for a kind."""
 
 
 def listed(value: Any) -> Any:
@@ -57,14 +65,16 @@ class TruthConfig(_Strict):
     """The ground truth that methods are compared with, at every level of the study.
 
     kind: `minimum` retrains exactly, to a minimum; `run` replays the run that the study's trainer made, with the same
-    start, batches and rates; `procedure` replays `seeds` runs from other starts with other batches, and is their mean.
+    start, batches and rates; `procedure` replays `seeds` runs from other starts with other batches, and is their mean;
+    `proximal` trains the model on near where it is, at a minimum or not (see `Proximal`).
     items: how many items, drawn at random where there are more, are left out one at a time;
     or all. subsets: how many random subsets are left out, each of a share `subset_share` of the items (for the linear
     datamodeling score).
     seeds: with how many other seeds all of this is done again from a fit of their own, to see how well retraining
     agrees with itself; of a procedure, how many runs it is the mean of. start: of retraining to a minimum, warm from
-    λ*, or cold. weight: what the weights of left-out items are multiplied by in replays, 0 to leave them out; changes
-    are scaled to those of a whole removal.
+    λ*, or cold. weight: what the weights of left-out items are multiplied by in replays and proximal models, 0 to
+    leave them out; changes are scaled to those of a whole removal. damping: of a proximal truth, how strongly it stays
+    near in parameters; a method's answer is judged fairly at its own damping.
     """
 
     items: Annotated[int, Field(ge=2, le=10**9)] | Literal["all"] = 64
@@ -74,17 +84,23 @@ class TruthConfig(_Strict):
     start: Literal["warm", "cold"] = "warm"
     kind: Kind = "minimum"
     weight: Part = 0.0
+    damping: NonNegative | None = None
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> TruthConfig:
-        without = {"minimum": ("weight",), "run": ("start", "seeds"), "procedure": ("start",)}
-        for name in without[self.kind]:
+        for name in WITHOUT[self.kind]:
             if getattr(self, name) != type(self).model_fields[name].default:
-                fix = "add `kind: run`" if self.kind == "minimum" else "leave it out, or set `kind: minimum`"
+                other = "proximal" if name == "damping" else "run" if self.kind == "minimum" else "minimum"
+                fix = f"add `kind: {other}`" if self.kind == "minimum" else f"leave it out, or set `kind: {other}`"
                 raise InputError(f"truth.{name} has no meaning for `kind: {self.kind}`; {fix}.")
         if self.averages and self.seeds < 2:
             raise InputError(
                 f"truth.seeds is {self.seeds}, but `kind: procedure` is a mean over runs. Give how many, 2 or more."
+            )
+        if self.kind == "proximal" and self.damping is None:
+            raise InputError(
+                "truth.damping is missing: `kind: proximal` stays near the model by it. Give that of the methods "
+                "that it judges."
             )
         return self
 
@@ -96,17 +112,22 @@ class TruthConfig(_Strict):
     @property
     def runs(self) -> int:
         """How many fits of their own seeds are made, and retrained about."""
-        return {"minimum": 1 + self.seeds, "run": 1, "procedure": self.seeds}[self.kind]
+        return {"minimum": 1 + self.seeds, "procedure": self.seeds}.get(self.kind, 1)
 
     @property
     def called(self) -> TruthKind:
         """The kind of truth, which knows what it is called."""
-        return TruthKind(self.kind, self.weight, self.seeds if self.averages else 1)
+        return TruthKind(self.kind, self.weight, self.seeds if self.averages else 1, self.damping or 0.0)
 
     @property
     def replays(self) -> bool:
         """It replays recorded runs."""
-        return self.kind != "minimum"
+        return self.kind in ("run", "procedure")
+
+    @property
+    def begins(self) -> Start | Proximal:
+        """How the models without items are made, as a bank of them takes it."""
+        return "replay" if self.replays else self.start if self.damping is None else Proximal(self.damping)
 
     @model_serializer(mode="wrap")
     def _without_later_fields(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from metafluence.studies.study import Study
 
 TRIED = 2
 """Retrainings of the pilot."""
+CALLED = {"minimum": "exact retraining", "run": "replay", "procedure": "replay", "proximal": "proximal fit"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +90,7 @@ def pilot(work: Comparing) -> Pilot:
         retrain_seconds=each,
         retrainings=retrainings,
         scoring_seconds=_scoring(study, started),
-        called="replay" if study.config.truth is not None and study.config.truth.replays else "exact retraining",
+        called=CALLED[study.config.truth.kind] if study.config.truth is not None else CALLED["minimum"],
     )
 
 

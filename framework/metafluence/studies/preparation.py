@@ -32,6 +32,12 @@ from metafluence.tasks import Dataset, Level, Removal, Split, TaskSet, corrupt, 
 from metafluence.training import Checkpoint, Fit, RetrainBank, Trainer
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
+DOING = {
+    "minimum": ("retraining", "exact fits"),
+    "run": ("replaying", "replays"),
+    "procedure": ("replaying", "replays"),
+    "proximal": ("training near the model", "proximal fits"),
+}
 NAMES: dict[Level, str] = {"task": "tasks", "support": "support instances", "query": "query instances"}
 
 
@@ -239,7 +245,7 @@ class Preparation:
             self._trainer,
             self._executor,
             store,
-            "replay" if self.config.truth.replays else self.config.truth.start,
+            self.config.truth.begins,
             self._generator(purpose).initial_seed(),
             lambda done, total: self._observer.step(done, total) if total > 1 else None,
             split.validation if self._trainer.needs_validation else None,
@@ -276,7 +282,7 @@ class Preparation:
         count = (len(singles) + len(subsets)) * (1 + len(others))
         asked = self.config.truth
         assert asked is not None
-        doing, done = ("replaying", "replays") if asked.replays else ("retraining", "exact fits")
+        doing, done = DOING[asked.kind]
         self._observer.stage(f"{doing} without {NAMES[evaluation.level]}", len(singles) + len(subsets))
         parts = (singles, subsets, evaluation.level, evaluation.bank, evaluation.targets())
         again = [(one.bank, one.targets) for one in others]

@@ -232,7 +232,7 @@ class Study:
         asked = self.config.budget
         assert asked is not None
         plans = make_plans(asked.methods, self.config, self._registry)
-        if self._replays:
+        if self.config.truth is not None and self.config.truth.kind != "minimum":
             raise InputError("budget splits errors of predicted minima. Remove it, or set `truth: {kind: minimum}`.")
         without = [plan.label for plan in plans if not plan.method.edits]
         if without or self.config.truth is None:
@@ -272,8 +272,9 @@ class Study:
 
     def _certificates(self, ready: Prepared, predictions: dict[Level, Predictions]) -> list[Certificate]:
         evaluations = [evaluation for evaluation in ready.evaluations.values() if evaluation.truth is not None]
-        averaged = self.config.truth is not None and self.config.truth.averages
-        if not self.config.certificate or not evaluations or averaged:  # a certificate is of one fit
+        truth = self.config.truth  # a certificate is of one fit, and says what a minimum or a run needs
+        without = truth is not None and truth.kind in ("procedure", "proximal")
+        if not self.config.certificate or not evaluations or without:
             return []
         self._observer.stage("certifying", len(evaluations))
         found, method = [], self._registry.build("method", "influence")

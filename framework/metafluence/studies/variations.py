@@ -108,7 +108,7 @@ class Variation:
         """The name under which the work that follows from `WORK` is stored."""
         dump = self.config.model_dump(mode="json")
         truth = self.config.truth
-        start = None if truth is None else "replay" if truth.replays else truth.start
+        start = None if truth is None else str(truth.begins)
         parts = {name: dump[name] for name in WORK} | {"start": start}
         return _hash(parts)[:12]
 

@@ -1,6 +1,9 @@
 """Meta-training: what a trainer is, the state of a fit, stored fits, and exact retraining without items."""
 
-from metafluence.training.retraining import RetrainBank, Retrained
+from metafluence.training.checkpoint_files import load_checkpoints
+from metafluence.training.loop_recorder import LoopRecorder, load_recording, record
+from metafluence.training.proximal import Proximal
+from metafluence.training.retraining import RetrainBank, Retrained, Start
 from metafluence.training.run import RunStep, TrainingRun, batch_gradient, load_run
 from metafluence.training.run_derivatives import RunAdjoint, check_run, run_adjoint, run_tangent
 from metafluence.training.run_recorder import RunRecorder

@@ -26,6 +26,7 @@ from metafluence.runtime import (
     warn,
 )
 from metafluence.tasks import Level, Removal, TaskSet, Weights, check_removals
+from metafluence.training.proximal import NearModel, Proximal
 from metafluence.training.run import TrainingRun
 from metafluence.training.trainer import Fit, Shared, Trainer
 
@@ -68,8 +69,8 @@ class Retrained:
 class RetrainBank:
     """Fits with the weights of removed items at zero. Each is computed once and stored.
 
-    start: `warm` from λ*; `cold` from the fit's own initial parameters, drawn anew from `seed`; or `replay`, the very
-    run that the fit recorded, with its start, batches and rates, under other weights.
+    start: `warm` from λ*; `cold` from the fit's own initial parameters, drawn anew from `seed`; `replay`, the very run
+    that the fit recorded, with its start, batches and rates, under other weights; or `Proximal`, near the fit.
     store: a folder for the fits; work already there is reused if it answers the same question.
     progress: called with fits done and fits asked for. validation: tasks that the trainer judges its steps on, the
     same as in the fit. notice: called with a sentence about a failure that was recovered from (a worker died).
@@ -84,7 +85,7 @@ class RetrainBank:
         trainer: Trainer,
         executor: Executor,
         store: Path | None = None,
-        start: Start = "warm",
+        start: Start | Proximal = "warm",
         seed: int = 0,
         progress: Callable[[int, int], None] | None = None,
         validation: TaskSet | None = None,
@@ -98,6 +99,9 @@ class RetrainBank:
             raise InputError("The fit has no recorded run to replay. Make it with record=True (adam, sgd, ...).")
         self.weights = weights or (Weights.ones(problem.tasks) if self._run is None else self._run.weights)
         self._init = fit.meta if start == "warm" else None
+        self._proximal = start if isinstance(start, Proximal) else None
+        self._near: NearModel | None = None
+        self._fitted = fit.meta
         self._seed, self._progress, self._validation = seed, progress, validation
         self._shelf: Shelf | None = None
         self._notice, self._expected = notice, expected
@@ -110,7 +114,7 @@ class RetrainBank:
                 "problem": problem.fingerprint(),
                 "fit": digest.hexdigest()[:16],
                 "trainer": component_fingerprint(trainer),
-                "start": f"cold, seed {seed}" if start == "cold" else start,
+                "start": f"cold, seed {seed}" if start == "cold" else str(start),
             }
             if validation is not None:
                 identity["validation"] = validation.fingerprint()
@@ -167,6 +171,9 @@ class RetrainBank:
         """What makes a fit without a removal."""
         if self._run is not None:
             return _Replay(self._sent(self._run, fits), level, weight)
+        if self._proximal is not None:
+            self._near = self._near or self._proximal.near(self._problem, self._fitted, self.weights)
+            return _Near(self._near, level, weight)
         trainer = self._trainer_of(fits)
         return _Refit(self._problem, trainer, self._init, self._seed, level, weight, self._validation, self.weights)
 
@@ -255,6 +262,22 @@ class _Replay:
         except (RemovalError, SolverError, ConvergenceError) as error:
             return str(error)
         return Fit(meta, float("nan"), True, self.run.steps, 0, time.perf_counter() - started)
+
+
+@dataclass(frozen=True)
+class _Near:
+    """One proximal model with other weights of some items; a class, so that it can be pickled."""
+
+    near: NearModel
+    level: Level
+    weight: float
+
+    def __call__(self, removal: Removal) -> Fit | str:
+        """The model, or the reason why there is none without these items."""
+        try:
+            return self.near.fit(self.near.weights.scaled(self.level, removal, self.weight))
+        except (RemovalError, SolverError) as error:
+            return str(error)
 
 
 def _key(level: Level, removal: Removal, weight: float) -> str:

@@ -23,12 +23,18 @@ class RunRecorder:
     """Records the steps of a meta-training as they are made.
 
     every: steps between two states that are kept; the square root of the number of steps balances memory and replay.
-    folder: where states are kept; in memory if it is None. Gradients are kept of as many steps as fit a quarter of the
-    problem's `memory_gib`, so that derivatives of the run need not replay them.
+    folder: where states are kept; in memory if it is None. keep_gradients: keep the gradients of as many steps as fit a
+    quarter of the problem's `memory_gib`, so that derivatives of the run need not replay them.
     """
 
     def __init__(
-        self, problem: BilevelProblem, weights: Weights, rule: StepRule, every: int, folder: Path | None = None
+        self,
+        problem: BilevelProblem,
+        weights: Weights,
+        rule: StepRule,
+        every: int,
+        folder: Path | None = None,
+        keep_gradients: bool = True,
     ) -> None:
         self._problem, self._weights, self._rule, self._every, self._folder = problem, weights, rule, every, folder
         self._states = KeptStates(folder)
@@ -37,6 +43,7 @@ class RunRecorder:
         self._last: StepState | None = None
         self._peaks = problem.tasks.support.inputs.new_zeros(problem.size)
         self._room = int(GRADIENT_SHARE * problem.memory_gib * 2**30 / (problem.size * self._peaks.element_size()))
+        self._room = self._room if keep_gradients else 0
         self._gradients: list[Tensor] = []  # since the last state that is kept, without a gap
 
     def resume(self, step: int) -> None:

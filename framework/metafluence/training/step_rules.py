@@ -61,7 +61,7 @@ class StepRule(Component, ABC):
 
     def step(self, state: StepState, gradient: Tensor, rate: float) -> StepState:
         """The state after a step along `gradient` [P] at learning rate `rate`."""
-        return StepState(state.step + 1, self.advance(state, self._clipped(gradient), rate))
+        return StepState(state.step + 1, self.advance(state, self.clipped(gradient), rate))
 
     def vjp(
         self, state: StepState, gradient: Tensor, rate: float, cotangents: Sequence[Tensor]
@@ -71,7 +71,7 @@ class StepRule(Component, ABC):
         Returns:
             Cotangents of the old parts, and that of the gradient, [k, P] each.
         """
-        rows = self.jacobian(state, self._clipped(gradient), rate)
+        rows = self.jacobian(state, self.clipped(gradient), rate)
         *parts, by_gradient = (_dot(column, cotangents) for column in zip(*rows, strict=True))
         return parts, self._clip_derivative(gradient, by_gradient)
 
@@ -80,7 +80,7 @@ class StepRule(Component, ABC):
     ) -> list[Tensor]:
         """Tangents of the new parts for tangents of the old parts and `along` of the gradient, [k, P] each."""
         given = [*tangents, self._clip_derivative(gradient, along)]
-        return [_dot(row, given) for row in self.jacobian(state, self._clipped(gradient), rate)]
+        return [_dot(row, given) for row in self.jacobian(state, self.clipped(gradient), rate)]
 
     @abstractmethod
     def advance(self, state: StepState, gradient: Tensor, rate: float) -> tuple[Tensor, ...]:
@@ -105,7 +105,8 @@ class StepRule(Component, ABC):
     def _decayed(self, meta: Tensor, gradient: Tensor) -> Tensor:
         return gradient.add(meta, alpha=self.weight_decay) if self.weight_decay else gradient
 
-    def _clipped(self, gradient: Tensor) -> Tensor:
+    def clipped(self, gradient: Tensor) -> Tensor:
+        """The gradient, scaled down to the norm `clip` where it is longer."""
         if self.clip is None:
             return gradient
         return gradient * torch.clamp(self.clip / (torch.linalg.vector_norm(gradient) + CLIP_OFFSET), max=1.0)

@@ -32,6 +32,11 @@ class ANIL(StepLearner, LinearHead):
     def extra_size(self) -> int:
         return self.adapted_size + self.learn_rate
 
+    def extra_positions(self) -> dict[str, Tensor]:
+        head = torch.arange(self.adapted_size).reshape(-1, self.width + 1)
+        rate = {"log_rate": torch.tensor(self.adapted_size)} if self.learn_rate else {}
+        return {"head.weight": head[:, :-1], "head.bias": head[:, -1], **rate}
+
     def initial_extra(self, network: Tensor, generator: torch.Generator | None) -> Tensor:
         """As nn.Linear draws it; zero where there is no generator. The learned rate starts as given."""
         start = network.new_zeros(self.extra_size)

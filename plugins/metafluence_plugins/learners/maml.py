@@ -42,6 +42,9 @@ class MAML(StepLearner):
     def extra_size(self) -> int:
         return len(self.network.layer_sizes) if self.learn_rates else 0
 
+    def extra_positions(self) -> dict[str, Tensor]:
+        return {"log_rates": torch.arange(self.extra_size)} if self.learn_rates else {}
+
     def predict(self, rows: Tensor, adapted: Tensor, inputs: Tensor) -> Tensor:
         return self.network.stacked(adapted, inputs)
 

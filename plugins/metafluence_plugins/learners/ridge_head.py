@@ -51,6 +51,9 @@ class RidgeHead(LinearHead, ImplicitLearner):
             return 0
         return 1 if self._real else 2  # the squared error of real targets has no scale
 
+    def extra_positions(self) -> dict[str, Tensor]:
+        return {name: torch.tensor(i) for i, name in enumerate(("log_ridge", "log_scale")[: self.extra_size])}
+
     def predict(self, rows: Tensor, adapted: Tensor, inputs: Tensor) -> Tensor:
         outputs = self.outputs(adapted, inputs)
         return outputs if self._real else self._learned(rows, 1, self.scale)[:, None, None] * outputs

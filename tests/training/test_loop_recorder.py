@@ -1,0 +1,449 @@
+"""Loops of one's own, in plain torch, recorded: the run, its derivatives against the loop made again, lies found."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import higher
+import pytest
+import torch
+from torch import Tensor, nn
+
+import metafluence as mf
+from metafluence import InputError, MetaLearner, StoreError, TaskSet
+from metafluence.testing import central_difference
+from metafluence_plugins.backbones.mlp import MLP
+from metafluence_plugins.learners.anil import ANIL
+from metafluence_plugins.learners.maml import MAML
+from metafluence_plugins.learners.protonet import ProtoNet
+from small_problems import tasks
+
+SIZE = 3  # tasks of a step
+cross_entropy = nn.functional.cross_entropy
+
+
+def network(norm: bool = False) -> nn.Sequential:
+    torch.manual_seed(3)
+    layers = [nn.Linear(3, 4), *([nn.BatchNorm1d(4)] if norm else []), nn.Tanh(), nn.Linear(4, 2)]
+    return nn.Sequential(*layers).double()
+
+
+Half = tuple[Tensor, Tensor]
+
+
+def maml_loss(model: nn.Module, support: Half, query: Half, rate: float = 0.3, steps: int = 2, **more: Any) -> Tensor:
+    """As people write it with `higher`."""
+    inner = torch.optim.SGD(model.parameters(), lr=rate)
+    track = not more.get("first_order", False)
+    with higher.innerloop_ctx(model, inner, copy_initial_weights=False) as (adapted, stepped):
+        for _ in range(steps):
+            if track:
+                stepped.step(cross_entropy(adapted(support[0]), support[1]))
+            else:
+                stepped.step(
+                    cross_entropy(adapted(support[0]), support[1]), grad_callback=lambda gs: [g.detach() for g in gs]
+                )
+        return cross_entropy(adapted(query[0]), query[1])
+
+
+def proto_loss(model: nn.Module, support: Half, query: Half, **_: Any) -> Tensor:
+    features = model(support[0])
+    prototypes = torch.stack([features[support[1] == c].mean(dim=0) for c in (0, 1)])
+    return cross_entropy(-torch.cdist(model(query[0]), prototypes).square(), query[1])
+
+
+def anil_loss(model: nn.ModuleDict, support: Half, query: Half, **_: Any) -> Tensor:
+    weight, bias = model["head"].weight, model["head"].bias
+    features = model["body"](support[0])
+    for _step in range(2):
+        loss = cross_entropy(nn.functional.linear(features, weight, bias), support[1])
+        by_weight, by_bias = torch.autograd.grad(loss, (weight, bias), create_graph=True)
+        weight, bias = weight - 0.3 * by_weight, bias - 0.3 * by_bias
+    return cross_entropy(nn.functional.linear(model["body"](query[0]), weight, bias), query[1])
+
+
+def body_and_head() -> nn.ModuleDict:
+    whole = network()
+    return nn.ModuleDict({"body": whole[:2], "head": whole[2]})
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A user's code: the model, the loss of one task, and the learner that describes both."""
+
+    model: Callable[[], nn.Module]
+    loss: Callable[..., Tensor]
+    learner: Callable[[Any], MetaLearner]
+    optimiser: Callable[[Any], torch.optim.Optimizer] = lambda ps: torch.optim.Adam(ps, lr=0.05)
+
+    def run(
+        self, folder=None, weights: dict[int, float] | None = None, learner=None, edit=None, options=None, **how: Any
+    ):
+        """The trained model, and the run if it is recorded. Fresh episodes at each step, in order."""
+        model = self.model()
+        optimiser = self.optimiser(model.parameters())
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 20)
+        described = self.learner(model) if learner is None else learner(model)
+        settings = {"every": 2, **(options or {})}
+        recorder = None if folder is None else mf.record(folder, described, optimiser, **settings)
+        for step, episodes in enumerate(how.pop("episodes", EPISODES)):
+            batch = as_tuples(episodes)
+
+            def make(step: int = step, batch: list = batch) -> None:
+                losses = [self.loss(model, (sx, sy), (qx, qy), **how) for sx, sy, qx, qy in batch]
+                scaled = [(weights or {}).get(SIZE * step + i, 1.0) * loss for i, loss in enumerate(losses)]
+                optimiser.zero_grad()
+                torch.stack(scaled).mean().backward()
+                if edit is not None:
+                    edit(model)
+                optimiser.step()
+
+            if recorder is None:
+                make()
+            else:
+                with recorder.step(batch):
+                    make()
+            schedule.step()
+        return model, None if recorder is None else recorder.finish()
+
+
+def as_tuples(episodes: TaskSet) -> list[tuple[Tensor, ...]]:
+    halves = (episodes.support.inputs, episodes.support.targets, episodes.query.inputs, episodes.query.targets)
+    return list(zip(*halves, strict=True))
+
+
+EPISODES = [tasks(SIZE, seed=seed) for seed in range(5)]
+LOOPS = {
+    "maml": Loop(network, maml_loss, lambda m: MAML(m, steps=2, rate=0.3)),
+    "protonet": Loop(lambda: network()[:2], proto_loss, ProtoNet),
+    "anil": Loop(body_and_head, anil_loss, lambda m: ANIL(m["body"], steps=2, rate=0.3)),
+}
+OPTIMISERS = {
+    "sgd": lambda ps: torch.optim.SGD(ps, lr=0.3, weight_decay=0.01),
+    "nesterov": lambda ps: torch.optim.SGD(ps, lr=0.1, momentum=0.9, nesterov=True),
+    "adam": lambda ps: torch.optim.Adam(ps, lr=0.05, weight_decay=0.01),
+    "adamw": lambda ps: torch.optim.AdamW(ps, lr=0.05, weight_decay=0.3, foreach=True),
+    "rmsprop": lambda ps: torch.optim.RMSprop(ps, lr=0.02),
+}
+PAIRS = [("maml", o) for o in OPTIMISERS] + [(loop, "adam") for loop in LOOPS if loop != "maml"]
+
+
+def flat(model: nn.Module, run: mf.TrainingRun) -> Tensor:
+    return run.problem.learner.meta_from(model.state_dict())
+
+
+@pytest.mark.parametrize(("name", "optimiser"), PAIRS)
+def test_influence_through_a_recorded_loop_is_the_derivative_of_the_loop_itself(name, optimiser, tmp_path):
+    """Oracle: central differences of the user's loop, made again with one task's loss times a weight."""
+    loop = replace(LOOPS[name], optimiser=OPTIMISERS[optimiser])
+    model, run = loop.run(tmp_path)
+    assert torch.equal(run.final, flat(model, run))
+    again = run.replayed(0, 2)[-1]
+    torch.testing.assert_close(again.state.meta, run.state(1).meta, rtol=1e-12, atol=1e-12)
+    targets = mf.Targets(run.problem, tasks(2, seed=9), run.final)
+    context = mf.Context(run.problem.at(run.final), run=run)
+    scores = mf.attribute(mf.build("method", "run-influence"), context, targets).values[:, 0]
+    zero, one = torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64)
+
+    def loss(item: int, h: float) -> Tensor:
+        meta = flat(loop.run(weights={item: 1 + h})[0], run)
+        return torch.tensor(mf.validate(run.problem.over(tasks(2, seed=9)), meta).loss, dtype=torch.float64)
+
+    item = 4
+    found = central_difference(lambda h: loss(item, float(h)), zero, one, step=1e-3)
+    assert found.error < 1e-3 * abs(float(found.value))
+    assert float(scores[item]) == pytest.approx(-float(found.value), abs=10 * found.error + 1e-9)
+
+
+def test_a_recorded_loop_is_what_a_loop_without_a_task_is_compared_with(tmp_path):
+    """Oracle: the loop itself, made again with a weight of zero."""
+    _, run = LOOPS["maml"].run(tmp_path)
+    without = flat(LOOPS["maml"].run(weights={4: 0.0})[0], run)
+    torch.testing.assert_close(run.replay(run.removing("task", (4,))), without, rtol=1e-9, atol=1e-9)
+    assert not torch.allclose(without, run.final)
+
+
+def test_methods_along_a_run_take_it_and_another_process_loads_it(tmp_path):
+    model, run = LOOPS["maml"].run(tmp_path)
+    targets = mf.Targets(run.problem, tasks(2, seed=9), run.final)
+    for method in (mf.build("method", "tracin", along="run"), mf.build("method", "source", segments=2)):
+        found = mf.attribute(method, mf.Context(run.problem.at(run.final), run=run, strict=False), targets)
+        assert found.values.isfinite().all()
+    loaded = mf.load_recording(tmp_path, LOOPS["maml"].learner(model))
+    assert torch.equal(loaded.final, run.final)
+    assert loaded.problem.fingerprint() == run.problem.fingerprint()
+    loaded.replayed(2, 4)
+    with pytest.raises(StoreError, match="another study"):
+        mf.load_recording(tmp_path, MAML(model, steps=2, rate=0.2))
+    with pytest.raises(StoreError, match="no recorded tasks"):
+        mf.load_recording(tmp_path / "none", LOOPS["maml"].learner(model))
+
+
+def test_a_task_that_is_seen_again_is_one_item(tmp_path):
+    _, run = LOOPS["maml"].run(tmp_path, episodes=[EPISODES[0], EPISODES[1], EPISODES[0]])
+    assert len(run.problem.tasks) == 2 * SIZE
+    assert torch.equal(run.batches[2], run.batches[0])
+    assert run.problem.tasks.ids[:2] == ("step-1-0", "step-1-1")
+
+
+def clipping(model: nn.Module) -> None:
+    nn.utils.clip_grad_norm_(model.parameters(), 0.25)
+
+
+def by_value(model: nn.Module) -> None:
+    nn.utils.clip_grad_value_(model.parameters(), 0.05)
+
+
+def scaled(factor: float):
+    def edit(model: nn.Module) -> None:
+        for p in model.parameters():
+            p.grad *= factor
+
+    return edit
+
+
+def described(**settings: Any):
+    return {"learner": lambda m: MAML(m, **{"steps": 2, "rate": 0.3, **settings})}
+
+
+SUM, CLIP = {"options": {"reduction": "sum"}}, {"options": {"clip": 0.25}}
+LIES = {
+    "rate": (described(rate=0.6), r"rate=0.3 in place of 0.6"),
+    "half rate": (described(rate=0.15), r"rate=0.3 in place of 0.15"),
+    "steps": (described(steps=3), r"steps=2 in place of 3"),
+    "first order": (described(first_order=True), r"first_order=False in place of True"),
+    "loop of first order": ({"first_order": True}, r"first_order=True in place of False"),
+    "rule": (described(rule="adam"), r"rule='sgd' in place of 'adam'"),
+    "sum": ({"edit": scaled(SIZE)}, r"factor of 3: the loop's loss is a sum over the 3 tasks. Give reduction='sum'"),
+    "mean": (SUM, r"factor of 0.3333. Give reduction='mean'"),
+    "sum of queries": ({"edit": scaled(6)}, r"factor of 6: .*a sum over a task's query instances.*=6, or scale"),
+    "clipping": ({"edit": clipping}, r"the loop clips to the norm 0.25. Give clip=0.25"),
+    "clipping by value": ({"edit": by_value}, r"at ±0.05: .*clip_grad_value_"),
+    "no clipping": (CLIP, r"does not clip at this norm"),
+    "other loss": ({"edit": lambda m: m[0].bias.grad.add_(0.1)}, r"most in 0.bias. None of the usual .*steps, rate"),
+    "rate and sum": ({**described(rate=0.6), "edit": scaled(SIZE)}, r"rate=0.3.*Also: .*reduction='sum'"),
+    "decay beside": ({"edit": lambda m: m[2].bias.data.mul_(0.5)}, r"optimiser's step is not that of .*most in 2.bias"),
+}
+
+
+@pytest.mark.parametrize(("how", "message"), LIES.values(), ids=LIES.keys())
+def test_a_description_that_lies_is_found_and_the_lie_is_named(how, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        LOOPS["maml"].run(tmp_path, **how)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [{"edit": scaled(SIZE), **SUM}, {"edit": scaled(2.5), "options": {"reduction": 2.5}}, {"edit": clipping, **CLIP}],
+    ids=["sum", "number", "clip"],
+)
+def test_sums_and_clipping_are_recorded_where_they_are_named(how, tmp_path):
+    """Oracle: the loop made again without a task's loss."""
+    loop = replace(LOOPS["maml"], optimiser=OPTIMISERS["sgd"])
+    _, run = loop.run(tmp_path, **how)
+    without = flat(loop.run(weights={4: 0.0}, edit=how["edit"])[0], run)
+    torch.testing.assert_close(run.replay(run.removing("task", (4,))), without, rtol=1e-9, atol=1e-9)
+    removals = mf.run_tangent(run, [(4,)])[:, 0]
+    h = 1e-4
+    less = run.replay(run.removing("task", (4,), h)) - run.replay(run.removing("task", (4,), -h))
+    torch.testing.assert_close(removals, less / (2 * h), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.filterwarnings("ignore:Running statistics")
+def test_batch_norm_in_training_mode_is_recorded_and_in_evaluation_mode_is_found(tmp_path):
+    loop = replace(LOOPS["maml"], model=lambda: network(norm=True))
+    model, run = loop.run(tmp_path / "training")
+    assert torch.equal(run.final, flat(model, run))
+    again = run.replayed(0, 2)[-1]
+    torch.testing.assert_close(again.state.meta * run.alive, run.state(1).meta * run.alive, rtol=1e-9, atol=1e-9)
+    frozen = replace(loop, model=lambda: network(norm=True).eval())
+    with pytest.raises(InputError, match=r"model in evaluation mode.*Call model.train\(\)"):
+        frozen.run(tmp_path / "evaluation")
+
+
+def test_support_and_query_exchanged_are_found(tmp_path):
+    exchanged = replace(LOOPS["maml"], loss=lambda model, support, query: maml_loss(model, query, support))
+    with pytest.raises(InputError, match="support and query exchanged they agree"):
+        exchanged.run(tmp_path)
+
+
+def torch_with(name: str, **options: Any):
+    return lambda ps: getattr(torch.optim, name)(ps, lr=0.1, **options)
+
+
+def grouped(**options: Any):
+    def make(ps) -> torch.optim.Optimizer:
+        first, *others = ps
+        return torch.optim.SGD([{"params": [first], **options}, {"params": others}], lr=0.1)
+
+    return make
+
+
+REFUSED = {
+    "amsgrad": (torch_with("Adam", amsgrad=True), "amsgrad=True.*leave amsgrad out"),
+    "maximize": (torch_with("SGD", maximize=True), "maximize=True.*negate the loss"),
+    "centered": (torch_with("RMSprop", centered=True), "centered=True"),
+    "rmsprop's momentum": (torch_with("RMSprop", momentum=0.5), "momentum=0, or Adam"),
+    "dampening": (torch_with("SGD", momentum=0.5, dampening=0.1), "dampening=0.1"),
+    "other": (torch_with("Adagrad"), "Adagrad is not among .*SGD, Adam, AdamW and RMSprop"),
+    "groups": (grouped(weight_decay=0.1), "weight_decay=0.1 and 0"),
+    "rates": (grouped(lr=0.2), r"learning rates \[0.1, 0.2\]"),
+}
+
+
+@pytest.mark.parametrize(("optimiser", "message"), REFUSED.values(), ids=REFUSED.keys())
+def test_options_that_no_rule_has_are_refused_by_name(optimiser, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        replace(LOOPS["maml"], optimiser=optimiser).run(tmp_path)
+
+
+def begun(tmp_path, optimiser=None, learner=None):
+    model = network()
+    optimiser = (optimiser or LOOPS["maml"].optimiser)(model.parameters())
+    recorder = mf.record(tmp_path, (learner or LOOPS["maml"].learner)(model), optimiser, check_every=8)
+
+    def make(factor: float = 1.0) -> None:
+        optimiser.zero_grad()
+        losses = [maml_loss(model, (sx, sy), (qx, qy)) for sx, sy, qx, qy in as_tuples(EPISODES[0])]
+        (factor * torch.stack(losses).mean()).backward()
+        optimiser.step()
+
+    return model, optimiser, recorder, make
+
+
+def no_step(model, optimiser, recorder, make):
+    with recorder.step(EPISODES[0]):
+        pass
+
+
+def twice(model, optimiser, recorder, make):
+    with recorder.step(EPISODES[0]):
+        make()
+        make()
+
+
+def outside(model, optimiser, recorder, make):
+    make()
+
+
+def changed_between(model, optimiser, recorder, make):
+    with recorder.step(EPISODES[0]):
+        make()
+    model[0].bias.data += 1
+    with recorder.step(EPISODES[0]):
+        make()
+
+
+def other_momentum(model, optimiser, recorder, make):
+    optimiser.param_groups[0]["betas"] = (0.8, 0.999)
+    with recorder.step(EPISODES[0]):
+        make()
+
+
+def closure(model, optimiser, recorder, make):
+    with recorder.step(EPISODES[0]):
+        optimiser.step(lambda: 0.0)
+
+
+def no_tasks(model, optimiser, recorder, make):
+    with recorder.step({"train": 1}):
+        make()
+
+
+def other_shape(model, optimiser, recorder, make):
+    with recorder.step(EPISODES[0]):
+        make()
+    smaller = EPISODES[1]
+    halves = smaller.support, mf.Batch(smaller.query.inputs[:, 1:], smaller.query.targets[:, 1:])
+    with recorder.step(TaskSet(*halves, ("a", "b", "c"))):
+        make()
+
+
+def other_task_of_one_name(model, optimiser, recorder, make):
+    with recorder.step(EPISODES[0]):
+        make()
+    other = EPISODES[1]
+    with recorder.step(TaskSet(other.support, other.query, EPISODES[0].ids)):
+        make()
+
+
+def other_type(model, optimiser, recorder, make):
+    with recorder.step(EPISODES[0].to(dtype=torch.float32)):
+        make()
+
+
+def nothing(model, optimiser, recorder, make):
+    recorder.finish()
+
+
+def lie_after_a_while(model, optimiser, recorder, make):
+    for step in range(9):
+        with recorder.step(EPISODES[0]):
+            make(1.0 if step < 5 else 0.9)
+
+
+MISUSES = {
+    no_step: "No optimiser.step",
+    twice: "called twice",
+    outside: "outside of recorder.step",
+    changed_between: "changed between steps 1 and 2",
+    other_momentum: "Schedule the rate alone",
+    closure: "closure",
+    no_tasks: "given a dict that is no task",
+    other_shape: "tensors of shapes",
+    other_task_of_one_name: "Two tasks are called '0-0'",
+    other_type: "float32.*float64",
+    nothing: "Nothing was recorded",
+    lie_after_a_while: "At step 8 .*factor of 0.9",
+}
+
+
+@pytest.mark.parametrize(("misuse", "message"), MISUSES.items(), ids=[m.__name__ for m in MISUSES])
+def test_a_loop_that_is_no_run_of_steps_is_refused(misuse, message, tmp_path):
+    model, optimiser, recorder, make = begun(tmp_path)
+    with pytest.raises(InputError, match=message):
+        misuse(model, optimiser, recorder, make)
+    if misuse not in (outside, nothing):
+        with pytest.raises(InputError, match="has stopped"), recorder.step(EPISODES[0]):
+            pass
+        make()  # the optimiser is left in peace
+
+
+def test_parameters_that_the_learner_does_not_have_are_named(tmp_path):
+    with pytest.raises(InputError, match=r"2.weight \[2, 4\] is not trained in the loop; 2.bias"):
+        no_step(*begun(tmp_path, lambda ps: torch.optim.SGD(list(ps)[:2], lr=0.1)))
+    with pytest.raises(InputError, match=r"parameter 3 \[2, 4\] is none of the learner's"):
+        no_step(*begun(tmp_path, learner=lambda m: ProtoNet(m[:2])))
+    with pytest.raises(InputError, match=r"1.weight is \[5, 3\], the optimiser's parameter 1 \[4, 3\]"):
+        no_step(*begun(tmp_path, learner=lambda m: MAML(MLP((5,)), steps=2, rate=0.3)))
+
+
+def test_parameters_may_come_in_any_order_and_a_copy_of_the_module_does(tmp_path):
+    backwards = replace(LOOPS["maml"], optimiser=lambda ps: torch.optim.Adam(reversed(list(ps)), lr=0.05))
+    model, run = backwards.run(tmp_path / "backwards")
+    assert torch.equal(run.final, flat(model, run))
+    model, run = LOOPS["maml"].run(tmp_path / "copy", learner=lambda m: MAML(copy.deepcopy(m), steps=2, rate=0.3))
+    assert torch.equal(run.final, flat(model, run))
+
+
+def test_a_finished_recording_is_kept_and_an_unfinished_one_is_made_again(tmp_path):
+    with pytest.raises(InputError):
+        LOOPS["maml"].run(tmp_path, **described(rate=0.6))
+    LOOPS["maml"].run(tmp_path)
+    with pytest.raises(InputError, match="holds a recording"):
+        LOOPS["maml"].run(tmp_path)
+
+
+def test_an_optimiser_that_has_begun_is_refused(tmp_path):
+    model, optimiser, recorder, make = begun(tmp_path)
+    with recorder.step(EPISODES[0]):
+        make()
+    with pytest.raises(InputError, match="has made steps already"):
+        mf.record(tmp_path, LOOPS["maml"].learner(model), optimiser)
+
+
+@pytest.mark.parametrize("wrong", [{"reduction": "none"}, {"reduction": 0.0}, {"every": 0}, {"check_every": 0}])
+def test_options_out_of_bounds_are_refused(wrong, tmp_path):
+    with pytest.raises(InputError, match="Give"):
+        LOOPS["maml"].run(tmp_path, options=wrong)
