@@ -86,7 +86,7 @@ def run_case(name: str, options: argparse.Namespace) -> None:
     predicted = sums(scores, sets)
     others = {name: sums(s, sets) for name, s in compared(run, targets).items()} if options.others else {}
     for what, part in (("left out", 1.0), ("weight .9", 0.1)):
-        true = mf.replayed(run, sets, targets, share=part).loss_change[:, 0].double().numpy()
+        true = mf.replayed(run, sets, targets, weight=1 - part).loss_change[:, 0].double().numpy()
         print(
             f"  5 % of the episodes, {what}: LDS {spearman(predicted, true):.3f}, slope "
             f"{slope(part * predicted, true):.2f}, effects {true.mean():.1e} ± {true.std():.1e}"

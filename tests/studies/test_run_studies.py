@@ -1,9 +1,10 @@
 """Studies whose truth is their own training run: replays, methods that need the run, refusals, interruption."""
 
 import hashlib
+import json
 import pickle
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 import metafluence as mf
+from metafluence.reports.figures import trust_figure
 from metafluence.runtime import Parcel
 from metafluence.training.retraining import _Replay
 from metafluence_plugins.executors.serial import Serial
@@ -74,7 +76,7 @@ def test_a_lowered_weight_is_scaled_to_a_removal(done, tmp_path):
     (row,) = lowered.rows
     assert row.slope == pytest.approx(1, abs=0.05), "to first order a tenth of a weight is a tenth of a removal"
     assert row.change_error < 0.5 * result.rows[0].change_error
-    by_hand = mf.replayed(lowered.fit.run, lowered.truth.removals, lowered.evaluations["task"].targets(), share=0.1)
+    by_hand = mf.replayed(lowered.fit.run, lowered.truth.removals, lowered.evaluations["task"].targets(), weight=0.9)
     torch.testing.assert_close(lowered.truth.loss_change, 10 * by_hand.loss_change[:, 0], rtol=1e-6, atol=1e-12)
 
 
@@ -223,6 +225,16 @@ def test_the_certificate_is_the_run_s_own(tmp_path):
     assert found.method == "run-influence"
     assert "It holds for this run alone." in found.verdict
     assert [check.name for check in found.checks] == ["metasmoothness", "floor", "weight 0.9", "order", "sizes"]
+    assert mf.Certificate.from_facts(json.loads(json.dumps(asdict(found)))) == found
+    assert found.trust is not None
+    drawn = trust_figure(result.certificates, "task")
+    assert drawn is not None
+    floor, sets, growth = drawn.axes
+    assert floor.lines[0].get_ydata().tolist() == list(found.trust.moved)
+    offsets = np.stack([found.trust.true, found.trust.predicted], axis=1)
+    assert np.array_equal(sets.collections[0].get_offsets(), offsets)
+    assert growth.lines[0].get_ydata().tolist() == list(found.trust.adjoint)
+    assert trust_figure(result.certificates, "query") is None
 
 
 WRONG = {

@@ -13,6 +13,14 @@ FIGURE_TEXT = {
         "Each point is a left-out item. Across: how the validation loss really changes when {effect}. Up: what "
         "the method predicts. On the grey line the prediction is exact.",
     ),
+    "trust-in-the-run": (
+        "Whether a first order predicts this run",
+        "Left: all weights are moved by h along one random direction. A smooth run moves in proportion (1, dashed); "
+        "far above 1 small changes meet a floor, and no smaller effect can be predicted. The red mark is what the "
+        "certificate allows. Middle: random sets left out; on the grey line the prediction is exact. Right: how much a "
+        "change of λ after each step moves the validation loss; where this explodes towards the start, early steps "
+        "decide the answer.",
+    ),
     "items-found": (
         "Corrupted items found",
         "Items are inspected from the lowest score up; a curve that climbs faster finds the corrupted ones sooner.",

@@ -67,10 +67,10 @@ class Weights:
         flat[list(check_items(items, flat.numel(), level))] = value
         return replace(self, **{level: flat.reshape(getattr(self, level).shape)})
 
-    def scaled(self, level: Level, items: int | Sequence[int] | Tensor, factor: float) -> Weights:
-        """A copy in which the weights of the named items are multiplied by `factor`, each once."""
+    def scaled(self, level: Level, items: int | Sequence[int] | Tensor, weight: float) -> Weights:
+        """A copy in which the weights of the named items are multiplied by `weight`, each once."""
         own, kept = getattr(self, level), getattr(self.without(level, items), level)
-        return replace(self, **{level: kept + factor * (own - kept)})
+        return replace(self, **{level: kept + weight * (own - kept)})
 
     def without(self, level: Level, items: int | Sequence[int] | Tensor) -> Weights:
         """A copy in which the named items are removed: their weight is zero."""

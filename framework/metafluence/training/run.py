@@ -165,9 +165,9 @@ class TrainingRun:
             return self.final
         return self._advance(self._kept(self._kept_before(first)), self.steps, weights).meta
 
-    def removing(self, level: Level, items: tuple[int, ...], share: float = 1.0) -> Weights:
-        """The run's weights with the weights of some items lowered by `share` of themselves."""
-        return self.weights.scaled(level, items, 1 - share)
+    def removing(self, level: Level, items: tuple[int, ...], weight: float = 0.0) -> Weights:
+        """The run's weights with the weights of some items multiplied by `weight`."""
+        return self.weights.scaled(level, items, weight)
 
     def dead_parameters(self) -> dict[str, Tensor]:
         """Named parameters that have no effect on the loss, and where they lie in λ.

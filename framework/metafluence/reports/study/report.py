@@ -21,7 +21,7 @@ from metafluence.reports import (
     write_csv,
     write_page,
 )
-from metafluence.reports.figures import error_budget, exhibit, grid_figures, predicted_against_true
+from metafluence.reports.figures import error_budget, exhibit, grid_figures, predicted_against_true, trust_figure
 from metafluence.reports.study.section import level_section
 from metafluence.reports.study.verdicts import verdict
 from metafluence.runtime import versions, warn
@@ -90,7 +90,10 @@ def write_report(result: StudyResult, folder: Path, notice: Notice = warn) -> Pa
 
 def _section(result: StudyResult, group: Group, level: Level, folder: Path, attempts: Attempts) -> dict[str, Any]:
     """One level's table and figures, as the page wants them."""
-    first = {"predicted-against-true": partial(predicted_against_true, result, level)}
+    first = {
+        "trust-in-the-run": partial(trust_figure, result.certificates, level),
+        "predicted-against-true": partial(predicted_against_true, result, level),
+    }
     remarks = [(r.row.name, text) for r in result.at(level) for text in (r.row.reason, *r.row.notes) if text]
     return {**level_section(result.config.name, [group], level, folder, attempts, first), "remarks": remarks}
 
