@@ -205,9 +205,9 @@ def test_a_run_made_anew_replays_bit_by_bit(tmp_path):
 
 
 def test_a_replay_that_misses_the_loop_is_an_error_that_names_the_way_out(tmp_path):
-    _, run = LOOPS["maml"].recorded(tmp_path)
-    wrong = replace(run, weights=run.weights.scaled("task", (0,), 1.1))
-    assert len(wrong.recorded(0, 2)) == 2  # from the loop's own gradients
+    _, run = LOOPS["maml"].recorded(tmp_path, options={"memory_gib": 1e-6})  # which all gradients do not fit
+    wrong = replace(run, weights=run.weights.scaled("task", (4,), 1.1))
+    assert [len(wrong.recorded(*segment)) for segment in run.segments()] == [2, 2, 1]  # from the loop's own gradients
     with pytest.raises(StoreError, match=r"misses the loop's end by .*remade_run"):
         wrong.replayed(0, 2)
 
@@ -290,6 +290,9 @@ def test_batch_norm_in_training_mode_is_recorded_and_in_evaluation_mode_is_found
     assert torch.equal(run.final, flat(model, run))
     again = run.replayed(0, 2)[-1]
     torch.testing.assert_close(again.state.meta * run.alive, run.state(1).meta * run.alive, rtol=1e-9, atol=1e-9)
+    shared = replace(LOOPS["protonet"], model=lambda: network(norm=True)[:3])
+    model, run = shared.recorded(tmp_path / "shared", learner=lambda m: ProtoNet(mf.per_task_norms(m)))
+    assert torch.equal(run.final, flat(model, run))
     frozen = replace(loop, model=lambda: network(norm=True).eval())
     with pytest.raises(InputError, match=r"model in evaluation mode.*Call model.train\(\)"):
         frozen.recorded(tmp_path / "evaluation")
