@@ -36,7 +36,7 @@ def episodes(generator: torch.Generator) -> Iterator[tuple[Episode, bool]]:
 
 def maml_loss(model: nn.Module, episode: Episode) -> Tensor:
     support_x, support_y, query_x, query_y = episode
-    adapted = dict(model.named_parameters())
+    adapted: dict[str, Tensor] = dict(model.named_parameters())
     loss = nn.functional.cross_entropy(functional_call(model, adapted, support_x), support_y)
     gradients = torch.autograd.grad(loss, tuple(adapted.values()), create_graph=True)
     adapted = {name: p - RATE * g for (name, p), g in zip(adapted.items(), gradients, strict=True)}

@@ -11,6 +11,7 @@ import higher
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 import metafluence as mf
 from metafluence import InputError, MetaLearner, StoreError, TaskSet
@@ -227,6 +228,12 @@ def by_value(model: nn.Module) -> None:
     nn.utils.clip_grad_value_(model.parameters(), 0.05)
 
 
+def adds_l2(model: nn.Module) -> None:
+    for p in model.parameters():
+        assert p.grad is not None
+        p.grad += 0.02 * p.detach()
+
+
 def scaled(factor: float):
     def edit(model: nn.Module) -> None:
         for p in model.parameters():
@@ -244,6 +251,7 @@ SUM, CLIP = {"options": {"reduction": "sum"}}, {"options": {"clip": 0.25}}
 LIES = {
     "rate": (described(rate=0.6), r"rate=0.3 in place of 0.6"),
     "half rate": (described(rate=0.15), r"rate=0.3 in place of 0.15"),
+    "any rate": (described(rate=0.0423), r"rate=0.3 in place of 0.0423"),
     "steps": (described(steps=3), r"steps=2 in place of 3"),
     "first order": (described(first_order=True), r"first_order=False in place of True"),
     "loop of first order": ({"first_order": True}, r"first_order=True in place of False"),
@@ -256,6 +264,8 @@ LIES = {
     "no clipping": (CLIP, r"otherwise than by clipping to the norm 0.25"),
     "other loss": ({"edit": lambda m: m[0].bias.grad.add_(0.1)}, r"most in 0.bias. None of the usual .*steps, rate"),
     "rate and sum": ({**described(rate=0.6), "edit": scaled(SIZE)}, r"rate=0.3.*Also: .*reduction='sum'"),
+    "l2": ({"edit": adds_l2}, r"0.02 times the parameters.*weight_decay=0.02"),
+    "ascent": ({"edit": scaled(-1.0)}, r"factor of -1: the loop goes up its loss"),
     "decay beside": ({"edit": lambda m: m[2].bias.data.mul_(0.5)}, r"optimiser's step is not that of .*most in 2.bias"),
 }
 
@@ -296,6 +306,54 @@ def test_batch_norm_in_training_mode_is_recorded_and_in_evaluation_mode_is_found
     frozen = replace(loop, model=lambda: network(norm=True).eval())
     with pytest.raises(InputError, match=r"model in evaluation mode.*Call model.train\(\)"):
         frozen.recorded(tmp_path / "evaluation")
+
+
+def test_regression_by_torchs_squared_error_is_twice_ours_and_the_error_says_so(tmp_path):
+    def real(episodes: TaskSet) -> TaskSet:
+        support, query = (mf.Batch(h.inputs, h.inputs[..., :1].sin()) for h in (episodes.support, episodes.query))
+        return TaskSet(support, query, episodes.ids)
+
+    def loss(model: nn.Module, support: Half, query: Half) -> Tensor:
+        adapted: dict[str, Tensor] = dict(model.named_parameters())
+        inner = nn.functional.mse_loss(functional_call(model, adapted, support[0]), support[1])
+        gradients = torch.autograd.grad(inner, tuple(adapted.values()), create_graph=True)
+        adapted = {name: p - 0.1 * g for (name, p), g in zip(adapted.items(), gradients, strict=True)}
+        return nn.functional.mse_loss(functional_call(model, adapted, query[0]), query[1])
+
+    def model() -> nn.Module:
+        torch.manual_seed(3)
+        return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).double()
+
+    loop = Loop(model, loss, lambda m: MAML(m, steps=1, rate=0.1))
+    episodes = [real(one) for one in EPISODES]
+    with pytest.raises(InputError, match=r"rate=0.2 in place of 0.1 they agree.*Also: .*factor of 2.*reduction=2"):
+        loop.recorded(tmp_path, episodes=episodes)
+    ours = replace(loop, learner=lambda m: MAML(m, steps=1, rate=0.2))
+    trained, run = ours.recorded(tmp_path, episodes=episodes, options={"reduction": 2})
+    assert torch.equal(run.final, flat(trained, run))
+
+
+def test_a_learned_inner_rate_is_recorded_as_its_logarithm(tmp_path):
+    class Whole(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            parts = network()
+            self.body, self.head = parts[:2], parts[2]
+            self.log_rate = nn.Parameter(torch.tensor(0.0).double())
+
+    def loss(model: Whole, support: Half, query: Half) -> Tensor:
+        weight, bias = model.head.get_parameter("weight"), model.head.get_parameter("bias")
+        inner = cross_entropy(nn.functional.linear(model.body(support[0]), weight, bias), support[1])
+        by_weight, by_bias = torch.autograd.grad(inner, (weight, bias), create_graph=True)
+        rate = 0.3 * model.log_rate.exp()
+        return cross_entropy(
+            nn.functional.linear(model.body(query[0]), weight - rate * by_weight, bias - rate * by_bias), query[1]
+        )
+
+    loop = Loop(Whole, loss, lambda m: ANIL(m.body, steps=1, rate=0.3, learn_rate=True))
+    model, run = loop.recorded(tmp_path)
+    assert torch.equal(run.final, flat(model, run))
+    assert run.final[-1] != 0
 
 
 def test_support_and_query_exchanged_are_found(tmp_path):

@@ -11,7 +11,8 @@ from metafluence.bilevel import BilevelProblem
 from metafluence.errors import InputError
 from metafluence.learners import MetaLearner, NetworkLearner
 from metafluence.tasks import TaskSet
-from metafluence.training.loop_suspects import distance, loop_gradient, rounding, suspected
+from metafluence.training.loop_settings import distance, loop_gradient, rounding
+from metafluence.training.loop_suspects import suspected
 from metafluence.training.step_rules import StepRule, StepState
 
 

@@ -18,7 +18,7 @@ from metafluence.learners import MetaLearner, NetworkLearner
 from metafluence.linalg import Solver
 from metafluence.tasks import TaskSet, Weights
 from metafluence.training.loop_check import LoopCheck
-from metafluence.training.loop_suspects import distance, rounding
+from metafluence.training.loop_settings import distance, rounding
 from metafluence.training.recorded_tasks import RecordedTasks, as_tasks, load_tasks
 from metafluence.training.run import TrainingRun
 from metafluence.training.run_recorder import RunRecorder
@@ -212,7 +212,7 @@ class LoopRecorder:
 def _places(learner: MetaLearner, problem: BilevelProblem, parameters: list[Tensor]) -> Tensor:
     """For each meta-parameter, where it is among the loop's parameters, flat and in order, [P].
 
-    Parameters that are the learner's module's own are known by that; the others follow in the order of λ.
+    Parameters that are the learner's module's own are known by that; the others by their shapes, in the order of λ.
     Raises InputError where the loop trains more, less or other than the learner.
     """
     bound = problem.learner
@@ -223,8 +223,11 @@ def _places(learner: MetaLearner, problem: BilevelProblem, parameters: list[Tens
     module = getattr(learner, "backbone", None)
     own = {id(p): name for name, p in module.named_parameters()} if isinstance(module, nn.Module) else {}
     names = [own.get(id(p)) for p in parameters]
-    left = iter([name for name in positions if name not in names])
-    names = [name if name is not None else next(left, None) for name in names]
+    left = [name for name in positions if name not in names]
+    for number, p in enumerate(parameters):
+        if names[number] is None and left:
+            names[number] = next((name for name in left if positions[name].shape == p.shape), left[0])
+            left.remove(names[number])
     wrong = [f"{name} {list(positions[name].shape)} is not trained in the loop" for name in left]
     for number, name, p in zip(count(1), names, parameters, strict=False):
         if name is None or name not in positions:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any, NamedTuple, get_args, get_type_hints
 
 import torch
@@ -13,11 +13,9 @@ from metafluence.bilevel import BilevelProblem
 from metafluence.errors import MetafluenceError
 from metafluence.learners import MetaLearner
 from metafluence.networks import evaluated_norms, running_norms
-from metafluence.tasks import TaskSet, Weights
-from metafluence.training.run import batch_gradient
+from metafluence.tasks import TaskSet
+from metafluence.training.loop_settings import distance, fitted_setting, loop_gradient, rounding, with_setting
 
-ROUNDING = 0.4
-"""The power of the precision that is the largest difference taken for rounding: 2e-3 in float32, 5e-7 in float64."""
 FACTORS = (2.0, 0.5, 10.0, 0.1)
 
 
@@ -44,6 +42,12 @@ def suspected(
             f"They agree but for entries at ±{float(theirs.abs().max()):g}: the loop clips single entries "
             "(clip_grad_value_), which no step rule does. Use clip_grad_norm_ and clip=..., or no clipping."
         )
+    decay = float(meta @ (theirs - ours)) / max(float(meta @ meta), torch.finfo(meta.dtype).tiny)
+    if distance(ours + decay * meta, theirs) <= fits:
+        return (
+            f"They agree but for {decay:.4g} times the parameters: the loop's loss has an l2 term. Give the optimiser "
+            f"weight_decay={decay:.4g} in its place, which makes the same steps (Adam, not AdamW)."
+        )
     tried = []
     for name, suspect in _suspects(learner, problem):
         try:
@@ -55,35 +59,22 @@ def suspected(
         if factor is not None:
             more = "" if factor == 1.0 else f" Also: {_of_factor(factor, problem.tasks, scale, theirs)}"
             return suspect.says + more
+    for name, old in _numbers(problem.learner):
+        new = fitted_setting(problem, name, old, scale, meta, theirs)
+        if new is not None:
+            return _says_setting(name, old, new)
     names = ", ".join(dict.fromkeys(tried))
     return (
         f"None of the usual reasons fits ({names}, loss reduction, clipping). Others are: another loss or what is "
         "added to it (l2, label smoothing), mixed precision, dropout, batch norm over more together than one task's "
-        "support or query, and a module with other parameters. Correct the learner or the loop."
+        "support or query or in evaluation mode, and a module with other parameters. Correct the learner or the loop."
     )
-
-
-def loop_gradient(problem: BilevelProblem, meta: Tensor) -> Tensor:
-    """The mean over the problem's tasks of their total gradients at `meta` [P]."""
-    tasks = problem.tasks
-    return batch_gradient(problem, Weights.ones(tasks), torch.arange(len(tasks)), meta).data
-
-
-def distance(ours: Tensor, theirs: Tensor) -> float:
-    """‖ours − theirs‖ over ‖theirs‖."""
-    return float((ours - theirs).norm()) / max(float(theirs.norm()), torch.finfo(theirs.dtype).tiny)
-
-
-def rounding(values: Tensor) -> float:
-    """The largest share of a gradient that is taken for rounding."""
-    return torch.finfo(values.dtype).eps ** ROUNDING
 
 
 def _suspects(learner: MetaLearner, problem: BilevelProblem) -> Iterator[tuple[str, Suspect]]:
     tasks = problem.tasks
     for name, old, new in _other_settings(learner):
-        says = f"With {name}={new!r} in place of {old!r} they agree: that is what the loop does. Correct the learner."
-        yield name, Suspect(says, lambda name=name, new=new: _again(problem, _changed(problem.learner, **{name: new})))
+        yield name, Suspect(_says_setting(name, old, new), lambda name=name, new=new: with_setting(problem, name, new))
     backbone = getattr(learner, "backbone", None)
     if isinstance(backbone, nn.Module) and running_norms(backbone):
         says = (
@@ -91,18 +82,20 @@ def _suspects(learner: MetaLearner, problem: BilevelProblem) -> Iterator[tuple[s
             "learner normalises by a task's own statistics. Call model.train() in the loop."
         )
         frozen = evaluated_norms(backbone)
-        yield "evaluation mode", Suspect(says, lambda: _again(problem, _changed(learner, backbone=frozen)))
+        yield "evaluation mode", Suspect(says, lambda: with_setting(problem, "backbone", frozen))
     swapped = TaskSet(tasks.query, tasks.support, tasks.ids)
     says = "With support and query exchanged they agree: the batch names them the wrong way round. Exchange them."
     yield "support and query exchanged", Suspect(says, lambda: problem.over(swapped))
 
 
-def _changed(learner: MetaLearner, **settings: Any) -> MetaLearner:
-    return replace(learner, **settings)  # type: ignore[type-var]
+def _says_setting(name: str, old: Any, new: Any) -> str:
+    return f"With {name}={new!r} in place of {old!r} they agree: that is what the loop does. Correct the learner."
 
 
-def _again(problem: BilevelProblem, learner: MetaLearner) -> BilevelProblem:
-    return BilevelProblem(learner, problem.tasks, 0.0, problem.inner_solver, problem.memory_gib)
+def _numbers(learner: MetaLearner) -> list[tuple[str, float]]:
+    """The settings of a learner that are positive real numbers."""
+    found = [(field.name, getattr(learner, field.name)) for field in fields(learner)]  # type: ignore[arg-type]
+    return [(name, value) for name, value in found if isinstance(value, float) and value > 0]
 
 
 def _other_settings(learner: MetaLearner) -> Iterator[tuple[str, Any, Any]]:
@@ -146,6 +139,8 @@ def _of_factor(factor: float, tasks: TaskSet, scale: float, theirs: Tensor) -> s
         count * each: "a sum over all query instances",
     }
     whole = factor * scale
+    if whole < 0:
+        return f"They agree up to a factor of {factor:.4g}: the loop goes up its loss. Negate the loss in backward()."
     sizes = [n for n in (1, *sums) if abs(whole - n) < 1e-3 * n]
     what = f": the loop's loss is {sums[sizes[0]]}" if sizes and sizes[0] > 1 else ""
     give = "'mean'" if 1 in sizes else "'sum'" if count in sizes else f"{whole:.6g}"
