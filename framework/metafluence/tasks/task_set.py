@@ -242,13 +242,15 @@ class TaskSet:
         return 1 if level == "task" else getattr(self, level).targets.shape[1]
 
     def corrupted_items(self, level: Level) -> Tensor:
-        """[items] bool, numbered as `Weights` does; an image or a class is corrupted where all of its places are."""
+        """[items] bool, numbered as `Weights` does; an image is corrupted where all its places are, a class never."""
         if check_level(level) == "task":
             return self.corrupted
         if level in WEIGHED:
             return getattr(self, f"corrupted_{level}").flatten()
         origins = known_origins(self.origins, level)
         places, wrong = torch.zeros(2, origins.count(level), dtype=torch.int64)
+        if level == "class":
+            return wrong.bool()
         for inner, (inside, of) in origins.incidence(level).items():
             places.index_add_(0, of, torch.ones_like(of))
             wrong.index_add_(0, of, self.corrupted_items(inner)[inside].long())

@@ -11,6 +11,7 @@ import pandas as pd
 from metafluence.registry import write_yaml
 from metafluence.reports import BOLD, Attempts, Group, Notice, caption, shared_part, study_group, write_csv, write_page
 from metafluence.reports.figures import error_budget, exhibit, grid_figures, predicted_against_true, trust_figure
+from metafluence.reports.study.score_files import score_frame
 from metafluence.reports.study.section import level_section
 from metafluence.reports.study.verdicts import verdict
 from metafluence.runtime import versions, warn
@@ -40,7 +41,8 @@ def budget_refusals(result: StudyResult) -> list[tuple[str, str]]:
 
 
 def write_report(result: StudyResult, folder: Path, notice: Notice = warn) -> Path:
-    """Write report.html, results.csv, tables/LEVEL.tex and .md, figures/*.png, and grid.csv and budget.csv if any.
+    """Write report.html, results.csv, scores-LEVEL.csv with all items by name, tables/LEVEL.tex and .md, figures/*.png,
+    and grid.csv and budget.csv if any.
 
     Args:
         result: Of the study.
@@ -52,6 +54,8 @@ def write_report(result: StudyResult, folder: Path, notice: Notice = warn) -> Pa
     """
     attempts, group = Attempts(notice), study_group(result)
     attempts.make("results.csv", lambda: write_csv(folder / "results.csv", frame(result)), None)
+    for level in result.evaluations:
+        attempts.make(f"scores-{level}.csv", partial(_write_scores, result, level, folder), None)
     for name, parts in {"grid": result.grid, "budget": result.budgets}.items():
         if parts:
             lines = pd.DataFrame([part.facts() for part in parts])
@@ -75,6 +79,10 @@ def write_report(result: StudyResult, folder: Path, notice: Notice = warn) -> Pa
         made_with=[(what, value) for what, value in versions().items() if value],
         notices=attempts.notices,
     )
+
+
+def _write_scores(result: StudyResult, level: Level, folder: Path) -> None:
+    write_csv(folder / f"scores-{level}.csv", score_frame(result, level))
 
 
 def _section(result: StudyResult, group: Group, level: Level, folder: Path, attempts: Attempts) -> dict[str, Any]:
