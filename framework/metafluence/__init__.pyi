@@ -281,6 +281,7 @@ from .training import (
     loss_gradient as loss_gradient,
     quality_at as quality_at,
     record as record,
+    remade_run as remade_run,
     run_adjoint as run_adjoint,
     run_tangent as run_tangent,
     save_training as save_training,

@@ -46,6 +46,9 @@ def _converted(layer: _BatchNorm) -> TaskBatchNorm:
 class FixedNorm(Norm):
     """A batch norm in evaluation mode: by running statistics that stay as they are."""
 
+    mean: Tensor
+    variance: Tensor
+
     def __init__(self, layer: _BatchNorm) -> None:
         super().__init__(layer.num_features, layer.eps, layer.affine)
         self.weight, self.bias = layer.weight, layer.bias

@@ -28,22 +28,21 @@ class LoopCheck:
     rule: StepRule
 
     def gradient(self, step: int, tasks: TaskSet, scale: float, meta: Tensor, theirs: Tensor) -> None:
-        """Raises InputError where the gradient [P] that the optimiser was given is not the learner's at `meta` [P]."""
+        """Raises InputError where the gradient [P] of the loop, not clipped, is not the learner's at `meta` [P]."""
         problem = self.problem.over(tasks)
         ours = scale * loop_gradient(problem, meta)
-        stepped = self.rule.clipped(ours)
-        far = distance(stepped, theirs)
+        far = distance(ours, theirs)
         if far <= rounding(theirs):
             return
         raise InputError(
             f"At step {step} the gradient of the loop is not that of the learner that describes it: they differ by "
-            f"{far:.1%} of its norm, most in {self._where(stepped - theirs)}. "
-            + suspected(self.learner, problem, self.rule, scale, meta, ours, theirs)
+            f"{far:.1%} of its norm, most in {self._where(ours - theirs)}. "
+            + suspected(self.learner, problem, scale, meta, ours, theirs)
         )
 
     def step(self, before: StepState, gradient: Tensor, rate: float, after: Tensor) -> None:
         """Raises InputError where the optimiser went from `before` to other meta-parameters than the rule, [P]."""
-        ours = self.rule.advance(before, gradient, rate)[0]
+        ours = self.rule.step(before, gradient, rate).meta
         moved, missed = after - before.meta, ours - after
         tiny = 8 * torch.finfo(after.dtype).eps * after.abs().max()
         if float(missed.norm()) <= rounding(after) * float(moved.norm()) or bool(missed.abs().max() <= tiny):

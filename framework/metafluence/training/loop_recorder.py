@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, Literal
@@ -15,14 +16,14 @@ from metafluence.bilevel import BilevelProblem
 from metafluence.errors import InputError
 from metafluence.learners import MetaLearner, NetworkLearner
 from metafluence.linalg import Solver
-from metafluence.registry import default_registry
 from metafluence.tasks import TaskSet, Weights
 from metafluence.training.loop_check import LoopCheck
+from metafluence.training.loop_suspects import distance, rounding
 from metafluence.training.recorded_tasks import RecordedTasks, as_tasks, load_tasks
-from metafluence.training.run import TrainingRun, load_run
+from metafluence.training.run import TrainingRun
 from metafluence.training.run_recorder import RunRecorder
 from metafluence.training.step_rules import StepRule, StepState
-from metafluence.training.torch_steps import moments_of, parameters_of, rate_of, rule_of, settings
+from metafluence.training.torch_steps import moments_of, parameters_of, rate_of, settings
 
 FIRST = 3
 """Steps from the first on that are checked, whatever `check_every` is."""
@@ -43,19 +44,23 @@ class LoopRecorder:
         reduction: Literal["mean", "sum"] | float,
         check_every: int,
         every: int,
-        inner_solver: Solver | None,
+        inner_solver: Solver,
         memory_gib: float,
     ) -> None:
         self._folder, self._learner, self._optimiser, self._rule = folder, learner, optimiser, rule
         self._reduction, self._check_every, self._every, self._memory_gib = reduction, check_every, every, memory_gib
-        self._solver = inner_solver if inner_solver is not None else default_registry().build("solver", "exact")
+        self._solver = inner_solver
         self._settings, self._parameters = settings(optimiser), parameters_of(optimiser)
         self._tasks = RecordedTasks(folder)
         self._weights: dict[int, float] = {}
         self._made: tuple[Tensor, float] | None = None  # by the step within: its gradient [P] and rate
         self._inside, self._stopped = False, False
         self._state: StepState | None = None
-        self._hook = optimiser.register_step_pre_hook(self._before_step)
+        self._hooks = [optimiser.register_step_pre_hook(self._before_step)]
+        self._raw: dict[int, Tensor] = {}  # gradients before they are clipped, by the parameter's number
+        if rule.clip is not None:
+            for number, p in enumerate(self._parameters):
+                self._hooks.append(p.register_post_accumulate_grad_hook(partial(self._keep_raw, number)))
 
     @contextmanager
     def step(self, batch: Any) -> Iterator[None]:
@@ -79,6 +84,7 @@ class LoopRecorder:
                     "recorder.step(batch), and change nothing beside it."
                 )
             self._made, self._inside = None, True
+            self._raw.clear()
             yield
             self._inside = False
             self._note(before, tasks, named)
@@ -106,7 +112,8 @@ class LoopRecorder:
             self._tasks.write()
 
     def _stop(self) -> None:
-        self._hook.remove()
+        for hook in self._hooks:
+            hook.remove()
         self._stopped = True
 
     @property
@@ -146,8 +153,7 @@ class LoopRecorder:
         self._places = _places(self._learner, problem, self._parameters)
         self._check = LoopCheck(self._learner, problem, self._rule)
         weights = Weights.ones(tasks)
-        keep = self._rule.clip is None  # else the optimiser has clipped ones
-        self._runs = RunRecorder(problem, weights, self._rule, self._every, self._folder, keep)
+        self._runs = RunRecorder(problem, weights, self._rule, self._every, self._folder, keep_all=True)
         self._state = self._rule.start(self._meta())
         self._runs.start(self._state)
         return self._state
@@ -164,8 +170,21 @@ class LoopRecorder:
                 "Settings of the optimiser other than its rate were changed since the first step; a recorded run has "
                 "one step rule. Schedule the rate alone (OneCycleLR and CyclicLR: cycle_momentum=False)."
             )
-        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters]
-        self._made = self._flat(gradients), rate_of(optimiser)
+        gradient = self._flat([torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters])
+        if self._rule.clip is not None:
+            raw = self._flat([self._raw.get(i, torch.zeros_like(p)) for i, p in enumerate(self._parameters)])
+            if distance(self._rule.clipped(raw), gradient) > rounding(gradient):
+                raise InputError(
+                    f"Between backward() and optimiser.step() gradients were changed otherwise than by clipping to the "
+                    f"norm {self._rule.clip:g}. Give the clip that the loop has, or none; scale the loss rather than "
+                    "gradients."
+                )
+            gradient = raw
+        self._made = gradient, rate_of(optimiser)
+
+    def _keep_raw(self, number: int, parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        self._raw[number] = parameter.grad.detach().clone()
 
     def _moments(self) -> list[list[Tensor]]:
         return [moments_of(self._optimiser, self._parameters, name) for name in self._rule.moments]
@@ -222,70 +241,3 @@ def _places(learner: MetaLearner, problem: BilevelProblem, parameters: list[Tens
     places = torch.empty_like(order)
     places[order] = torch.arange(len(order))
     return places.to(parameters[0].device)
-
-
-def record(
-    folder: str | Path,
-    learner: MetaLearner,
-    optimiser: torch.optim.Optimizer,
-    *,
-    reduction: Literal["mean", "sum"] | float = "mean",
-    clip: float | None = None,
-    check_every: int = 100,
-    every: int = 50,
-    inner_solver: Solver | None = None,
-    memory_gib: float = 2.0,
-) -> LoopRecorder:
-    """A recorder of a training loop of one's own, whose steps are put within `recorder.step(batch)`.
-
-    Args:
-        folder: where the run is kept; new, or with a recording that was not finished, which is lost.
-        learner: what the loop does with a task (maml, protonet, ...), around the module that it trains.
-        optimiser: torch's SGD, Adam, AdamW or RMSprop; any schedule of the learning rate.
-        reduction: the loop's loss is the `mean` over a step's tasks, their `sum`, or that many times the mean.
-        clip: the norm that the loop gives to `clip_grad_norm_`.
-        check_every: steps between two checks of the description, beside those of the first 3.
-        every: steps between two states that are kept.
-        inner_solver: as of a `BilevelProblem`; exact if not given.
-        memory_gib: as of a `BilevelProblem`.
-
-    Raises:
-        InputError: an optimiser or options that cannot be replayed, or a folder with other files.
-    """
-    if reduction not in ("mean", "sum") and not (isinstance(reduction, int | float) and reduction > 0):
-        raise InputError(f"The reduction is {reduction!r}. Give 'mean', 'sum', or the loss over the tasks' mean loss.")
-    if min(check_every, every) < 1:
-        raise InputError(f"check_every is {check_every} and every {every}. Give numbers of steps from 1 on.")
-    rule = rule_of(optimiser, clip)
-    if rule.moments and optimiser.state:
-        raise InputError("The optimiser has made steps already. Start to record before its first step.")
-    where = Path(folder)
-    _clear(where)
-    return LoopRecorder(where, learner, optimiser, rule, reduction, check_every, every, inner_solver, memory_gib)
-
-
-def _clear(folder: Path) -> None:
-    """Remove a recording that was not finished. Raises InputError where there are other files, or a finished one."""
-    files = list(folder.glob("*"))
-    ours = [file for file in files if file.name.startswith(("state-", "gradients-", "tasks-"))]
-    if len(ours) < len(files):
-        raise InputError(f"{folder} holds a recording or other files. Record each loop in a folder of its own.")
-    for file in ours:
-        file.unlink()
-
-
-def load_recording(
-    folder: str | Path,
-    learner: MetaLearner,
-    *,
-    inner_solver: Solver | None = None,
-    memory_gib: float = 2.0,
-    device: str = "cpu",
-) -> TrainingRun:
-    """The run that `record` kept in a folder. `learner` and `inner_solver` as when the loop was recorded.
-
-    Raises StoreError where there is none, it is of another learner, or files are damaged.
-    """
-    tasks = load_tasks(Path(folder), torch.device(device))
-    solver = inner_solver if inner_solver is not None else default_registry().build("solver", "exact")
-    return load_run(Path(folder), BilevelProblem(learner, tasks, 0.0, solver, memory_gib))

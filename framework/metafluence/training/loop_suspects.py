@@ -15,7 +15,6 @@ from metafluence.learners import MetaLearner
 from metafluence.networks import evaluated_norms, running_norms
 from metafluence.tasks import TaskSet, Weights
 from metafluence.training.run import batch_gradient
-from metafluence.training.step_rules import StepRule
 
 ROUNDING = 0.4
 """The power of the precision that is the largest difference taken for rounding: 2e-3 in float32, 5e-7 in float64."""
@@ -30,22 +29,16 @@ class Suspect(NamedTuple):
 
 
 def suspected(
-    learner: MetaLearner,
-    problem: BilevelProblem,
-    rule: StepRule,
-    scale: float,
-    meta: Tensor,
-    ours: Tensor,
-    theirs: Tensor,
+    learner: MetaLearner, problem: BilevelProblem, scale: float, meta: Tensor, ours: Tensor, theirs: Tensor
 ) -> str:
     """A sentence on what is behind the difference of two gradients [P]: the first suspect that fits to rounding.
 
-    ours: the learner's, with the loss times `scale`, not clipped. theirs: what the optimiser was given.
+    ours: the learner's, with the loss times `scale`. theirs: the loop's.
     """
     fits = rounding(theirs)
     factor = _factor(ours, theirs, fits)
     if factor is not None:
-        return _of_factor(factor, problem.tasks, rule, scale, theirs)
+        return _of_factor(factor, problem.tasks, scale, theirs)
     if _clipped_by_value(ours, theirs, fits):
         return (
             f"They agree but for entries at ±{float(theirs.abs().max()):g}: the loop clips single entries "
@@ -58,9 +51,9 @@ def suspected(
         except (MetafluenceError, RuntimeError):
             continue
         tried.append(name)
-        factor = 1.0 if distance(rule.clipped(found), theirs) <= fits else _factor(found, theirs, fits)
+        factor = 1.0 if distance(found, theirs) <= fits else _factor(found, theirs, fits)
         if factor is not None:
-            more = "" if factor == 1.0 else f" Also: {_of_factor(factor, problem.tasks, rule, scale, theirs)}"
+            more = "" if factor == 1.0 else f" Also: {_of_factor(factor, problem.tasks, scale, theirs)}"
             return suspect.says + more
     names = ", ".join(dict.fromkeys(tried))
     return (
@@ -90,7 +83,7 @@ def _suspects(learner: MetaLearner, problem: BilevelProblem) -> Iterator[tuple[s
     tasks = problem.tasks
     for name, old, new in _other_settings(learner):
         says = f"With {name}={new!r} in place of {old!r} they agree: that is what the loop does. Correct the learner."
-        yield name, Suspect(says, lambda name=name, new=new: _again(problem, replace(problem.learner, **{name: new})))
+        yield name, Suspect(says, lambda name=name, new=new: _again(problem, _changed(problem.learner, **{name: new})))
     backbone = getattr(learner, "backbone", None)
     if isinstance(backbone, nn.Module) and running_norms(backbone):
         says = (
@@ -98,10 +91,14 @@ def _suspects(learner: MetaLearner, problem: BilevelProblem) -> Iterator[tuple[s
             "learner normalises by a task's own statistics. Call model.train() in the loop."
         )
         frozen = evaluated_norms(backbone)
-        yield "evaluation mode", Suspect(says, lambda: _again(problem, replace(learner, backbone=frozen)))
+        yield "evaluation mode", Suspect(says, lambda: _again(problem, _changed(learner, backbone=frozen)))
     swapped = TaskSet(tasks.query, tasks.support, tasks.ids)
     says = "With support and query exchanged they agree: the batch names them the wrong way round. Exchange them."
     yield "support and query exchanged", Suspect(says, lambda: problem.over(swapped))
+
+
+def _changed(learner: MetaLearner, **settings: Any) -> MetaLearner:
+    return replace(learner, **settings)  # type: ignore[type-var]
 
 
 def _again(problem: BilevelProblem, learner: MetaLearner) -> BilevelProblem:
@@ -138,11 +135,9 @@ def _factor(ours: Tensor, theirs: Tensor, fits: float) -> float | None:
     return factor if factor and distance(factor * ours, theirs) <= fits else None
 
 
-def _of_factor(factor: float, tasks: TaskSet, rule: StepRule, scale: float, theirs: Tensor) -> str:
+def _of_factor(factor: float, tasks: TaskSet, scale: float, theirs: Tensor) -> str:
     norm, count, each = float(theirs.norm()), len(tasks), tasks.each("query")
     near = float(f"{norm:.2g}")
-    if rule.clip is not None and abs(factor - 1) <= rounding(theirs):
-        return "They agree but for clipping: the loop does not clip at this norm. Leave clip out, or correct it."
     if abs(norm - near) <= 5e-5 * norm and factor < 1:
         return f"They agree up to a factor of {factor:.4g}: the loop clips to the norm {near:g}. Give clip={near:g}."
     sums = {

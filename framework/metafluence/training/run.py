@@ -131,13 +131,17 @@ class TrainingRun:
 
     def _check_end(self, start: int, ours: StepState, kept: StepState) -> None:
         """Raises StoreError where a replay from the state after `start` steps misses a kept state."""
+        pairs = list(zip(ours.parts, kept.parts, strict=True))
         if self.drift:
-            moved = (kept.meta - self._kept(start).meta) * self.alive
-            same = float(((ours.meta - kept.meta) * self.alive).norm()) <= self.drift * float(moved.norm())
-        else:
-            same = all(torch.equal(mine, theirs) for mine, theirs in zip(ours.parts, kept.parts, strict=True))
-        if not same:
-            pairs = zip(ours.parts, kept.parts, strict=True)
+            moved = float(((kept.meta - self._kept(start).meta) * self.alive).norm())
+            missed = float(((ours.meta - kept.meta) * self.alive).norm())
+            if missed > self.drift * moved:
+                raise StoreError(
+                    f"The replay of steps {start + 1} to {kept.step} misses the loop's end by {missed / moved:.1%} of "
+                    "what the steps moved: differences in rounding grow that far in this run. mf.remade_run(run) makes "
+                    "it anew, so that replays give its very bits; or train in float64."
+                )
+        elif not all(torch.equal(mine, theirs) for mine, theirs in pairs):
             furthest = max(float((mine - theirs).abs().max()) for mine, theirs in pairs)
             raise StoreError(
                 f"The replay of steps {start + 1} to {kept.step} differs from the run by up to {furthest:.1e}. Replay "
