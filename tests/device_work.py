@@ -82,7 +82,7 @@ def learner_work(
     found = {"identity": problem.fingerprint(), "meta": meta, "adapted": point.adapted, "losses": point.task_losses}
     found |= {"outputs": point.predictions, "gradient": point.gradient, "objective": point.objective}
     found |= {"part": point.part(torch.tensor([2, 0]), 2.0).gradient, "each": point.product_each(meta.expand(3, -1).T)}
-    for level in mf.LEVELS:
+    for level in mf.WEIGHED:
         found[f"{level} responses"] = point.responses(level)
         found[f"{level} slopes"] = point.slopes(columns[:, :1], level)
         found[f"{level} losses"] = point.item_losses(level)
@@ -134,7 +134,7 @@ def method_work(device: torch.device, spec: Any) -> Found:
         problem, fit, checkpoints = fitted(device, learner)
         bank = mf.RetrainBank(problem, fit, NEWTON, REGISTRY.build("executor", "serial"))
         targets = goals(problem.at(fit.meta))
-        for level in mf.LEVELS if method.additive else ("task",):
+        for level in mf.WEIGHED if method.additive else ("task",):
             made = mf.Context(problem.at(fit.meta), level, torch.Generator().manual_seed(3), bank, checkpoints)
             name = f"{learner} {level}"
             scored = tried(partial(mf.attribute, method, made, targets))

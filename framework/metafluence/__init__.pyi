@@ -222,6 +222,7 @@ from .studies import (
 )
 from .tasks import (
     LEVELS as LEVELS,
+    WEIGHED as WEIGHED,
     Batch as Batch,
     Corruption as Corruption,
     Dataset as Dataset,
@@ -230,6 +231,7 @@ from .tasks import (
     Labelled as Labelled,
     LabelledDataset as LabelledDataset,
     Level as Level,
+    Origins as Origins,
     Removal as Removal,
     Source as Source,
     Split as Split,
@@ -242,6 +244,7 @@ from .tasks import (
     fetch_sources as fetch_sources,
     generators as generators,
     sample as sample,
+    weighed as weighed,
 )
 from .training import (
     AdamStep as AdamStep,

@@ -21,7 +21,7 @@ def ended(**options) -> tuple[BilevelProblem, mf.TrainingRun]:
     return bilevel, run
 
 
-@pytest.mark.parametrize("level", mf.LEVELS)
+@pytest.mark.parametrize("level", mf.WEIGHED)
 def test_scores_and_parameters_follow_replays_without_the_items(level):
     bilevel, run = ended()
     method, context = RunInfluence(), Context(bilevel.at(run.final), level, run=run)
@@ -45,7 +45,7 @@ def test_scores_and_parameters_follow_replays_without_the_items(level):
         assert float(small) == pytest.approx(1e-4 * float(scores[removal[0]]), rel=1e-2, abs=1e-10)
 
 
-@pytest.mark.parametrize("level", mf.LEVELS)
+@pytest.mark.parametrize("level", mf.WEIGHED)
 def test_scores_are_of_all_of_an_item_s_weight(level):
     bilevel = BilevelProblem(LEARNERS["logistic-head"](), tasks(3), 0.3, EXACT)
     ones = mf.Weights.ones(bilevel.tasks)

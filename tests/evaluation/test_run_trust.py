@@ -22,7 +22,7 @@ def recorded(trainer, bilevel: BilevelProblem) -> tuple[mf.TrainingRun, Targets]
     return run, Targets(bilevel, tasks(4, seed=1), run.final)
 
 
-@pytest.mark.parametrize("level", mf.LEVELS)
+@pytest.mark.parametrize("level", mf.WEIGHED)
 def test_a_replay_without_items_is_training_without_them(level):
     bilevel, trainer = problem(), Adam(steps=4, batch=4)
     run, targets = recorded(trainer, bilevel)

@@ -138,11 +138,11 @@ def _tried(
 def _smoothness(
     run: TrainingRun, level: Level, draws: torch.Generator, alive: Tensor
 ) -> tuple[float, tuple[float, ...]]:
-    weights = getattr(run.weights, level)
-    direction = (2 * torch.rand(weights.shape, generator=draws, dtype=torch.float64) - 1).to(weights)
+    items = run.weights.of(level)
+    direction = (2 * torch.rand(items.shape, generator=draws, dtype=torch.float64) - 1).to(items)
 
     def end(h: float) -> Tensor:
-        return run.replay(replace(run.weights, **{level: weights * (1 + h * direction)})) * alive
+        return run.replay(run.weights.times(level, 1 + h * direction)) * alive
 
     start, at = run.final * alive, {h: end(h) for h in CHANGES}
     whole = float((at[1.0] - start).norm())

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from metafluence.evaluation import TruthWords
-from metafluence.tasks import Level
 
 FIGURE_TEXT = {
     "predicted-against-true": (
@@ -80,9 +79,6 @@ OVER_SEEDS = {
     "against-truncation": "Numbers are means over seeds.",
 }
 """What a caption says besides where there are several seeds."""
-
-ITEM_NAMES: dict[Level, str] = {"task": "task", "support": "support instance", "query": "query instance"}
-"""What an item of a level is called."""
 
 
 def caption(name: str, words: TruthWords, several_seeds: bool = False) -> tuple[str, str]:

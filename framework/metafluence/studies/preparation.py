@@ -28,7 +28,7 @@ from metafluence.runtime import (
 )
 from metafluence.studies.config import StudyConfig
 from metafluence.studies.kept_fits import KeptFits
-from metafluence.tasks import Dataset, Level, Removal, Split, TaskSet, corrupt, count_of
+from metafluence.tasks import ITEM_NAMES, Dataset, Level, Removal, Split, TaskSet, corrupt, count_of
 from metafluence.training import Checkpoint, Fit, RetrainBank, Trainer
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
@@ -38,7 +38,6 @@ DOING = {
     "procedure": ("replaying", "replays"),
     "proximal": ("training near the model", "proximal fits"),
 }
-NAMES: dict[Level, str] = {"task": "tasks", "support": "support instances", "query": "query instances"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,14 +282,14 @@ class Preparation:
         asked = self.config.truth
         assert asked is not None
         doing, done = DOING[asked.kind]
-        self._observer.stage(f"{doing} without {NAMES[evaluation.level]}", len(singles) + len(subsets))
+        self._observer.stage(f"{doing} without {ITEM_NAMES[evaluation.level]}", len(singles) + len(subsets))
         parts = (singles, subsets, evaluation.level, evaluation.bank, evaluation.targets())
         again = [(one.bank, one.targets) for one in others]
         truth, complaint = retrain(*parts, again, asked.called)
         self._observer.done(f"{count} {done}")
         if complaint:
             warnings.append(
-                f"Ground truth without {NAMES[evaluation.level]}: {complaint} What failed is left out of it."
+                f"Ground truth without {ITEM_NAMES[evaluation.level]}: {complaint} What failed is left out of it."
             )
         return truth
 

@@ -15,7 +15,7 @@ from metafluence.bilevel import BilevelProblem, Point
 from metafluence.errors import ConvergenceError, InputError, StoreError
 from metafluence.learners import NetworkLearner
 from metafluence.runtime import check_identity, load_tensors, save_tensors, warn
-from metafluence.tasks import LEVELS, Level, Weights
+from metafluence.tasks import WEIGHED, Level, Weights
 from metafluence.training.kept_states import KeptStates
 from metafluence.training.step_rules import RULES, StepRule, StepState
 from metafluence.training.trainer import Quality, loss_gradient
@@ -157,7 +157,7 @@ class TrainingRun:
             weights = self.weights
         self._check(weights)
         changed = torch.zeros(len(self.weights.task), dtype=torch.bool)
-        for level in LEVELS:
+        for level in WEIGHED:
             differs = getattr(weights, level) != getattr(self.weights, level)
             changed |= differs.reshape(len(changed), -1).any(dim=1).cpu()
         first = next((t for t, batch in enumerate(self.batches) if bool(changed[batch].any())), None)
@@ -225,7 +225,7 @@ class TrainingRun:
         return step if step in self.states else step - step % self.every
 
     def _check(self, weights: Weights) -> None:
-        for level in LEVELS:
+        for level in WEIGHED:
             ours, theirs = (tuple(getattr(w, level).shape) for w in (self.weights, weights))
             if ours != theirs:
                 raise InputError(f"The run has {level} weights of shape {ours}; these have {theirs}.")
@@ -264,7 +264,7 @@ def load_run(folder: Path, problem: BilevelProblem, steps: int | None = None) ->
     device = problem.tasks.device
     run = TrainingRun(
         problem,
-        Weights(*(tensors[level].to(device) for level in LEVELS)),
+        Weights(*(tensors[level].to(device) for level in WEIGHED), origins=problem.tasks.origins),
         RULES[name](**settings),
         tensors["batches"].split(tensors["sizes"].tolist())[:steps],
         tuple(tensors["rates"].tolist())[:steps],
