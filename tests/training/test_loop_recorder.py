@@ -529,12 +529,51 @@ def test_a_finished_recording_is_kept_and_an_unfinished_one_is_made_again(tmp_pa
         LOOPS["maml"].recorded(tmp_path)
 
 
-def test_an_optimiser_that_has_begun_is_refused(tmp_path):
-    model, optimiser, recorder, make = begun(tmp_path)
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_an_optimiser_that_has_begun_is_recorded_from_there_on(name, tmp_path):
+    """Oracle: the loop made again, without a task of a recorded step."""
+
+    def trained(recorded: bool, without: int | None = None) -> tuple[nn.Module, mf.LoopRecorder | None]:
+        model = network()
+        optimiser, recorder = OPTIMISERS[name](model.parameters()), None
+        for step in range(5):
+            if recorded and step == 2:
+                recorder = mf.record(tmp_path, LOOPS["maml"].learner(model), optimiser, every=2)
+            with nullcontext() if recorder is None else recorder.step(EPISODES[step]):
+                losses = [maml_loss(model, (sx, sy), (qx, qy)) for sx, sy, qx, qy in as_tuples(EPISODES[step])]
+                optimiser.zero_grad()
+                (sum(loss for i, loss in enumerate(losses) if SIZE * (step - 2) + i != without) / SIZE).backward()
+                optimiser.step()
+        return model, recorder
+
+    model, recorder = trained(recorded=True)
+    assert recorder is not None
+    run = recorder.finish()
+    assert run.steps == 3
+    assert torch.equal(run.final, flat(model, run))
+    again = flat(trained(recorded=False, without=1)[0], run)
+    torch.testing.assert_close(run.replay(run.removing("task", (1,))), again, rtol=1e-9, atol=1e-9)
+    assert mf.load_recording(tmp_path, LOOPS["maml"].learner(model)).rule == run.rule
+
+
+def test_parameters_that_made_other_numbers_of_steps_are_refused(tmp_path):
+    model = network()
+    optimiser = torch.optim.Adam(model.parameters())
+    model[0](torch.ones(1, 3).double()).sum().backward()
+    optimiser.step()
+    with pytest.raises(InputError, match=r"made \[0, 1\] steps of different parameters"):
+        mf.record(tmp_path, LOOPS["maml"].learner(model), optimiser)
+
+
+def test_recording_changes_nothing_of_the_loop(tmp_path):
+    model, _ = LOOPS["maml"].recorded(tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), LOOPS["maml"].run().parameters(), strict=True))
+    model, _, recorder, make = begun(tmp_path / "random")
+    before = torch.random.get_rng_state()
     with recorder.step(EPISODES[0]):
         make()
-    with pytest.raises(InputError, match="has made steps already"):
-        mf.record(tmp_path, LOOPS["maml"].learner(model), optimiser)
+    recorder.finish()
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("wrong", [{"reduction": "none"}, {"reduction": 0.0}, {"every": 0}, {"check_every": 0}])

@@ -154,7 +154,7 @@ class LoopRecorder:
         self._check = LoopCheck(self._learner, problem, self._rule)
         weights = Weights.ones(tasks)
         self._runs = RunRecorder(problem, weights, self._rule, self._every, self._folder, keep_all=True)
-        self._state = self._rule.start(self._meta())
+        self._state = StepState(0, (self._meta(), *(self._flat(part) for part in self._moments())))
         self._runs.start(self._state)
         return self._state
 

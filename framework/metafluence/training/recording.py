@@ -35,7 +35,8 @@ def record(
     Args:
         folder: where the run is kept; new, or with a recording that was not finished, which is lost.
         learner: what the loop does with a task (maml, protonet, ...), around the module that it trains.
-        optimiser: torch's SGD, Adam, AdamW or RMSprop; any schedule of the learning rate.
+        optimiser: torch's SGD, Adam, AdamW or RMSprop; any schedule of the learning rate. The run starts after the
+            steps that it has made.
         reduction: the loop's loss is the `mean` over a step's tasks, their `sum`, or that many times the mean.
         clip: the norm that the loop gives to `clip_grad_norm_`.
         check_every: steps between two checks of the description, beside those of the first 3.
@@ -51,8 +52,6 @@ def record(
     if min(check_every, every) < 1:
         raise InputError(f"check_every is {check_every} and every {every}. Give numbers of steps from 1 on.")
     rule = rule_of(optimiser, clip)
-    if rule.moments and optimiser.state:
-        raise InputError("The optimiser has made steps already. Start to record before its first step.")
     where = Path(folder)
     _clear(where)
     solver = inner_solver if inner_solver is not None else default_registry().build("solver", "exact")

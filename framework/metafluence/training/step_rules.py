@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from metafluence.errors import InputError
-from metafluence.registry import Component, Decay, NonNegative, Positive
+from metafluence.registry import Component, Decay, NonNegative, Positive, Whole
 
 Entry = Tensor | float
 """A diagonal of the Jacobian, [P], or one number for all coordinates."""
@@ -161,7 +161,8 @@ class AdamStep(StepRule):
     """Adam (Kingma and Ba 2015); with `decoupled` weight decay AdamW (Loshchilov and Hutter 2019).
 
     λ' = λ − rate m̂ / (√(v̂ + eps_root) + eps), m̂ and v̂ the moments corrected for their start at zero. eps_root: added
-    inside the root, where it keeps the step smooth in gradients near zero; torch's Adam has none.
+    inside the root, where it keeps the step smooth in gradients near zero; torch's Adam has none. begun: steps
+    that were made before the run's first one, which the corrections count.
     """
 
     moments: ClassVar[tuple[str, ...]] = ("exp_avg", "exp_avg_sq")
@@ -170,6 +171,7 @@ class AdamStep(StepRule):
     eps: NonNegative = 1e-8
     eps_root: NonNegative = 0.0
     decoupled: bool = False
+    begun: Whole = 0
 
     def __post_init__(self) -> None:
         _check_eps("AdamStep", self.eps, self.eps_root)
@@ -214,7 +216,7 @@ class AdamStep(StepRule):
         return mean.lerp(gradient, 1 - self.beta1), squares
 
     def _corrections(self, state: StepState) -> tuple[float, float]:
-        step = float(state.step + 1)
+        step = float(self.begun + state.step + 1)
         return 1 - self.beta1**step, 1 - self.beta2**step
 
     def _root(self, state: StepState, square: Tensor) -> Tensor:

@@ -39,8 +39,9 @@ def rule_of(optimiser: torch.optim.Optimizer, clip: float | None) -> StepRule:
         return MomentumStep(momentum=float(group["momentum"]), nesterov=bool(group["nesterov"]), **common)
     if kind in (torch.optim.Adam, torch.optim.AdamW):
         beta1, beta2 = map(float, group["betas"])
+        begun = steps_of(optimiser)
         decoupled = kind is torch.optim.AdamW or bool(group.get("decoupled_weight_decay"))
-        return AdamStep(beta1=beta1, beta2=beta2, eps=float(group["eps"]), decoupled=decoupled, **common)
+        return AdamStep(beta1=beta1, beta2=beta2, eps=float(group["eps"]), decoupled=decoupled, begun=begun, **common)
     if kind is torch.optim.RMSprop:
         if group["momentum"]:
             raise InputError("RMSprop has momentum, and its step rule has none. Use momentum=0, or Adam.")
@@ -68,6 +69,17 @@ def rate_of(optimiser: torch.optim.Optimizer) -> float:
     if len(rates) > 1:
         raise InputError(f"Groups of parameters have the learning rates {sorted(rates)}. Give the optimiser one group.")
     return rates.pop()
+
+
+def steps_of(optimiser: torch.optim.Optimizer) -> int:
+    """How many steps an optimiser that counts them has made. Raises InputError where parameters differ."""
+    made = {int(state["step"]) for state in optimiser.state.values()}
+    if len(made) > 1 or (made and len(optimiser.state) < len(parameters_of(optimiser))):
+        raise InputError(
+            f"The optimiser has made {sorted({*made, 0})} steps of different parameters; a step rule makes as many of "
+            "all. Start to record before its first step, or give every parameter a gradient in each."
+        )
+    return made.pop() if made else 0
 
 
 def parameters_of(optimiser: torch.optim.Optimizer) -> list[Tensor]:
