@@ -226,8 +226,9 @@ def _places(learner: MetaLearner, problem: BilevelProblem, parameters: list[Tens
     left = [name for name in positions if name not in names]
     for number, p in enumerate(parameters):
         if names[number] is None and left:
-            names[number] = next((name for name in left if positions[name].shape == p.shape), left[0])
-            left.remove(names[number])
+            same = next((name for name in left if positions[name].shape == p.shape), left[0])
+            names[number] = same
+            left.remove(same)
     wrong = [f"{name} {list(positions[name].shape)} is not trained in the loop" for name in left]
     for number, name, p in zip(count(1), names, parameters, strict=False):
         if name is None or name not in positions:
