@@ -308,6 +308,35 @@ def test_batch_norm_in_training_mode_is_recorded_and_in_evaluation_mode_is_found
         frozen.recorded(tmp_path / "evaluation")
 
 
+@pytest.mark.parametrize("what", ["support and query of a task", "supports of all tasks", "all instances of a step"])
+def test_instances_that_batch_norm_sees_together_are_found(what, tmp_path):
+    model = network(norm=True)[:3]
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+    recorder = mf.record(tmp_path, ProtoNet(mf.per_task_norms(model)), optimiser)
+    batch = as_tuples(EPISODES[0])
+    instances = [(sx, qx) for sx, _, qx, _ in batch]
+    calls = {
+        "support and query of a task": instances,
+        "supports of all tasks": list(zip(*instances, strict=True)),
+        "all instances of a step": [[half for pair in instances for half in pair]],
+    }
+
+    def make() -> None:
+        with recorder.step(batch):
+            outputs = [model(torch.cat(list(call))) for call in calls[what]]
+            if what == "supports of all tasks":
+                support, query = (half.unflatten(0, (SIZE, -1)) for half in outputs)
+            else:
+                support, query = torch.cat(outputs).unflatten(0, (SIZE, 2, -1)).unbind(1)
+            halves = zip(support, query, batch, strict=True)
+            losses = [proto_loss(nn.Identity(), (s, one[1]), (q, one[3])) for s, q, one in halves]
+            torch.stack(losses).mean().backward()
+            optimiser.step()
+
+    with pytest.raises(InputError, match=f"With {what}.* normalised together they agree"):
+        make()
+
+
 def test_regression_by_torchs_squared_error_is_twice_ours_and_the_error_says_so(tmp_path):
     def real(episodes: TaskSet) -> TaskSet:
         support, query = (mf.Batch(h.inputs, h.inputs[..., :1].sin()) for h in (episodes.support, episodes.query))
