@@ -141,7 +141,9 @@ OPTIMISERS = {
     "adamw": lambda ps: torch.optim.AdamW(ps, lr=0.05, weight_decay=0.3, foreach=True),
     "rmsprop": lambda ps: torch.optim.RMSprop(ps, lr=0.02),
 }
-PAIRS = [("maml", o) for o in OPTIMISERS] + [(loop, "adam") for loop in LOOPS if loop != "maml"]
+QUICK = [("maml", "sgd"), *((loop, "adam") for loop in LOOPS)]
+DEARER = [("maml", o) for o in OPTIMISERS if o not in ("sgd", "adam")]
+PAIRS = [*QUICK, *(pytest.param(*pair, marks=pytest.mark.slow) for pair in DEARER)]
 
 
 def flat(model: nn.Module, run: mf.TrainingRun) -> Tensor:
@@ -556,6 +558,13 @@ def test_a_finished_recording_is_kept_and_an_unfinished_one_is_made_again(tmp_pa
     LOOPS["maml"].recorded(tmp_path)
     with pytest.raises(InputError, match="holds a recording"):
         LOOPS["maml"].recorded(tmp_path)
+
+
+def test_files_of_others_are_left_where_they_are(tmp_path):
+    (tmp_path / "state-00000001.pt").touch()
+    with pytest.raises(InputError, match="or other files"):
+        LOOPS["maml"].recorded(tmp_path)
+    assert (tmp_path / "state-00000001.pt").exists()
 
 
 @pytest.mark.parametrize("name", OPTIMISERS)
