@@ -49,13 +49,13 @@ def main() -> None:
         direction = prepared.solve(goal).value
         point = bench.context().point
         point.partial_gradient("total")
-        levels = [seconds(lambda level=level, p=point, d=direction: p.slopes(d, level)) for level in mf.LEVELS]
+        levels = [seconds(lambda level=level, p=point, d=direction: p.slopes(d, level)) for level in mf.WEIGHED]
         rows.append([solve / base, *(s / base for s in levels)])
     medians = [statistics.median(column) for column in zip(*rows, strict=True)]
-    items = {level: bench.problem.tasks.corrupted_items(level).numel() for level in mf.LEVELS}
+    items = {level: bench.problem.tasks.corrupted_items(level).numel() for level in mf.WEIGHED}
     print(f"{options.threads} thread(s), {options.repeats} repeats; in total-gradient passes over all tasks")
     print(f"{'the solve, for all levels (cg to 1e-8)':<42}{medians[0]:6.1f}")
-    for level, cost in zip(mf.LEVELS, medians[1:], strict=True):
+    for level, cost in zip(mf.WEIGHED, medians[1:], strict=True):
         print(f"{f'scores of all {items[level]} items, level {level}':<42}{cost:6.2f}")
 
 

@@ -68,7 +68,7 @@ def cost(learner: str, network: str, steps: int, batch: int, repeats: int) -> No
         trained = seconds(partial(run_steps, whole))
         steps_alone.append(trained)
         for run, found in zip((whole, replayed), ratios, strict=True):
-            found.append(seconds(partial(mf.run_adjoint, run, goals, mf.LEVELS)) / trained)
+            found.append(seconds(partial(mf.run_adjoint, run, goals, mf.WEIGHED)) / trained)
     kept, made = (median(found) for found in ratios)
     print(
         f"{learner} {network}: P {problem.size}, a step {1e3 * median(steps_alone) / steps:.1f} ms; sweep/run "
@@ -96,11 +96,11 @@ def peak(steps: int) -> None:
         assert run is not None
         return run
 
-    mf.run_adjoint(recorded(20), goals, mf.LEVELS)
+    mf.run_adjoint(recorded(20), goals, mf.WEIGHED)
     marks = [highest()]
     run = recorded(steps)
     marks.append(highest())
-    mf.run_adjoint(run, goals, mf.LEVELS)
+    mf.run_adjoint(run, goals, mf.WEIGHED)
     marks.append(highest())
     recording, sweep = marks[1] - marks[0], marks[2] - marks[1]
     every = steps * 4 * problem.size * 8 / 2**20

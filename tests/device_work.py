@@ -82,7 +82,7 @@ def learner_work(
     found = {"identity": problem.fingerprint(), "meta": meta, "adapted": point.adapted, "losses": point.task_losses}
     found |= {"outputs": point.predictions, "gradient": point.gradient, "objective": point.objective}
     found |= {"part": point.part(torch.tensor([2, 0]), 2.0).gradient, "each": point.product_each(meta.expand(3, -1).T)}
-    for level in mf.LEVELS:
+    for level in mf.WEIGHED:
         found[f"{level} responses"] = point.responses(level)
         found[f"{level} slopes"] = point.slopes(columns[:, :1], level)
         found[f"{level} losses"] = point.item_losses(level)
@@ -134,7 +134,7 @@ def method_work(device: torch.device, spec: Any) -> Found:
         problem, fit, checkpoints = fitted(device, learner)
         bank = mf.RetrainBank(problem, fit, NEWTON, REGISTRY.build("executor", "serial"))
         targets = goals(problem.at(fit.meta))
-        for level in mf.LEVELS if method.additive else ("task",):
+        for level in mf.WEIGHED if method.additive else ("task",):
             made = mf.Context(problem.at(fit.meta), level, torch.Generator().manual_seed(3), bank, checkpoints)
             name = f"{learner} {level}"
             scored = tried(partial(mf.attribute, method, made, targets))
@@ -194,6 +194,52 @@ def study_work(device: torch.device, learner: str) -> Found:
         return found | {"grid": [cell.error for cell in result.grid if cell.status == "ok"], "clean": str(result.clean)}
 
 
+def loop_work(device: torch.device, clip: float | None) -> Found:
+    """A loop of one's own, recorded, made anew, loaded, and scored; and a description that lies."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Tanh(), torch.nn.Linear(3, 2)).double()
+    model.to(device)
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)  # torch's Adam counts steps on the processor
+    learner = REGISTRY.build("learner", {"use": "joint", "backbone": model})
+    with tempfile.TemporaryDirectory() as place:
+        lying = mf.record(f"{place}/lie", learner, optimiser, clip=clip)
+        said = tried(lambda: stepped(lying, model, optimiser, tasks(2, 0, device), 2.0, clip))
+        model.zero_grad()
+        optimiser = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        recorder = mf.record(f"{place}/run", learner, optimiser, clip=clip, every=2)
+        for seed in range(3):
+            stepped(recorder, model, optimiser, tasks(2, seed, device), 1.0, clip)
+        run = recorder.finish()
+        loaded = mf.load_recording(f"{place}/run", learner, device=str(device))
+        point = loaded.problem.at(loaded.final)
+        method = REGISTRY.build("method", "run-influence")
+        scores = mf.attribute(method, mf.Context(point, run=loaded), goals(point)).values
+        network = run.problem.learner
+        assert isinstance(network, mf.NetworkLearner)
+        torch.save({name: part.cpu() for name, part in model.state_dict().items()}, f"{place}/model.pt")
+        read = network.meta_from(mf.read_state_dict(f"{place}/model.pt"))
+        assert read.device.type == device.type
+        assert torch.equal(read, run.final)
+        return {"said": said, "final": run.final, "again": mf.remade_run(run).final, "scores": scores}
+
+
+def stepped(
+    recorder: mf.LoopRecorder,
+    model: torch.nn.Module,
+    optimiser: torch.optim.Optimizer,
+    batch: mf.TaskSet,
+    factor: float,
+    clip: float | None,
+) -> None:
+    with recorder.step(batch):
+        outputs, targets = model(batch.query.inputs.flatten(0, 1)), batch.query.targets.flatten()
+        optimiser.zero_grad()
+        (factor * torch.nn.functional.cross_entropy(outputs, targets)).backward()
+        if clip is not None:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), clip, foreach=False)
+        optimiser.step()
+
+
 def points(folder: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(2, 40, 1, 2, generator=generator) + torch.arange(2).reshape(2, 1, 1, 1)
@@ -223,6 +269,8 @@ def works() -> dict[str, Callable[[torch.device], Found]]:
         found[f"method {name}"] = partial(method_work, spec=name)
     for name, spec in METHODS.items():
         found[f"method {name}"] = partial(method_work, spec=spec)
+    for clip in (None, 0.1):
+        found[f"loop clip {clip}"] = partial(loop_work, clip=clip)
     found["study logistic-head"] = partial(study_work, learner="logistic-head")
     return found
 

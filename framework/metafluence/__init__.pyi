@@ -222,6 +222,7 @@ from .studies import (
 )
 from .tasks import (
     LEVELS as LEVELS,
+    WEIGHED as WEIGHED,
     Batch as Batch,
     Corruption as Corruption,
     Dataset as Dataset,
@@ -230,6 +231,7 @@ from .tasks import (
     Labelled as Labelled,
     LabelledDataset as LabelledDataset,
     Level as Level,
+    Origins as Origins,
     Removal as Removal,
     Source as Source,
     Split as Split,
@@ -242,11 +244,13 @@ from .tasks import (
     fetch_sources as fetch_sources,
     generators as generators,
     sample as sample,
+    weighed as weighed,
 )
 from .training import (
     AdamStep as AdamStep,
     Checkpoint as Checkpoint,
     Fit as Fit,
+    LoopRecorder as LoopRecorder,
     MomentumStep as MomentumStep,
     Progress as Progress,
     Proximal as Proximal,
@@ -271,10 +275,13 @@ from .training import (
     check_run as check_run,
     estimate_sweep as estimate_sweep,
     load_checkpoints as load_checkpoints,
+    load_recording as load_recording,
     load_run as load_run,
     load_training as load_training,
     loss_gradient as loss_gradient,
     quality_at as quality_at,
+    record as record,
+    remade_run as remade_run,
     run_adjoint as run_adjoint,
     run_tangent as run_tangent,
     save_training as save_training,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -53,9 +54,22 @@ class StoreError(MetafluenceError):
     """Stored work that does not belong to what is being asked."""
 
 
-def in_words(error: Exception) -> str:
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: Python's own error, or torch's for a processor or a GPU."""
+    told = isinstance(error, RuntimeError) and re.search("out of memory|can't allocate memory", str(error))
+    return isinstance(error, MemoryError) or bool(told)
+
+
+def in_words(error: BaseException) -> str:
     """The reason of a failure: the message of an error of ours, the type and the message of any other."""
-    return str(error) if isinstance(error, MetafluenceError) else f"{type(error).__name__}: {error}"
+    if isinstance(error, MetafluenceError):
+        return str(error)
+    if out_of_memory(error):
+        return (
+            f"Memory ran out ({type(error).__name__}: {error}). Lower `memory_gib`, or take fewer `jobs`, fewer or "
+            "smaller tasks, or a smaller network."
+        )
+    return f"{type(error).__name__}: {error}"
 
 
 def nearest(asked: str, known: Iterable[str]) -> list[str]:

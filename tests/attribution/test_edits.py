@@ -37,7 +37,7 @@ EDITING: dict[str, tuple[mf.AttributionMethod, Jacobian]] = {
 }
 
 
-@pytest.mark.parametrize("level", mf.LEVELS)
+@pytest.mark.parametrize("level", mf.WEIGHED)
 @pytest.mark.parametrize("name", EDITING)
 def test_scores_are_the_losses_first_order_along_the_edits(name, level):
     method, jacobian = EDITING[name]
@@ -71,7 +71,7 @@ def removed_part(here: World, context: Context, removal: mf.Removal, meta: torch
 
 
 @pytest.mark.parametrize("learner", ["logistic-head", "maml"])
-@pytest.mark.parametrize("level", mf.LEVELS)
+@pytest.mark.parametrize("level", mf.WEIGHED)
 def test_grad_ascent_steps_up_what_is_removed(level, learner):
     here = world(0, learner)
     context, removals = here.context(level), [(3,), (0, 2, 6)]

@@ -51,7 +51,7 @@ def test_targets_of_another_problem_are_refused():
 @pytest.mark.parametrize("name", mf.default_registry().names("method"))
 def test_targets_of_another_problem_are_refused_in_scores_called_by_hand(name):
     here, method = world(0), mf.build("method", name)
-    context = here.context(next(level for level in mf.LEVELS if level in method.levels), run=method.needs_run)
+    context = here.context(next(level for level in mf.WEIGHED if level in method.levels), run=method.needs_run)
     meta = context.point.meta
     state = method.prepare(context)
     others = [mf.Targets(here.problem, here.validation[:1], meta + 1e-3)] * (not method.needs_run)

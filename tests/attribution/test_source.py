@@ -36,7 +36,7 @@ def change(run: mf.TrainingRun, method: mf.AttributionMethod, level: mf.Level = 
     return found.values
 
 
-@pytest.mark.parametrize("level", mf.LEVELS)
+@pytest.mark.parametrize("level", mf.WEIGHED)
 @pytest.mark.parametrize(
     "trainer",
     [
@@ -71,7 +71,7 @@ def test_one_long_segment_at_a_minimum_is_influence():
         )
 
 
-@pytest.mark.parametrize("level", mf.LEVELS)
+@pytest.mark.parametrize("level", mf.WEIGHED)
 def test_scores_are_the_targets_change_along_predicted_parameters(level):
     run = recorded(AdamW(steps=12, batch=2, learning_rate=0.02, weight_decay=0.3, eps_root=1e-3))
     context = Context(run.problem.at(run.final), level, run=run)

@@ -30,7 +30,7 @@ def context(here: BilevelProblem, fit: mf.Fit, level: mf.Level) -> Context:
     return Context(here.at(fit.meta), level, checkpoints=fit.checkpoints)
 
 
-@pytest.mark.parametrize("level", mf.LEVELS)
+@pytest.mark.parametrize("level", mf.WEIGHED)
 @pytest.mark.parametrize("name", NAMES)
 def test_undoing_one_full_step_is_descent_without_the_item(name, level):
     here = problem(name)
@@ -121,7 +121,7 @@ def test_a_checkpoint_counts_for_all_steps_since_the_one_before():
     assert torch.allclose(found, wanted, atol=1e-14)
 
 
-@pytest.mark.parametrize("level", mf.LEVELS)
+@pytest.mark.parametrize("level", mf.WEIGHED)
 def test_along_a_run_every_step_counts_with_its_own_batch(level):
     """For full batches that is a checkpoint at every step; else a sum by hand."""
     here = problem("maml")

@@ -73,7 +73,7 @@ def test_losses_that_are_no_softmax_are_refused(loss):
         TRAK().prepare(Context(point, "query"))
 
 
-@pytest.mark.parametrize("level", mf.LEVELS)
+@pytest.mark.parametrize("level", mf.WEIGHED)
 def test_several_models_multiply_their_means(level):
     """Park et al. 2023, equation 17, written out with dense gradients: two checkpoints, a projection of full rank."""
     problem = BilevelProblem(LEARNERS["logistic-head"](), world(0).problem.tasks, 1.0, EXACT)

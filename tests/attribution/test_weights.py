@@ -36,7 +36,7 @@ def random_weights(problem: BilevelProblem, seed: int) -> Weights:
     return Weights(*(0.2 + 1.8 * torch.rand(w.shape, generator=generator, dtype=w.dtype) for w in parts))
 
 
-@pytest.mark.parametrize("level", mf.LEVELS)
+@pytest.mark.parametrize("level", mf.WEIGHED)
 @given(seed=st.integers(0, 2**20))
 @settings(max_examples=3)
 def test_edits_are_the_derivative_of_exact_retraining(level, seed):
@@ -58,7 +58,7 @@ def test_removing_takes_all_of_an_item_s_weight():
     weights = random_weights(bilevel, 0)
     fit = NEWTON.fit(bilevel, weights, generator=seeded())
     bank = mf.RetrainBank(bilevel, fit, NEWTON, Serial(), weights=weights)
-    for level in mf.LEVELS:
+    for level in mf.WEIGHED:
         plain = NEWTON.fit(bilevel, weights.without(level, [0, 2]), fit.meta).meta
         assert torch.allclose(bank.leave_out([(0, 2)], level).meta[:, 0], plain, atol=1e-8)
 
@@ -75,7 +75,7 @@ def test_targets_in_columns_have_the_mean_of_all(name, learner):
     assert torch.allclose(each.mean(dim=1, keepdim=True), mean, rtol=1e-8, atol=1e-12)
 
 
-@pytest.mark.parametrize("level", mf.LEVELS)
+@pytest.mark.parametrize("level", mf.WEIGHED)
 def test_leaving_out_all_at_once_is_one_at_a_time(level):
     bilevel = problem(tasks(4))
     weights = random_weights(bilevel, 1)
@@ -88,7 +88,7 @@ def test_leaving_out_all_at_once_is_one_at_a_time(level):
         assert torch.allclose(together[:, item], alone, atol=1e-9 * float(alone.norm()) + 1e-12)
 
 
-@pytest.mark.parametrize("level", mf.LEVELS)
+@pytest.mark.parametrize("level", mf.WEIGHED)
 def test_another_inner_solver_keeps_the_weights(level):
     bilevel = problem(tasks(4))
     meta = bilevel.learner.init_meta(seeded())
@@ -135,7 +135,7 @@ def test_direct_if_adds_its_damping():
     assert torch.allclose(found, wanted, rtol=1e-8, atol=1e-12)
 
 
-@pytest.mark.parametrize("level", mf.LEVELS)
+@pytest.mark.parametrize("level", mf.WEIGHED)
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("learner", ["logistic-head", "maml"])
 def test_an_item_of_weight_two_is_worth_two_of_weight_one(learner, name, level):
@@ -163,7 +163,7 @@ def test_an_item_of_weight_two_is_worth_two_of_weight_one(learner, name, level):
     assert not one[twin].any()
 
 
-@pytest.mark.parametrize("level", mf.LEVELS)
+@pytest.mark.parametrize("level", mf.WEIGHED)
 @pytest.mark.parametrize("name", ["influence", "grad-ascent", "tracin"])
 def test_an_item_named_twice_in_a_removal_counts_once(name, level):
     bilevel = problem(tasks(4))

@@ -61,7 +61,7 @@ def test_both_differentiations_agree(name, data):
     weights = mf.Weights.ones(problem.tasks).set("task", 0, 0.4).set("query", 1, 0.5).set("support", 0, 0.7)
     one, two = problem.at(meta, weights), other.at(meta, weights)
     columns = torch.randn(problem.size, 4, dtype=torch.float64)
-    pairs = {level: (one.responses(level), two.responses(level)) for level in mf.LEVELS}
+    pairs = {level: (one.responses(level), two.responses(level)) for level in mf.WEIGHED}
     pairs["gradient"] = one.gradient, two.gradient
     for form in ("exact", "no-third-order", "gauss-newton"):
         pairs[form] = tuple(p.hessian(form=form).matmat(columns) for p in (one, two))

@@ -8,7 +8,7 @@ from metafluence.testing.worlds import world
 from parts import EXACT, LEARNERS
 
 
-@pytest.mark.parametrize("level", mf.LEVELS)
+@pytest.mark.parametrize("level", mf.WEIGHED)
 @pytest.mark.parametrize("memory", [2.0, 3.5])
 def test_sums_and_slopes_are_those_of_the_responses(level, memory):
     """Several tasks to a chunk; the weights of the other levels are all different."""
@@ -19,7 +19,7 @@ def test_sums_and_slopes_are_those_of_the_responses(level, memory):
         gib = memory * problem.bytes_per_task(meta) / 2**30
         problem = mf.BilevelProblem(LEARNERS["logistic-head"](), tasks, 0.7, EXACT, gib)
     weights = mf.Weights.ones(tasks)
-    for kind in set(mf.LEVELS) - {level}:
+    for kind in set(mf.WEIGHED) - {level}:
         count = getattr(weights, kind).numel()
         for item in range(count):
             weights = weights.set(kind, item, 0.5 + item / count)

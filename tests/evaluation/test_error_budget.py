@@ -53,7 +53,7 @@ def budget(method: mf.AttributionMethod, level: mf.Level = "query") -> mf.Budget
     return mf.error_budget(evaluation(level), method, "it", "", REFERENCE)
 
 
-@pytest.mark.parametrize("level", mf.LEVELS)
+@pytest.mark.parametrize("level", mf.WEIGHED)
 def test_exact_influence_errs_by_first_order_alone(level):
     found = budget(InfluenceFunction(solver=CG(rtol=1e-12)), level)
     assert found.first_order == pytest.approx(found.total, rel=1e-6)

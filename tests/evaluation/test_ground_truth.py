@@ -36,7 +36,7 @@ def test_all_items_are_all():
     assert singles == [(i,) for i in range(100)]
 
 
-@pytest.mark.parametrize("level", mf.LEVELS)
+@pytest.mark.parametrize("level", mf.WEIGHED)
 def test_the_truth_is_what_retraining_gives(level):
     here = world(0)
     context, targets = here.context(level), here.targets(mean=True)

@@ -187,6 +187,16 @@ def test_gradients_of_single_tasks_and_instances_add_up(backbone):
     assert torch.allclose(queries.sum(dim=2), point.task_gradients(), atol=1e-12)
 
 
+@pytest.mark.parametrize("norm", ["group", "batch"])
+def test_query_instances_sum_to_their_task_with_theta_held(norm):
+    """Also where the features of one instance depend on the others."""
+    problem = BilevelProblem(LogisticHead(Conv4(2, norm=norm)), images(), 0.5, EXACT)
+    point = problem.at(random_meta(problem))
+    found = point.responses("query", "held").unflatten(1, (len(problem.tasks), -1)).sum(dim=2)
+    wanted = point.responses("task", "held")
+    assert float((found - wanted).norm() / wanted.norm()) < 1e-10
+
+
 def test_batch_statistics_and_factors_of_layers_do_not_go_together():
     problem = BilevelProblem(LogisticHead(Conv4(2, norm="batch")), images(), 0.5, EXACT)
     operator = problem.at(random_meta(problem)).hessian("held", "gauss-newton")

@@ -103,7 +103,7 @@ def test_the_clean_tasks_are_kept_and_labels_say_what_they_were(done):
     task, instance = tasks.corrupted_query.nonzero()[0].tolist()
     text = said_label(tasks.query, clean.query, True, (task, instance))
     assert text == f"{tasks.query.targets[task, instance]}, was {clean.query.targets[task, instance]}"
-    assert said_label(clean.query, clean.query, True, (task, instance)).endswith(", noisy")
+    assert said_label(clean.query, clean.query, True, (task, instance)).endswith(", changed")
     assert mf.Split(tasks, tasks, tasks).clean is tasks
 
 

@@ -21,7 +21,7 @@ BASE = {
     "l2": 1.0,
     "methods": ["influence"],
 }
-KINDS = ("learner", "backbone", "solver", "method", "study")
+KINDS = ("learner", "backbone", "solver", "method", "loop", "study")
 
 
 def preparation(folder: Path, **changes) -> Preparation:

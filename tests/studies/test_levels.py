@@ -14,7 +14,7 @@ from metafluence_plugins.trainers.newton import Newton
 from metafluence_plugins.trainers.sgd import SGD
 from small_studies import SMALL, command, write
 
-LEVELS = {
+WEIGHED = {
     "levels": ["task", "query", "support"],
     "corruption": [
         {"kind": "query-labels", "fraction": 0.5, "strength": 0.4},
@@ -37,7 +37,7 @@ LEVELS = {
 
 
 def study(folder: Path, **changes) -> mf.Study:
-    return mf.Study(mf.parse_study({**SMALL, **LEVELS, **changes}), default_registry(), folder)
+    return mf.Study(mf.parse_study({**SMALL, **WEIGHED, **changes}), default_registry(), folder)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_methods_run_at_every_level_that_they_and_the_study_claim(done):
 
 def test_the_rows_of_influence_agree_with_retraining_at_every_level(done):
     result, _ = done
-    for level in mf.LEVELS:
+    for level in mf.WEIGHED:
         row = next(r for r in result.rows if r.method == "influence" and r.level == level)
         assert row.spearman > 0.85
         assert row.change_error < 0.5
@@ -152,11 +152,11 @@ def test_the_report_has_a_section_for_each_level(done):
         assert certificate.verdict in text
     names = ("predicted-against-true", "items-found", "removal-curves", "fidelity-against-runtime")
     names = (*names, "harmful", "helpful")
-    for name in [*(f"{n}-{level}" for n in names for level in mf.LEVELS), "error-budget"]:
+    for name in [*(f"{n}-{level}" for n in names for level in mf.WEIGHED), "error-budget"]:
         assert matplotlib.image.imread(folder / "figures" / f"{name}.png")[..., :3].std() > 0.02
     assert len(pd.read_csv(folder / "budget.csv")) == 4
     table = pd.read_csv(folder / "results.csv")
-    assert set(table.level) == set(mf.LEVELS)
+    assert set(table.level) == set(mf.WEIGHED)
     lines = mf.level_table([mf.study_group(result)], "query").rows
     assert len(lines) == 3 + len(result.at("query"))
     assert lines[0][0] == "retrain, 1 other seed"
@@ -166,7 +166,7 @@ def test_the_command_line_shows_a_table_for_each_level(tmp_path):
     write(
         tmp_path,
         **{
-            **LEVELS,
+            **WEIGHED,
             "methods": ["influence"],
             "truth": {"items": 2, "subsets": 3},
             "budget": None,

@@ -1,16 +1,20 @@
 """Studies whose truth is their own training run: replays, methods that need the run, refusals, interruption."""
 
 import hashlib
+import json
 import pickle
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 import metafluence as mf
+from metafluence.reports.figures import trust_figure
+from metafluence.reports.study import write_report
 from metafluence.runtime import Parcel
 from metafluence.training.retraining import _Replay
 from metafluence_plugins.executors.serial import Serial
@@ -74,7 +78,7 @@ def test_a_lowered_weight_is_scaled_to_a_removal(done, tmp_path):
     (row,) = lowered.rows
     assert row.slope == pytest.approx(1, abs=0.05), "to first order a tenth of a weight is a tenth of a removal"
     assert row.change_error < 0.5 * result.rows[0].change_error
-    by_hand = mf.replayed(lowered.fit.run, lowered.truth.removals, lowered.evaluations["task"].targets(), share=0.1)
+    by_hand = mf.replayed(lowered.fit.run, lowered.truth.removals, lowered.evaluations["task"].targets(), weight=0.9)
     torch.testing.assert_close(lowered.truth.loss_change, 10 * by_hand.loss_change[:, 0], rtol=1e-6, atol=1e-12)
 
 
@@ -223,6 +227,16 @@ def test_the_certificate_is_the_run_s_own(tmp_path):
     assert found.method == "run-influence"
     assert "It holds for this run alone." in found.verdict
     assert [check.name for check in found.checks] == ["metasmoothness", "floor", "weight 0.9", "order", "sizes"]
+    assert mf.Certificate.from_facts(json.loads(json.dumps(asdict(found)))) == found
+    assert found.trust is not None
+    drawn = trust_figure(result.certificates, "task")
+    assert drawn is not None
+    floor, sets, growth = drawn.axes
+    assert floor.lines[0].get_ydata().tolist() == list(found.trust.moved)
+    offsets = np.stack([found.trust.true, found.trust.predicted], axis=1)
+    assert np.array_equal(sets.collections[0].get_offsets(), offsets)
+    assert growth.lines[0].get_ydata().tolist() == list(found.trust.adjoint)
+    assert trust_figure(result.certificates, "query") is None
 
 
 WRONG = {
@@ -256,3 +270,32 @@ def test_a_trainer_that_records_serves_methods_whatever_the_truth(tmp_path):
     result = run(tmp_path, truth=None, trainer={**RUN["trainer"], "record": True}, methods=["run-influence"])
     assert not result.failed
     assert np.isnan(result.rows[0].spearman)
+
+
+def test_a_study_of_images_says_which_files_to_look_at(tmp_path):
+    result = run(
+        tmp_path,
+        levels=["image", "query", "class"],
+        corruption={"kind": "image-labels", "fraction": 0.2},
+        methods=["loss"],
+    )
+    write_report(result, tmp_path)
+    origins, tasks = result.split.train.origins, result.split.train
+    assert origins is not None
+    images = pd.read_csv(tmp_path / "scores-image.csv", dtype={"class": str})
+    assert images["image"].tolist() == list(origins.images)
+    assert images["class"].tolist() == [origins.classes[i] for i in origins.labels.tolist()]
+    wrong = images["image"].str.split("/").str[0] != images["class"]
+    assert images["corrupted"].tolist() == wrong.tolist()
+    assert np.allclose(images["loss"], result.at("image")[0].scores)
+    truth = result.evaluations["image"].truth
+    assert truth is not None
+    known = images.loc[[removal[0] for removal in truth.removals], "true loss change"]
+    assert np.allclose(known, truth.loss_change)
+    assert images["true loss change"].notna().sum() == len(truth.removals)
+    by_hand = mf.replayed(result.fit.run, truth.removals, result.evaluations["image"].targets(), "image")
+    assert torch.allclose(by_hand.loss_change[:, 0].double(), truth.loss_change.double(), atol=1e-12)
+    queries = pd.read_csv(tmp_path / "scores-query.csv")
+    assert queries["image"].tolist() == [origins.images[i] for i in origins.query.flatten().tolist()]
+    assert queries["task"].tolist() == [name for name in tasks.ids for _ in range(tasks.each("query"))]
+    assert pd.read_csv(tmp_path / "scores-class.csv", dtype=str)["class"].tolist() == list(origins.classes)

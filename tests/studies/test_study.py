@@ -1,5 +1,6 @@
 """Studies, reports and the command line, end to end on real digits."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import matplotlib.image
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 
 import metafluence as mf
@@ -106,16 +108,40 @@ def test_stored_work_of_another_study_is_neither_reused_nor_lost(done):
 
 
 @pytest.mark.parametrize(
-    ("fail", "reason"), [(lambda *_: {}["nothing"], "KeyError: 'nothing'"), (lambda *_: sys.exit(3), "SystemExit: 3")]
+    ("fail", "reason"),
+    [
+        (lambda *_: {}["nothing"], "The method raised KeyError: 'nothing'."),
+        (lambda *_: sys.exit(3), "The method raised SystemExit: 3."),
+        (lambda *_: torch.empty(10**15), "Memory ran out (RuntimeError: "),
+    ],
+    ids=["error", "exit", "memory"],
 )
 def test_any_exception_of_a_method_is_a_row_and_its_traceback_a_file(tmp_path, monkeypatch, fail, reason):
     monkeypatch.setattr(LossScore, "scores", fail)
     result = run(tmp_path, methods=["loss", "random"])
     (row,) = result.failed
-    assert row.reason == f"The method raised {reason}. The traceback is in the store's `failures`."
+    assert row.reason.startswith(reason)
+    assert row.reason.endswith(" The traceback is in the store's `failures`.")
     (file,) = (tmp_path / "failures").iterdir()
-    assert reason in file.read_text()
+    assert re.search(r"KeyError: 'nothing'|SystemExit: 3|can't allocate memory", file.read_text())
     assert [r.status for r in result.rows] == ["failed", "ok"]
+
+
+@pytest.mark.parametrize(
+    ("fail", "reason", "reported"),
+    [
+        (lambda *_: {}["nothing"], "Error: unexpected KeyError: 'nothing'. The traceback is in ", True),
+        (lambda *_: torch.empty(10**15), "Error: Memory ran out (RuntimeError: ", False),
+    ],
+    ids=["error", "memory"],
+)
+def test_an_unexpected_error_of_a_command_is_one_message(tmp_path, monkeypatch, fail, reason, reported):
+    monkeypatch.setattr(sys.modules["metafluence.cli.app"], "default_registry", fail)
+    done = command(tmp_path, "list")
+    assert done.returncode == 1
+    assert done.stderr.startswith(reason)
+    assert done.stderr.rstrip().endswith("please report it.") == reported
+    assert "Traceback" not in done.stdout + done.stderr
 
 
 def test_a_method_may_be_added_to_a_finished_study(done):
@@ -369,7 +395,7 @@ def test_the_demo_runs_every_method():
         default_registry().names("method")
     )
     assert {(p.label.split()[0], p.level) for p in plans} >= {
-        (name, level) for name in ("paper", "trak", "tracin", "loss", "random") for level in mf.LEVELS
+        (name, level) for name in ("paper", "trak", "tracin", "loss", "random") for level in mf.WEIGHED
     }
 
 

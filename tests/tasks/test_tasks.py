@@ -68,13 +68,13 @@ def test_fingerprint_depends_on_every_value_and_on_nothing_else(tasks):
 @given(task_sets(), st.data())
 def test_removing_sets_one_weight_to_zero_and_no_other(tasks, data):
     ones = Weights.ones(tasks)
-    for level in mf.LEVELS:
+    for level in mf.WEIGHED:
         count = getattr(ones, level).numel()
         item = data.draw(st.integers(0, count - 1))
         without = ones.without(level, item)
         assert getattr(without, level).reshape(-1)[item] == 0
-        assert sum(float(getattr(without, other).sum()) for other in mf.LEVELS) == (
-            sum(getattr(ones, other).numel() for other in mf.LEVELS) - 1
+        assert sum(float(getattr(without, other).sum()) for other in mf.WEIGHED) == (
+            sum(getattr(ones, other).numel() for other in mf.WEIGHED) - 1
         )
         assert bool((getattr(ones, level) == 1).all())
 

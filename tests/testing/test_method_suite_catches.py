@@ -6,7 +6,7 @@ from typing import ClassVar
 import pytest
 import torch
 
-from metafluence import LEVELS, AttributionMethod, ParameterChange, Scores
+from metafluence import WEIGHED, AttributionMethod, ParameterChange, Scores
 from metafluence.testing import method_failures
 from metafluence.testing.methods import CHECKS
 from metafluence.testing.worlds import World
@@ -39,7 +39,7 @@ class Faulty(AttributionMethod):
 
     fault: str = ""
 
-    levels: ClassVar = frozenset(LEVELS)
+    levels: ClassVar = frozenset(WEIGHED)
     edits: ClassVar = True
 
     @property

@@ -69,14 +69,14 @@ def test_the_adjoint_is_the_derivative_of_replays_and_of_the_tangent(learner, op
     weights = weighted(bilevel.tasks)
     run = record(replace(TRAINERS[optimiser], steps=2), bilevel, weights)
     goals = torch.randn(bilevel.size, 2, generator=seeded(5), dtype=torch.float64)
-    found = mf.run_adjoint(run, goals, mf.LEVELS).by_weight
-    along = {level: torch.randn_like(getattr(weights, level)) for level in mf.LEVELS}
+    found = mf.run_adjoint(run, goals, mf.WEIGHED).by_weight
+    along = {level: torch.randn_like(getattr(weights, level)) for level in mf.WEIGHED}
 
     def at(h: float) -> Weights:
-        return Weights(*(getattr(weights, level) + h * along[level] for level in mf.LEVELS))
+        return Weights(*(getattr(weights, level) + h * along[level] for level in mf.WEIGHED))
 
     wanted, error = derivative(run, at, goals[:, 0])
-    parts = torch.stack([along[level].flatten() @ found[level][:, 0] for level in mf.LEVELS])
+    parts = torch.stack([along[level].flatten() @ found[level][:, 0] for level in mf.WEIGHED])
     assert error < 1e-4 * float(parts.abs().max())
     assert float(parts.sum()) == pytest.approx(wanted, rel=1e-6, abs=error)
     for level, slopes in found.items():
@@ -122,18 +122,18 @@ def test_gradients_that_were_kept_save_the_replay_and_change_no_bit(tmp_path, mo
     loaded = mf.load_run(tmp_path, bilevel)
     assert [kept_gradients(one) for one in (run, kept, loaded, run.in_memory())] == [7, 7, 7, 0]
     goals = torch.randn(bilevel.size, 2, generator=seeded(5), dtype=torch.float64)
-    wanted = mf.run_adjoint(run.in_memory(), goals, mf.LEVELS)
+    wanted = mf.run_adjoint(run.in_memory(), goals, mf.WEIGHED)
     asked = []
     plain = mf.training.run.batch_gradient
     monkeypatch.setattr(mf.training.run, "batch_gradient", lambda *given: asked.append(0) or plain(*given))
     for one in (run, loaded):
-        found = mf.run_adjoint(one, goals, mf.LEVELS)
-        assert all(torch.equal(found.by_weight[level], wanted.by_weight[level]) for level in mf.LEVELS)
+        found = mf.run_adjoint(one, goals, mf.WEIGHED)
+        assert all(torch.equal(found.by_weight[level], wanted.by_weight[level]) for level in mf.WEIGHED)
         assert len(asked) == 4
         asked.clear()
     flip(next(tmp_path.glob("gradients-00000003.safetensors")))
     with pytest.warns(UserWarning, match="The steps are made again"):
-        found = mf.run_adjoint(mf.load_run(tmp_path, bilevel), goals, mf.LEVELS)
+        found = mf.run_adjoint(mf.load_run(tmp_path, bilevel), goals, mf.WEIGHED)
     assert torch.equal(found.start, wanted.start)
 
 
@@ -142,7 +142,7 @@ def test_a_sweep_goes_on_after_an_interruption_with_the_same_bits(tmp_path, stop
     bilevel = small("maml")
     run = record(replace(TRAINERS["adam"], steps=11), bilevel, weighted(bilevel.tasks))
     goals = torch.randn(bilevel.size, 2, generator=seeded(5), dtype=torch.float64)
-    wanted = mf.run_adjoint(run, goals, mf.LEVELS)
+    wanted = mf.run_adjoint(run, goals, mf.WEIGHED)
 
     class Stop(Exception):
         pass
@@ -155,16 +155,16 @@ def test_a_sweep_goes_on_after_an_interruption_with_the_same_bits(tmp_path, stop
             raise Stop
 
     with pytest.raises(Stop):
-        mf.run_adjoint(run, goals, mf.LEVELS, stop, tmp_path)
+        mf.run_adjoint(run, goals, mf.WEIGHED, stop, tmp_path)
     for again in (2, 0):  # the rest, and then nothing
         seen.clear()
         stopped = -1
-        found = mf.run_adjoint(run, goals, mf.LEVELS, stop, tmp_path)
+        found = mf.run_adjoint(run, goals, mf.WEIGHED, stop, tmp_path)
         assert not again or seen[-1] == 11
         assert not seen or again
         assert torch.equal(found.start, wanted.start)
         assert torch.equal(found.growth, wanted.growth)
-        assert all(torch.equal(found.by_weight[level], wanted.by_weight[level]) for level in mf.LEVELS)
+        assert all(torch.equal(found.by_weight[level], wanted.by_weight[level]) for level in mf.WEIGHED)
     # Other goals, and another run, are other sweeps in the same folder.
     for run_, goals_ in ((run, 2 * goals), (record(replace(TRAINERS["adam"], steps=11, beta1=0.8), bilevel), goals)):
         found = mf.run_adjoint(run_, goals_, folder=tmp_path).by_weight["task"]
@@ -172,7 +172,7 @@ def test_a_sweep_goes_on_after_an_interruption_with_the_same_bits(tmp_path, stop
     for file in tmp_path.glob("sweep-*"):
         flip(file)
     with pytest.warns(UserWarning, match="It is computed again"):
-        assert torch.equal(mf.run_adjoint(run, goals, mf.LEVELS, folder=tmp_path).start, wanted.start)
+        assert torch.equal(mf.run_adjoint(run, goals, mf.WEIGHED, folder=tmp_path).start, wanted.start)
 
 
 def test_a_sweep_that_was_kept_halfway_starts_there(tmp_path):

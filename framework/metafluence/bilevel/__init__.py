@@ -7,4 +7,5 @@ from metafluence.bilevel.curvature import Curvature
 from metafluence.bilevel.diagnostics import CONDITION, INNER_STATIONARY, STATIONARY, Diagnostics, diagnose
 from metafluence.bilevel.hessian import Hessian
 from metafluence.bilevel.linearisation import Jacobian
-from metafluence.bilevel.problem import BilevelProblem, Point
+from metafluence.bilevel.point import Point
+from metafluence.bilevel.problem import BilevelProblem

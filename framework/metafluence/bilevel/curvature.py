@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 from metafluence.bilevel.linearisation import Jacobian
-from metafluence.bilevel.problem import Point
+from metafluence.bilevel.point import Point
 from metafluence.linalg import LinearOperator
 from metafluence.registry import Component
 

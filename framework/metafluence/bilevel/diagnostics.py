@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from metafluence.bilevel.problem import Point
+from metafluence.bilevel.point import Point
 from metafluence.linalg import Extremes, extreme_eigenvalues
 
 STATIONARY = 1e-6

@@ -1,4 +1,8 @@
-"""The total Hessian at a point, as an operator that solvers see."""
+"""The total Hessian at a point, as an operator that solvers see.
+
+Its formula is in `implicit_linearisation.py` where θ is an argmin, and in `unrolled_linearisation.py` where θ comes
+from steps or a closed form; `point.py` sums the tasks.
+"""
 
 from __future__ import annotations
 

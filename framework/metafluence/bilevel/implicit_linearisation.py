@@ -1,4 +1,4 @@
-"""The true derivatives where θ is an argmin, by the implicit function theorem.
+"""The total gradient and the total Hessian where θ is an argmin, by the implicit function theorem.
 
 With the Lagrangian
 

@@ -1,4 +1,4 @@
-"""The true derivatives where θ comes from steps or a closed form, by autograd through them."""
+"""The total gradient and the total Hessian where θ comes from steps or a closed form, by autograd through them."""
 
 from __future__ import annotations
 

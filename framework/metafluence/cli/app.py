@@ -24,7 +24,7 @@ from metafluence.cli.data import data_app
 from metafluence.cli.study import RegistryOption, Terminated, demo, report, run
 from metafluence.cli.sweep import sweep_app
 from metafluence.cli.terminal import console, errors
-from metafluence.errors import InputError, MetafluenceError, StoreError
+from metafluence.errors import InputError, MetafluenceError, StoreError, in_words, out_of_memory
 from metafluence.registry import Entry, default_registry, shown_type
 
 app = typer.Typer(
@@ -120,7 +120,9 @@ def main() -> None:
     except Exception as error:
         with tempfile.NamedTemporaryFile("w", prefix="metafluence-", suffix=".txt", delete=False) as file:
             traceback.print_exc(file=file)
-        text = f"Error: unexpected {type(error).__name__}: {error}. The traceback is in {file.name}; please report it."
+        text = f"Error: unexpected {in_words(error)}. The traceback is in {file.name}; please report it."
+        if out_of_memory(error):
+            text = f"Error: {in_words(error)} The traceback is in {file.name}."
         errors.print(Text(text, style="red"), soft_wrap=True)
         sys.exit(1)
 

@@ -15,6 +15,7 @@ from metafluence.bilevel import CONDITION, INNER_STATIONARY, Diagnostics, diagno
 from metafluence.errors import InputError
 from metafluence.evaluation.ground_truth import Truth, retrain
 from metafluence.evaluation.metrics import Interval, bootstrap, change_agreement, moved, rank_agreement
+from metafluence.evaluation.run_trust import RunTrust
 from metafluence.networks import accuracy
 from metafluence.tasks import Level, Removal
 
@@ -65,10 +66,14 @@ class Certificate:
     grade: Grade
     verdict: str
     checks: tuple[Check, ...]
+    trust: RunTrust | None = None
+    """What was tried of a run, where the truth is one."""
 
     @classmethod
     def from_facts(cls, stored: dict[str, Any]) -> Certificate:
-        return cls(**{**stored, "checks": tuple(Check(**c) for c in stored["checks"])})
+        tried = stored.get("trust")
+        trust = None if tried is None else RunTrust.from_facts(tried)
+        return cls(**{**stored, "checks": tuple(Check(**c) for c in stored["checks"]), "trust": trust})
 
     @classmethod
     def refused(cls, method: str, level: Level, reason: str) -> Certificate:

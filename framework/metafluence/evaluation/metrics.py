@@ -148,7 +148,7 @@ def detection(scores: Array, harmful: NDArray[np.bool_]) -> Detection | None:
 def pareto_front(cost: Array, value: Array) -> list[int]:
     """The numbers of those to which no other is both as cheap and as good, and better in one; the cheapest first.
 
-    What has no cost or no value (NaN) is not among them.
+    Of several of one cost and value the first is named. What has no cost or no value (NaN) is not among them.
     """
     known = [i for i in range(len(cost)) if np.isfinite(cost[i]) and np.isfinite(value[i])]
     front: list[int] = []

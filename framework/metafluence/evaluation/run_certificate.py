@@ -32,7 +32,7 @@ def certify_run(run: TrainingRun, targets: Targets, level: Level, seed: int = 0)
     """
     found = run_trust(run, targets, level, generator=torch.Generator().manual_seed(seed))
     verdict = f"{SENTENCES[found.verdict]} {found.reason} It holds for this run alone."
-    return Certificate(METHOD, level, GRADES[found.verdict], verdict, _checks(found))
+    return Certificate(METHOD, level, GRADES[found.verdict], verdict, _checks(found), found)
 
 
 def _checks(found: RunTrust) -> tuple[Check, ...]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,13 +13,15 @@ from metafluence.attribution import Targets
 from metafluence.errors import InputError, MetafluenceError
 from metafluence.evaluation.ground_truth import draw_subsets
 from metafluence.evaluation.metrics import score_agreement
-from metafluence.evaluation.run_truth import replayed
+from metafluence.evaluation.replays import replayed
 from metafluence.learners import NetworkLearner
 from metafluence.networks import kinks
 from metafluence.tasks import Level, Removal
 from metafluence.training import TrainingRun, run_adjoint, run_tangent
 
-SIZES = (1e-3, 1e-2, 1e-1, 1.0)
+CHANGES = (1e-3, 1e-2, 1e-1, 1.0)
+MARKS = 101
+"""At how many steps, at most, the adjoint is kept."""
 NAN = float("nan")
 # What a run has to reach. Measured on digits and Omniglot: smooth runs .95 to 1.00, rough ones -.3 to .6.
 SMOOTH, COSINE, ORDER, FLOOR, SLOPE = 0.9, 0.9, 0.8, 3.0, 1.5
@@ -31,11 +34,13 @@ class RunTrust:
     verdict: `sizes` (predicted sizes and order hold), `order` (the order alone), or `none`; reason: why, in a sentence.
     metasmoothness: agreement in sign of successive differences of the final λ, weighted by how far each parameter moved
     (Engstrom et al. 2025, arXiv 2503.13751, Definition 2), from -1 to 1.
-    moved: ‖λ_T(1 + h v) − λ_T‖ / (h ‖λ_T(1 + v) − λ_T‖) for h of SIZES, v random. It is 1 where a change a tenth as
+    moved: ‖λ_T(1 + h v) − λ_T‖ / (h ‖λ_T(1 + v) − λ_T‖) for h of CHANGES, v random. It is 1 where a change a tenth as
     large moves the run a tenth as far, and far above 1 where small changes meet a floor.
     growth: the largest ‖dJ/dλ_t‖ over the last. lowered_cosine, lowered_ratio: of predicted and true Δλ where random
     sets of items have weight .9, means. order, slope: Spearman correlation of predicted and true loss changes without
     these sets, and the slope of predicted on true. kinks: layers that are not smooth.
+    adjoint: ‖dJ/dλ_t‖ at the steps `adjoint_steps`, the end's included. predicted, true: the loss changes without
+    these sets, in nats.
     """
 
     verdict: Literal["sizes", "order", "none"]
@@ -48,6 +53,14 @@ class RunTrust:
     order: float = NAN
     slope: float = NAN
     kinks: tuple[str, ...] = ()
+    adjoint_steps: tuple[int, ...] = ()
+    adjoint: tuple[float, ...] = ()
+    predicted: tuple[float, ...] = ()
+    true: tuple[float, ...] = ()
+
+    @classmethod
+    def from_facts(cls, stored: dict[str, Any]) -> RunTrust:
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()})
 
 
 def run_trust(
@@ -96,11 +109,13 @@ def _tried(
     goal = targets.at(run.final).gradients().mean(dim=1, keepdim=True)
     norms = run_adjoint(run, goal, ()).growth.norm(dim=1)
     predicted = run_tangent(run, sets, level)
-    lowered = replayed(run, sets, targets, level, 0.1).change * alive.unsqueeze(1)
+    lowered = replayed(run, sets, targets, level, weight=0.9).change * alive.unsqueeze(1)
     cosine = torch.cosine_similarity(predicted, lowered, dim=0).mean()
     ratio = (0.1 * predicted.norm(dim=0) / lowered.norm(dim=0)).mean()
-    true = replayed(run, sets, targets, level).loss_change.mean(dim=1)
-    agreement = score_agreement((predicted.T @ goal)[:, 0].cpu().numpy(), true.cpu().numpy())
+    true = replayed(run, sets, targets, level).loss_change.mean(dim=1).cpu().numpy()
+    foretold = (predicted.T @ goal)[:, 0].cpu().numpy()
+    agreement = score_agreement(foretold, true)
+    shown = np.unique(np.linspace(0, run.steps, MARKS).round().astype(int))
     found = RunTrust(
         "none",
         "",
@@ -112,6 +127,10 @@ def _tried(
         agreement.spearman,
         agreement.slope,
         rough,
+        tuple(shown.tolist()),
+        tuple(norms[shown].tolist()),
+        tuple(foretold.tolist()),
+        tuple(true.tolist()),
     )
     return _judged(found)
 
@@ -119,15 +138,15 @@ def _tried(
 def _smoothness(
     run: TrainingRun, level: Level, draws: torch.Generator, alive: Tensor
 ) -> tuple[float, tuple[float, ...]]:
-    weights = getattr(run.weights, level)
-    direction = (2 * torch.rand(weights.shape, generator=draws, dtype=torch.float64) - 1).to(weights)
+    items = run.weights.of(level)
+    direction = (2 * torch.rand(items.shape, generator=draws, dtype=torch.float64) - 1).to(items)
 
     def end(h: float) -> Tensor:
-        return run.replay(replace(run.weights, **{level: weights * (1 + h * direction)})) * alive
+        return run.replay(run.weights.times(level, 1 + h * direction)) * alive
 
-    start, at = run.final * alive, {h: end(h) for h in SIZES}
+    start, at = run.final * alive, {h: end(h) for h in CHANGES}
     whole = float((at[1.0] - start).norm())
-    moved = tuple(float((at[h] - start).norm()) / (h * whole) for h in SIZES)
+    moved = tuple(float((at[h] - start).norm()) / (h * whole) for h in CHANGES)
     first, second = at[0.1] - start, end(0.2) - at[0.1]
     share = first.abs() / first.abs().sum()
     return float((share * first.sign() * second.sign()).sum()), moved

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import torch
 from torch import nn
 
-from metafluence.errors import InputError
+from metafluence.errors import InputError, out_of_memory
 from metafluence.registry import Component
 
 
@@ -78,7 +77,7 @@ def build_module(backbone: Backbone | nn.Module, input_shape: torch.Size, output
     try:
         return backbone.module(input_shape, outputs)
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and not re.search("memory|allocate|overflow", str(error)):
+        if not out_of_memory(error) and "overflow" not in str(error):
             raise
         wanted = "features" if outputs is None else f"{outputs} outputs"
         raise InputError(

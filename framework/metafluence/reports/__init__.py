@@ -1,7 +1,7 @@
 """What all reports share: groups of outcomes, tables and their columns, pages, style; figures lie in `figures`."""
 
 from metafluence.reports.attempts import Attempts, Notice
-from metafluence.reports.captions import ITEM_NAMES, caption
+from metafluence.reports.captions import caption
 from metafluence.reports.extremes_table import extremes_table
 from metafluence.reports.groups import (
     Group,
@@ -28,7 +28,7 @@ from metafluence.reports.point_labels import label_points
 from metafluence.reports.similar_messages import alike
 from metafluence.reports.style import COLOURS, MARKERS, RED, legend, line, png, single
 from metafluence.reports.tables import BOLD, Table, against, level_table, narrow_table, published_table
-from metafluence.reports.task_pictures import HALVES, draw_curve, draw_image, drawn_as, points_of, share_legend
+from metafluence.reports.task_pictures import HALVES, Half, draw_curve, draw_image, drawn_as, points_of, share_legend
 from metafluence.reports.task_preview import Summary, summarise, write_preview
 from metafluence.reports.text_table import NOTHING, write_tables
 from metafluence.reports.truth_findings import shared_part

@@ -5,13 +5,20 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from metafluence.evaluation import TruthWords
-from metafluence.tasks import Level
 
 FIGURE_TEXT = {
     "predicted-against-true": (
         "Predicted against true change",
         "Each point is a left-out item. Across: how the validation loss really changes when {effect}. Up: what "
         "the method predicts. On the grey line the prediction is exact.",
+    ),
+    "trust-in-the-run": (
+        "Whether a first order predicts this run",
+        "Left: all weights are moved by h along one random direction. A smooth run moves in proportion (1, dashed); "
+        "far above 1 small changes meet a floor, and no smaller effect can be predicted. The red mark is what the "
+        "certificate allows. Middle: random sets left out; on the grey line the prediction is exact. Right: how much a "
+        "change of λ after each step moves the validation loss; where this explodes towards the start, early steps "
+        "decide the answer.",
     ),
     "items-found": (
         "Corrupted items found",
@@ -78,9 +85,6 @@ OVER_SEEDS = {
     "against-truncation": "Numbers are means over seeds.",
 }
 """What a caption says besides where there are several seeds."""
-
-ITEM_NAMES: dict[Level, str] = {"task": "task", "support": "support instance", "query": "query instance"}
-"""What an item of a level is called."""
 
 
 def caption(name: str, words: TruthWords, several_seeds: bool = False) -> tuple[str, str]:

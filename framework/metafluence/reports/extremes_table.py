@@ -8,11 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metafluence.evaluation import DRAWS, bootstrap
-from metafluence.reports.captions import ITEM_NAMES
 from metafluence.reports.groups import Group, Method, common_seeds, lines, methods, named, with_seeds, words_of
 from metafluence.reports.tables import METHOD, VARIATION, Table
 from metafluence.reports.text_table import NOTHING
-from metafluence.tasks import Level
+from metafluence.tasks import ITEM_NAMES, Level
 
 Array = NDArray[np.float64]
 
@@ -53,12 +52,12 @@ def extremes_table(groups: Sequence[Group], level: Level) -> Table | None:
             rows.append((*label, named(method), *cells))
     noun = ITEM_NAMES[level]
     headings = [
-        (f"without {which} {n}", f"change of the mean validation loss without the {n} {noun}s of {what} score")
+        (f"without {which} {n}", f"change of the mean validation loss without the {n} {noun} of {what} score")
         for which, what in (("the best", "highest"), ("the worst", "lowest"))
         for n in counts
     ]
     about = (
-        f"Change of the mean validation loss after {words_of(asked).short} without the {noun}s that a method scores "
+        f"Change of the mean validation loss after {words_of(asked).short} without the {noun} that a method scores "
         "highest (the best: the loss should rise) and lowest (the worst: it should fall), with 95 % bootstrap "
         f"intervals over the validation tasks. In bold: further in that direction than without any of {DRAWS} random "
         "sets of the same size."

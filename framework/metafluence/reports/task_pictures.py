@@ -49,7 +49,7 @@ def said_label(shown: Batch, truth: Batch, marked: bool, at: tuple[int, int]) ->
     label, was = int(shown.targets[at]), int(truth.targets[at])
     if label != was:
         return f"{label}, was {was}"
-    return f"{label}, noisy" if marked else f"{label}"
+    return f"{label}, changed" if marked else f"{label}"
 
 
 def draw_curve(axis: Axes, tasks: TaskSet, clean: TaskSet, row: int, scale: float = 1.0) -> None:

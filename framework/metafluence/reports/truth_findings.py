@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean, stdev
 
-from metafluence.reports.captions import ITEM_NAMES
 from metafluence.reports.groups import Group
 from metafluence.studies import Side
-from metafluence.tasks import Level
+from metafluence.tasks import ITEM_NAMES, Level
 
 
 def truth_findings(group: Group, level: Level) -> list[str]:
@@ -17,8 +16,8 @@ def truth_findings(group: Group, level: Level) -> list[str]:
         return []
     noun, sides = ITEM_NAMES[level], [one.sides[level] for one in group.outcomes]
     said = [
-        _reliability(sides, "reliability", f"single {noun}s"),
-        _reliability(sides, "subset_reliability", f"sets of {sides[0].subset_size} {noun}s"),
+        _reliability(sides, "reliability", f"single {noun}"),
+        _reliability(sides, "subset_reliability", f"sets of {sides[0].subset_size} {noun}"),
         shared_part(sides, noun),
     ]
     return [sentence for sentence in said if sentence]
@@ -31,7 +30,7 @@ def shared_part(sides: Sequence[Side], noun: str) -> str:
         return ""
     shared, spread = fmean(map(fmean, changes)), fmean(map(stdev, changes))
     return (
-        f"Leaving out {sides[0].subset_size} random {noun}s changes the validation loss by {shared:+.2g} in the mean "
+        f"Leaving out {sides[0].subset_size} random {noun} changes the validation loss by {shared:+.2g} in the mean "
         f"over {len(changes[0])} sets, and by {spread:.2g} (standard deviation) from set to set. LDS judges the "
         "latter; no method predicts what all sets share."
     )

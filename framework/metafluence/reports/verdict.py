@@ -9,12 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from metafluence.evaluation import FEWEST, TruthWords
-from metafluence.reports.captions import ITEM_NAMES
 from metafluence.reports.columns import COLUMNS, Column
 from metafluence.reports.groups import Group, Mean, Method, compared, lines, mean, named, number_text, values
 from metafluence.reports.truth_findings import truth_findings
 from metafluence.reports.winners import Ranking, rank
-from metafluence.tasks import Level
+from metafluence.tasks import ITEM_NAMES, Level
 
 NAMED = 4
 """So many tied methods are named; of the others, how many there are."""
@@ -43,24 +42,24 @@ def questions(noun: str, quality: str, words: TruthWords) -> list[Question]:
     """What is asked at a level. quality: "accuracy", or "loss" for real targets. words: what the truth is called."""
     return [
         Question(
-            "change_error", f"predicts best what the model would be after {words.short} without a {noun}",
-            f"predicting the model after {words.short} without a {noun}", "median error of Δλ",
+            "change_error", f"predicts best what the model would be after {words.short} without single {noun}",
+            f"predicting the model after {words.short} without single {noun}", "median error of Δλ",
             chance="No estimator is better than predicting no change in {doing}",
         ),
         Question(
-            "spearman", f"ranks {noun}s most like {words.name}",
-            f"ranking {noun}s like {words.name}", "Spearman",
+            "spearman", f"ranks {noun} most like {words.name}",
+            f"ranking {noun} like {words.name}", "Spearman",
         ),
-        Question("auroc", f"finds the corrupted {noun}s best", f"finding the corrupted {noun}s", "AUROC"),
+        Question("auroc", f"finds the corrupted {noun} best", f"finding the corrupted {noun}", "AUROC"),
         Question(
-            "gap", f"comes nearest by its edit to {words.short} without the same {noun}s",
-            f"editing the model to what {words.short} without the same {noun}s gives", f"difference in test {quality}",
+            "gap", f"comes nearest by its edit to {words.short} without the same {noun}",
+            f"editing the model to what {words.short} without the same {noun} gives", f"difference in test {quality}",
             size=True,
         ),
         Question(
-            f"{quality}_retrained", f"finds the {noun}s whose removal helps most",
-            f"finding the {noun}s whose removal helps most", f"test {quality} after {words.short}",
-            chance=f"Removing the {noun}s that an estimator scores lowest does not improve the model",
+            f"{quality}_retrained", f"finds the {noun} whose removal helps most",
+            f"finding the {noun} whose removal helps most", f"test {quality} after {words.short}",
+            chance=f"Removing the {noun} that an estimator scores lowest does not improve the model",
         ),
     ]  # fmt: skip
 
@@ -152,7 +151,7 @@ def _measures(group: Group, level: Level, noun: str, quality: str, full: Mean) -
     clean = mean(getattr(one.sides[level].clean, quality) for one in group.outcomes)
     bounds = (0.0, 1.0) if quality == "accuracy" else (0.0, math.inf)
     exactly = f", {group.words.again} without exactly the corrupted {clean.text('.3f', bounds)}" if clean.n else ""
-    return f"With all {noun}s the test {quality} is {full.text('.3f', bounds)}{exactly}."
+    return f"With all {noun} the test {quality} is {full.text('.3f', bounds)}{exactly}."
 
 
 def _cost(group: Group, level: Level, ranking: Ranking, question: Question) -> str:

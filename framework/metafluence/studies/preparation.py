@@ -29,7 +29,7 @@ from metafluence.runtime import (
 )
 from metafluence.studies.config import StudyConfig
 from metafluence.studies.kept_fits import KeptFits
-from metafluence.tasks import Dataset, Level, Removal, Split, TaskSet, corrupt, count_of
+from metafluence.tasks import ITEM_NAMES, Dataset, Level, Removal, Split, TaskSet, corrupt, count_of
 from metafluence.training import Checkpoint, Fit, RetrainBank, Trainer
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
@@ -39,7 +39,6 @@ DOING = {
     "procedure": ("replaying", "replays"),
     "proximal": ("training near the model", "proximal fits"),
 }
-NAMES: dict[Level, str] = {"task": "tasks", "support": "support instances", "query": "query instances"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,14 +285,14 @@ class Preparation:
         asked = self.config.truth
         assert asked is not None
         doing, done = DOING[asked.kind]
-        self._observer.stage(f"{doing} without {NAMES[evaluation.level]}", len(singles) + len(subsets))
+        self._observer.stage(f"{doing} without {ITEM_NAMES[evaluation.level]}", len(singles) + len(subsets))
         parts = (singles, subsets, evaluation.level, evaluation.bank, evaluation.targets())
         again = [(one.bank, one.targets) for one in others]
         truth, complaint = retrain(*parts, again, asked.called)
         self._observer.done(f"{count} {done}")
         if complaint:
             warnings.append(
-                f"Ground truth without {NAMES[evaluation.level]}: {complaint} What failed is left out of it."
+                f"Ground truth without {ITEM_NAMES[evaluation.level]}: {complaint} What failed is left out of it."
             )
         return truth
 
@@ -302,7 +301,7 @@ class Preparation:
         if not evaluation.extremes:
             return torch.empty(0)
         items = len(evaluation.problem.tasks.corrupted_items(evaluation.level))
-        self._observer.stage(f"leaving out random {NAMES[evaluation.level]}", DRAWS * len(evaluation.extremes))
+        self._observer.stage(f"leaving out random {ITEM_NAMES[evaluation.level]}", DRAWS * len(evaluation.extremes))
         found = random_changes(evaluation, items, self._generator(f"extremes {evaluation.level}"))
         self._observer.done()
         return found

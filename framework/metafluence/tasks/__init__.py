@@ -1,6 +1,7 @@
 """Tasks and the weights of their items: where tasks come from, how they are drawn and corrupted.
 
-Every item is a weight: a task, a support instance or a query instance. Knows nothing of models.
+Every item is a weight, or a set of weights: a task, a support or query instance, an image or a class of the data set.
+Knows nothing of models.
 """
 
 from metafluence.tasks.corruption import Corruption, corrupt
@@ -8,6 +9,7 @@ from metafluence.tasks.datasets import Dataset, LabelledDataset, Source, data_ro
 from metafluence.tasks.download import fetch_sources
 from metafluence.tasks.episodes import SETS, Episodes, Instances, Labelled, Split, generators, sample
 from metafluence.tasks.items import check_level, check_removals, count_of
-from metafluence.tasks.levels import LEVELS, Level, Removal
+from metafluence.tasks.levels import ITEM_NAMES, LEVELS, WEIGHED, Level, Removal, weighed
+from metafluence.tasks.origins import Origins
 from metafluence.tasks.task_set import Batch, Task, TaskSet
 from metafluence.tasks.weights import Weights

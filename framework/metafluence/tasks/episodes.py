@@ -12,6 +12,7 @@ from torch import Tensor
 
 from metafluence.errors import DataError, InputError
 from metafluence.registry import Component, Share
+from metafluence.tasks.origins import Origins
 from metafluence.tasks.task_set import Batch, Task, TaskSet
 
 Tasks = Annotated[int, Field(ge=1, le=10**6)]
@@ -41,7 +42,8 @@ class Labelled:
     """A labelled data set: inputs [n, *shape], labels [n] (int64), one name per class.
 
     inputs: floating point, or 8-bit integers, which are scaled to [0, 1] as they are drawn, so that the whole is held
-    in 8 bits only. splits: the numbers of the classes published for training, validation and test; where none is
+    in 8 bits only. names: of the inputs, such as file names, if they have any.
+    splits: the numbers of the classes published for training, validation and test; where none is
     published for validation, some of those for training are taken.
     Raises DataError where inputs and labels differ in number, a label has no class, or a class is in two splits.
     """
@@ -50,6 +52,7 @@ class Labelled:
     labels: Tensor
     classes: tuple[str, ...]
     splits: tuple[Sequence[int], Sequence[int], Sequence[int]] | None = None
+    names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.inputs) != len(self.labels):
@@ -64,6 +67,8 @@ class Labelled:
                 f"There is the label {int(wrong[0])}, but {len(self.classes)} classes, numbered from 0. Give a class "
                 "for every label; classes, labels = torch.unique(labels, return_inverse=True) numbers them."
             )
+        if self.names and len(self.names) != len(self.inputs):
+            raise DataError(f"There are {len(self.inputs)} inputs but {len(self.names)} names; make them as many.")
         listed = [c for part in self.splits or () for c in part]
         nowhere = next((c for c in listed if not 0 <= c < len(self.classes)), None)
         if nowhere is not None:
@@ -127,7 +132,7 @@ def sample(data: Labelled, episodes: Episodes, generator: torch.Generator, dtype
     for name, pool, drawn in zip(SETS, pools, drawing, strict=True):
         count = getattr(episodes, name)
         _check_pool(name, pool, episodes)
-        sets.append(TaskSet.stack(_episode(f"{name}-{i}", data, pool, episodes, drawn, dtype) for i in range(count)))
+        sets.append(_draw(data, [_episode(pool, episodes, drawn) for _ in range(count)], name, dtype))
     return Split(*sets)
 
 
@@ -162,20 +167,28 @@ def _published(data: Labelled, episodes: Episodes, generator: torch.Generator) -
     return [train, validation, test]
 
 
-def _episode(
-    name: str, data: Labelled, pool: list[Tensor], episodes: Episodes, generator: torch.Generator, dtype: torch.dtype
-) -> Task:
+def _episode(pool: list[Tensor], episodes: Episodes, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """The numbers of the support and of the query instances, class after class."""
     support, query = [], []
     for c in torch.randperm(len(pool), generator=generator)[: episodes.way].tolist():
         members = pool[c]
         chosen = members[torch.randperm(len(members), generator=generator)[: episodes.shot + episodes.query]]
         support.append(chosen[: episodes.shot])
         query.append(chosen[episodes.shot :])
+    return torch.cat(support), torch.cat(query)
 
-    def half(parts: list[Tensor], each: int) -> Batch:
-        return Batch(data.draw(torch.cat(parts), dtype), torch.arange(episodes.way).repeat_interleave(each))
 
-    return Task(name, half(support, episodes.shot), half(query, episodes.query))
+def _draw(data: Labelled, chosen: list[tuple[Tensor, Tensor]], name: str, dtype: torch.dtype) -> TaskSet:
+    """The tasks of a set, of the instances that were chosen for each."""
+
+    def half(numbers: Tensor) -> Batch:
+        # The instances of a class stand together.
+        _, runs = data.labels[numbers].unique_consecutive(return_inverse=True)
+        return Batch(data.draw(numbers, dtype), runs)
+
+    tasks = TaskSet.stack(Task(f"{name}-{i}", half(s), half(q)) for i, (s, q) in enumerate(chosen))
+    support, query = (torch.stack(numbers) for numbers in zip(*chosen, strict=True))
+    return tasks.drawn_from(Origins.drawn(support, query, data.labels, data.classes, data.names))
 
 
 def _cut(items: list[int], shares: tuple[float, float, float]) -> list[list[int]]:

@@ -14,7 +14,8 @@ from torch import Tensor
 from metafluence.errors import InputError
 from metafluence.runtime import hash_tensor
 from metafluence.tasks.items import check_level
-from metafluence.tasks.levels import Level
+from metafluence.tasks.levels import WEIGHED, Level
+from metafluence.tasks.origins import Origins, known_origins
 from metafluence.tasks.targets import check_classes, clean_targets
 
 
@@ -63,6 +64,7 @@ class TaskSet:
     or [N, n, C] (real values, floating point).
     ids: one name per task. corrupted_support [N, n_s], corrupted_query [N, n_q]: the truth kept by a
     corruption, for detection metrics only; no learner or method reads it, and it stays on the processor.
+    origins: which image of the data set each instance is, for items of level `image` and `class`.
     """
 
     support: Batch
@@ -70,6 +72,7 @@ class TaskSet:
     ids: tuple[str, ...]
     corrupted_support: Tensor = field(default=None)  # type: ignore[assignment]
     corrupted_query: Tensor = field(default=None)  # type: ignore[assignment]
+    origins: Origins | None = None
 
     def __post_init__(self) -> None:
         if not self.ids:
@@ -100,6 +103,14 @@ class TaskSet:
             )
         if not self.real:
             check_classes(self.support.targets, self.query.targets)
+        if self.origins is not None:
+            for half in ("support", "query"):
+                ours, theirs = getattr(self, half).targets.shape[:2], getattr(self.origins, half).shape
+                if ours != theirs:
+                    raise InputError(
+                        f"The origins of the {half} instances have shape {tuple(theirs)}, the instances {tuple(ours)}. "
+                        "Give the number of an image for each instance."
+                    )
 
     def _like(self, **changes: Any) -> TaskSet:
         """A copy with other fields, of values that are known to be right: part of a set need not have all classes."""
@@ -111,6 +122,10 @@ class TaskSet:
     def spoilt(self, half: str, batch: Batch, touched: Tensor) -> TaskSet:
         """A copy with another half whose `touched` instances [N, n] (bool) are marked as corrupted."""
         return self._like(**{half: batch, f"corrupted_{half}": touched | getattr(self, f"corrupted_{half}")})
+
+    def drawn_from(self, origins: Origins) -> TaskSet:
+        """A copy whose instances come from these images."""
+        return self._like(origins=origins)
 
     @classmethod
     def stack(cls, tasks: Iterable[Task]) -> TaskSet:
@@ -150,6 +165,7 @@ class TaskSet:
             ids=tuple(self.ids[i] for i in numbers.tolist()),
             corrupted_support=self.corrupted_support[numbers],
             corrupted_query=self.corrupted_query[numbers],
+            origins=None if self.origins is None else self.origins[numbers],
         )
 
     def chunks(self, size: int) -> Iterator[slice]:
@@ -212,22 +228,41 @@ class TaskSet:
             )
 
     def items(self, level: Level) -> int:
-        """How many items a level has: tasks, or the instances of a half of all tasks together."""
+        """How many items a level has: tasks, the instances of a half of all tasks together, images or classes."""
+        if check_level(level) not in WEIGHED:
+            return known_origins(self.origins, level).count(level)
         return len(self) * self.each(level)
 
     def each(self, level: Level) -> int:
-        """How many items of a level a task has: 1 of level `task`."""
-        return 1 if check_level(level) == "task" else getattr(self, level).targets.shape[1]
+        """How many items of a level a task has: 1 of level `task`. Raises InputError for images and classes."""
+        if check_level(level) not in WEIGHED:
+            raise InputError(
+                f"Tasks share items of level {level!r}; they have no own ones. Take task, support or query."
+            )
+        return 1 if level == "task" else getattr(self, level).targets.shape[1]
 
     def corrupted_items(self, level: Level) -> Tensor:
-        """[items] bool, numbered as `Weights` does."""
-        return self.corrupted if check_level(level) == "task" else getattr(self, f"corrupted_{level}").flatten()
+        """[items] bool, numbered as `Weights` does; an image is corrupted where all its places are, a class never."""
+        if check_level(level) == "task":
+            return self.corrupted
+        if level in WEIGHED:
+            return getattr(self, f"corrupted_{level}").flatten()
+        origins = known_origins(self.origins, level)
+        places, wrong = torch.zeros(2, origins.count(level), dtype=torch.int64)
+        if level == "class":
+            return wrong.bool()
+        for inner, (inside, of) in origins.incidence(level).items():
+            places.index_add_(0, of, torch.ones_like(of))
+            wrong.index_add_(0, of, self.corrupted_items(inner)[inside].long())
+        return (places > 0) & (wrong == places)
 
     def fingerprint(self) -> str:
         """A hash of everything a result can depend on: ids, values, shapes and types."""
         digest = hashlib.sha256("\0".join(self.ids).encode())
         for tensor in (self.support.inputs, self.support.targets, self.query.inputs, self.query.targets):
             hash_tensor(digest, tensor)
+        if self.origins is not None:
+            digest.update(self.origins.fingerprint().encode())
         return digest.hexdigest()[:16]
 
 

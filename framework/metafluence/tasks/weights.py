@@ -1,9 +1,9 @@
-"""The weights of items. A removed item is an item of weight zero; nothing is ever cut out of a tensor."""
+"""The weights of items. A removed item is one of weight zero; nothing is ever cut out of a tensor."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 
@@ -13,13 +13,17 @@ from torch import Tensor
 from metafluence.errors import InputError
 from metafluence.runtime import hash_tensor
 from metafluence.tasks.items import check_items, check_level
-from metafluence.tasks.levels import LEVELS, Level, Removal
+from metafluence.tasks.levels import WEIGHED, Level, Removal
+from metafluence.tasks.origins import Origins, known_origins
 from metafluence.tasks.task_set import TaskSet
 
 
 @dataclass(frozen=True)
 class Weights:
     """Weights of tasks [N], support instances [N, n_s] and query instances [N, n_q]; all one in the real study.
+
+    An image or a class of the data set is the set of all its places among these (`origins`); items of level `support`
+    and `query` are numbered task by task: task i's instance j is i * n + j.
 
     Example:
         >>> from metafluence.testing.worlds import world
@@ -30,9 +34,10 @@ class Weights:
     task: Tensor
     support: Tensor
     query: Tensor
+    origins: Origins | None = None
 
     def __post_init__(self) -> None:
-        for level in LEVELS:
+        for level in WEIGHED:
             weights: Tensor = getattr(self, level)
             if weights.dim() != (1 if level == "task" else 2) or len(weights) != len(self.task):
                 raise InputError(
@@ -54,45 +59,115 @@ class Weights:
         def one(*shape: int) -> Tensor:
             return torch.ones(shape, dtype=tasks.dtype, device=tasks.device)
 
-        return cls(one(len(tasks)), one(*tasks.support.targets.shape[:2]), one(*tasks.query.targets.shape[:2]))
+        halves = (one(*half.targets.shape[:2]) for half in (tasks.support, tasks.query))
+        return cls(one(len(tasks)), *halves, origins=tasks.origins)
+
+    def of(self, level: Level) -> Tensor:
+        """What the removal of each item takes away, [items]: its weight; of an image or a class 1, the whole of it."""
+        if check_level(level) in WEIGHED:
+            return getattr(self, level).flatten()
+        return self.task.new_ones(known_origins(self.origins, level).count(level))
+
+    def parts(self, level: Level, items: int | Sequence[int] | Tensor) -> dict[Level, Removal]:
+        """The items with weights of their own that some items are, by level."""
+        if check_level(level) in WEIGHED:
+            return {level: check_items(items, getattr(self, level).numel(), level)}
+        origins = known_origins(self.origins, level)
+        listed = torch.tensor(check_items(items, origins.count(level), level), dtype=torch.int64)
+        found = {}
+        for inner, (inside, of) in origins.incidence(level).items():
+            found[inner] = tuple(inside[torch.isin(of, listed)].unique().tolist())
+        return found
+
+    def gather(self, level: Level, values: Callable[[Level], Tensor]) -> Tensor:
+        """Values of a level's items, [items, ...]; those of an image or a class are summed over its places.
+
+        values: of all items of a level that holds weights.
+        """
+        if check_level(level) in WEIGHED:
+            return values(level)
+        origins, parts = known_origins(self.origins, level), []
+        for inner, (inside, of) in origins.incidence(level).items():
+            own = values(inner)
+            total = own.new_zeros(origins.count(level), *own.shape[1:])
+            parts.append(total.index_add_(0, of.to(own.device), own[inside.to(own.device)]))
+        return torch.stack(parts).sum(dim=0)
 
     def set(self, level: Level, items: int | Sequence[int] | Tensor, value: float) -> Weights:
-        """A copy in which the named items have weight `value`.
-
-        Items of level `support` and `query` are numbered task by task: task i's instance j is i * n + j.
-        """
+        """A copy in which the named items have weight `value`."""
         if isinstance(value, bool) or not 0 <= value < float("inf"):
             raise InputError(f"The weight of an item is {value!r}. Give a finite number of 0 or more.")
-        flat = getattr(self, check_level(level)).clone().reshape(-1)
-        flat[list(check_items(items, flat.numel(), level))] = value
-        return replace(self, **{level: flat.reshape(getattr(self, level).shape)})
+        return self._changed(self.parts(level, items), lambda own: torch.full_like(own, value))
 
-    def scaled(self, level: Level, items: int | Sequence[int] | Tensor, factor: float) -> Weights:
-        """A copy in which the weights of the named items are multiplied by `factor`, each once."""
-        own, kept = getattr(self, level), getattr(self.without(level, items), level)
-        return replace(self, **{level: kept + factor * (own - kept)})
+    def scaled(self, level: Level, items: int | Sequence[int] | Tensor, weight: float) -> Weights:
+        """A copy in which the weights of the named items are multiplied by `weight`, each once."""
+        return self._changed(self.parts(level, items), lambda own: weight * own)
+
+    def times(self, level: Level, factors: Tensor) -> Weights:
+        """A copy with every item's weight times its factor, [items]; a place of several classes takes those of all."""
+        if check_level(level) in WEIGHED:
+            own = getattr(self, level)
+            return replace(self, **{level: own * factors.view_as(own)})
+        changed = self
+        for inner, (inside, of) in known_origins(self.origins, level).incidence(level).items():
+            ones = torch.ones_like(self.of(inner))
+            product = ones.index_reduce(0, inside.to(ones.device), factors[of.to(factors.device)], "prod")
+            changed = changed.times(inner, product)
+        return changed
 
     def without(self, level: Level, items: int | Sequence[int] | Tensor) -> Weights:
         """A copy in which the named items are removed: their weight is zero."""
         return self.set(level, items, 0.0)
 
+    def _changed(self, parts: dict[Level, Removal], change: Callable[[Tensor], Tensor]) -> Weights:
+        changes = {}
+        for level, items in parts.items():
+            own: Tensor = getattr(self, level)
+            flat, where = own.clone().reshape(-1), list(items)
+            flat[where] = change(flat[where])
+            changes[level] = flat.reshape(own.shape)
+        return replace(self, **changes)
+
+    def tasks_of(self, level: Level, items: int | Sequence[int] | Tensor) -> Tensor:
+        """The numbers of the tasks that hold any of the items, in order."""
+        found: set[int] = set()
+        for inner, own in self.parts(level, items).items():
+            each = getattr(self, inner)[0].numel()
+            found.update(item // each for item in own)
+        return torch.tensor(sorted(found), dtype=torch.int64)
+
     def items_of(self, level: Level, tasks: Tensor) -> Tensor:
-        """The numbers of a level's items in the tasks numbered `tasks` [b], task after task."""
+        """The numbers of a level's items in the tasks numbered `tasks` [b], task after task; all images or classes."""
         if check_level(level) == "task":
             return tasks
+        if level not in WEIGHED:
+            return torch.arange(known_origins(self.origins, level).count(level), device=tasks.device)
         each = getattr(self, level).shape[1]
         return (tasks.unsqueeze(1) * each + torch.arange(each, device=tasks.device)).flatten()
 
     def within(self, level: Level, tasks: Tensor, removals: Sequence[Removal]) -> list[Removal]:
-        """The part of each removal that lies in the tasks numbered `tasks` [b], as items of these tasks alone."""
-        here = {item: at for at, item in enumerate(self.items_of(level, tasks).tolist())}
+        """The part of each removal that lies in the tasks numbered `tasks` [b], as items of these tasks alone.
+
+        Images and classes keep their numbers.
+        """
+        if check_level(level) in WEIGHED:
+            here = {item: at for at, item in enumerate(self.items_of(level, tasks).tolist())}
+        else:
+            held = known_origins(self.origins, level)[tasks.cpu()].incidence(level).values()
+            here = {item: item for pairs in held for item in pairs.of.tolist()}
         return [tuple(here[item] for item in removal if item in here) for removal in removals]
 
     def __getitem__(self, index: slice | Tensor) -> Weights:
         part = copy(self)  # of what has been checked
-        for level in LEVELS:
+        for level in WEIGHED:
             object.__setattr__(part, level, getattr(self, level)[index])
+        if self.origins is not None:
+            object.__setattr__(part, "origins", self.origins[index.cpu() if isinstance(index, Tensor) else index])
         return part
+
+    def to(self, like: Tensor) -> Weights:
+        """The same weights in the type and on the device of a tensor."""
+        return replace(self, **{level: getattr(self, level).to(like) for level in WEIGHED})
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256()

@@ -56,6 +56,7 @@ def central_difference(
         >>> bool(abs(value - torch.e) <= error < 1e-9)
         True
     """
+    direction = direction.to(at)  # a step rounded to less is another step
     length = float(direction.norm())
     h = step / length
     size, found = 0.0, []

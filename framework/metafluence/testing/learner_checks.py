@@ -11,7 +11,7 @@ from hypothesis import assume, note
 from torch import Tensor
 from torch.autograd import grad
 
-from metafluence import LEVELS, Batch, ImplicitLearner, Level, Removal, TaskSet, Weights, build
+from metafluence import WEIGHED, Batch, ImplicitLearner, Level, Removal, TaskSet, Weights, build
 from metafluence.testing.learner_trial import Trial, dense, derivative, near, stationary
 from metafluence.testing.problems import random_meta
 
@@ -90,7 +90,7 @@ def check_responses(trial: Trial) -> None:
     """The response of an instance is the derivative of the total gradient by its weight; those of queries add up."""
     weights, one = trial.uneven(), torch.ones((), dtype=torch.float64)
     point = trial.problem.at(trial.meta, weights)
-    for level in LEVELS:
+    for level in WEIGHED:
         item = trial.pick(level)
 
         def gradient(w: Tensor, level: Level = level, item: int = item) -> Tensor:
@@ -113,7 +113,7 @@ def check_sums(trial: Trial) -> None:
 def check_groups(trial: Trial) -> None:
     """A removal takes its items' weights times their responses from the gradient, each item once."""
     point = trial.problem.at(trial.meta, trial.uneven())
-    for level in LEVELS:
+    for level in WEIGHED:
         last = getattr(point.weights, level).numel() - 1
         groups: list[Removal] = [(0, last), (last,), tuple(range(last)), (), *((i,) for i in range(min(last, 7)))]
         for jacobian in ("total", trial.direct):
@@ -130,7 +130,7 @@ def check_slopes(trial: Trial) -> None:
     """Derivatives along columns are what the responses say, however many columns there are."""
     point = trial.problem.at(trial.meta, trial.uneven())
     columns = trial.random(trial.problem.size, 7)
-    for level in LEVELS:
+    for level in WEIGHED:
         for jacobian in ("total", trial.direct):
             wanted = point.responses(level, jacobian).T @ columns
             for width in (1, 2, 7):
@@ -205,7 +205,7 @@ def check_chunks(trial: Trial) -> None:
     near(other.hessian().matmat(columns), product, 1e-11, "product by parts")
     near(one.hessian().matmat(columns[:, 2:3]), product[:, 2:3], 1e-11, "one column alone")
     near(other.gradient, one.gradient, 1e-11, "gradient by parts")
-    for level in LEVELS:
+    for level in WEIGHED:
         near(other.responses(level), one.responses(level), 1e-11, f"responses of {level} by parts", scale=1e-3)
 
 
@@ -265,7 +265,7 @@ def check_bits(trial: Trial) -> None:
     assert torch.equal(random_meta(trial.problem, 3), random_meta(trial.problem, 3)), "init_meta draws other numbers"
 
 
-RETRAINING = {f"retraining-{level}": partial(check_retraining, level) for level in LEVELS}
+RETRAINING = {f"retraining-{level}": partial(check_retraining, level) for level in WEIGHED}
 
 CHECKS: dict[str, Callable[[Trial], None]] = {
     "adaptation": check_adaptation,

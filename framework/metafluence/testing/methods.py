@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from metafluence import LEVELS, AttributionMethod, BilevelProblem, Context, InputError, Level, Targets, attribute
+from metafluence import WEIGHED, AttributionMethod, BilevelProblem, Context, InputError, Level, Targets, attribute
 from metafluence.testing.names import known_names
 from metafluence.testing.worlds import LEARNERS, SILENT, TWIN_INSTANCES, TWINS, World, world
 
@@ -201,7 +201,7 @@ def method_suite(
     skipped = known_names("check of methods", skip, CHECKS)
     known_names("learner of worlds", learner, LEARNERS)
     subject = method() if isinstance(method, type) else method
-    levels = [level for level in LEVELS if level in subject.levels]
+    levels = [level for level in WEIGHED if level in subject.levels]
 
     @lru_cache
     def trial(level: Level, seed: int) -> Trial:
@@ -219,7 +219,7 @@ def method_suite(
         def test_in_all_worlds(self, check: str, level: Level) -> None:
             CHECKS[check](trial(level, 0))
 
-        @pytest.mark.parametrize("level", [level for level in LEVELS if level not in subject.levels])
+        @pytest.mark.parametrize("level", [level for level in WEIGHED if level not in subject.levels])
         def test_other_levels_are_refused(self, level: Level) -> None:
             with pytest.raises(InputError, match="its levels are"):
                 subject.prepare(world(0, learner).context(level))
@@ -237,7 +237,7 @@ def method_failures(
     """
     found = []
     asked = known_names("check of methods", checks, CHECKS)
-    for level in LEVELS:
+    for level in WEIGHED:
         for what in asked if level in method.levels else ():
             try:
                 CHECKS[what](Trial(method, level, here or world(0)))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from metafluence.runtime import Shelf, digest_of, hash_tensor, warn
-from metafluence.tasks import Level
+from metafluence.tasks import Level, weighed
 from metafluence.training.run import TrainingRun
 
 
@@ -36,7 +36,7 @@ class Sweep:
         return cls(
             len(run.segments()),
             [rows, *(torch.zeros_like(rows) for _ in run.rule.moments)],
-            {level: goals.new_zeros(getattr(run.weights, level).numel(), columns) for level in levels},
+            {level: goals.new_zeros(run.weights.of(level).numel(), columns) for level in weighed(levels)},
             growth,
         )
 
@@ -77,7 +77,7 @@ def _identity(run: TrainingRun, goals: Tensor, levels: Sequence[Level]) -> dict[
         "problem": run.problem.fingerprint(),
         "weights": run.weights.fingerprint(),
         "rule": repr(run.rule),
-        "levels": " ".join(levels),
+        "levels": " ".join(weighed(levels)),
         "every": str(run.every),
         "steps and goals": digest.hexdigest(),
     }

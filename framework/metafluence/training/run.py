@@ -15,7 +15,7 @@ from metafluence.bilevel import BilevelProblem, Point
 from metafluence.errors import ConvergenceError, InputError, StoreError
 from metafluence.learners import NetworkLearner
 from metafluence.runtime import check_identity, load_tensors, save_tensors, warn
-from metafluence.tasks import LEVELS, Level, Weights
+from metafluence.tasks import WEIGHED, Level, Weights
 from metafluence.training.kept_states import KeptStates
 from metafluence.training.step_rules import RULES, StepRule, StepState
 from metafluence.training.trainer import Quality, loss_gradient
@@ -61,7 +61,8 @@ class TrainingRun:
 
     weights: of the items in the run. rule: the optimiser. batches, rates: the task numbers [b] and the learning rate of
     each step. states: the states after some steps, the first and the last among them; every: steps between two of them.
-    peaks [P]: each parameter's largest gradient of all steps, without the part of the l2 term.
+    peaks [P]: each parameter's largest gradient of all steps, without the part of the l2 term. drift: how far a replay
+    between two kept states may miss, as a share of what λ moved between them; 0 where it must give the same bits.
     """
 
     problem: BilevelProblem
@@ -72,6 +73,7 @@ class TrainingRun:
     states: KeptStates
     every: int
     peaks: Tensor
+    drift: float = 0.0
 
     @property
     def steps(self) -> int:
@@ -105,7 +107,7 @@ class TrainingRun:
     def replayed(self, start: int, stop: int) -> list[RunStep]:
         """The steps start + 1 to stop, made again from a kept state.
 
-        Raises StoreError where they do not end in the very bits that the run had, if that state is kept.
+        Raises StoreError where they do not end where the run did (see `drift`), if that state is kept.
         """
         return self._made(start, stop, ())
 
@@ -124,15 +126,27 @@ class TrainingRun:
             made.append(step)
             state = self.rule.step(state, step.gradient, step.rate)
         if stop in self.states:
-            kept = self._kept(stop)
-            for ours, theirs in zip(state.parts, kept.parts, strict=True):
-                if not torch.equal(ours, theirs):
-                    raise StoreError(
-                        f"The replay of steps {start + 1} to {stop} differs from the run by up to "
-                        f"{float((ours - theirs).abs().max()):.1e}. Replay on the device, with the number of threads "
-                        "and the versions that the run was made with."
-                    )
+            self._check_end(start, state, self._kept(stop))
         return made
+
+    def _check_end(self, start: int, ours: StepState, kept: StepState) -> None:
+        """Raises StoreError where a replay from the state after `start` steps misses a kept state."""
+        pairs = list(zip(ours.parts, kept.parts, strict=True))
+        if self.drift:
+            moved = float(((kept.meta - self._kept(start).meta) * self.alive).norm())
+            missed = float(((ours.meta - kept.meta) * self.alive).norm())
+            if missed > self.drift * moved:
+                raise StoreError(
+                    f"The replay of steps {start + 1} to {kept.step} misses the loop's end by {missed / moved:.1%} of "
+                    "what the steps moved: differences in rounding grow that far in this run. mf.remade_run(run) makes "
+                    "it anew, so that replays give its very bits; or train in float64."
+                )
+        elif not all(torch.equal(mine, theirs) for mine, theirs in pairs):
+            furthest = max(float((mine - theirs).abs().max()) for mine, theirs in pairs)
+            raise StoreError(
+                f"The replay of steps {start + 1} to {kept.step} differs from the run by up to {furthest:.1e}. Replay "
+                "on the device, with the number of threads and the versions that the run was made with."
+            )
 
     def replay(self, weights: Weights | None = None) -> Tensor:
         """The λ [P] that the run ends in where items have these weights, all else the same; the run's own if None.
@@ -143,7 +157,7 @@ class TrainingRun:
             weights = self.weights
         self._check(weights)
         changed = torch.zeros(len(self.weights.task), dtype=torch.bool)
-        for level in LEVELS:
+        for level in WEIGHED:
             differs = getattr(weights, level) != getattr(self.weights, level)
             changed |= differs.reshape(len(changed), -1).any(dim=1).cpu()
         first = next((t for t, batch in enumerate(self.batches) if bool(changed[batch].any())), None)
@@ -151,9 +165,9 @@ class TrainingRun:
             return self.final
         return self._advance(self._kept(self._kept_before(first)), self.steps, weights).meta
 
-    def removing(self, level: Level, items: tuple[int, ...], share: float = 1.0) -> Weights:
-        """The run's weights with the weights of some items lowered by `share` of themselves."""
-        return self.weights.scaled(level, items, 1 - share)
+    def removing(self, level: Level, items: tuple[int, ...], weight: float = 0.0) -> Weights:
+        """The run's weights with the weights of some items multiplied by `weight`."""
+        return self.weights.scaled(level, items, weight)
 
     def dead_parameters(self) -> dict[str, Tensor]:
         """Named parameters that have no effect on the loss, and where they lie in λ.
@@ -192,7 +206,8 @@ class TrainingRun:
             "query": self.weights.query,
         }
         facts = {"problem": self.problem.fingerprint(), "rule": [type(self.rule).__name__, asdict(self.rule)]}
-        save_tensors(folder / FILE, tensors, {**facts, "every": self.every, "identity": self.states.identity})
+        facts.update(every=self.every, drift=self.drift, identity=self.states.identity)
+        save_tensors(folder / FILE, tensors, facts)
 
     def _kept(self, step: int) -> StepState:
         """A kept state; made again from the one before it where its file is damaged."""
@@ -210,7 +225,7 @@ class TrainingRun:
         return step if step in self.states else step - step % self.every
 
     def _check(self, weights: Weights) -> None:
-        for level in LEVELS:
+        for level in WEIGHED:
             ours, theirs = (tuple(getattr(w, level).shape) for w in (self.weights, weights))
             if ours != theirs:
                 raise InputError(f"The run has {level} weights of shape {ours}; these have {theirs}.")
@@ -249,13 +264,14 @@ def load_run(folder: Path, problem: BilevelProblem, steps: int | None = None) ->
     device = problem.tasks.device
     run = TrainingRun(
         problem,
-        Weights(*(tensors[level].to(device) for level in LEVELS)),
+        Weights(*(tensors[level].to(device) for level in WEIGHED), origins=problem.tasks.origins),
         RULES[name](**settings),
         tensors["batches"].split(tensors["sizes"].tolist())[:steps],
         tuple(tensors["rates"].tolist())[:steps],
         KeptStates(folder, facts.get("identity", "")),
         facts["every"],
         tensors["peaks"].to(device),
+        facts.get("drift", 0.0),
     )
     lost = next((start for start, _ in run.segments() if start not in run.states), None)
     if lost is not None:

@@ -31,7 +31,8 @@ Progressing = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class RunAdjoint:
-    """by_weight: dJ/dω for the weights ω of a level's items, [items, k], by level. start [P, k]: dJ/dλ_0.
+    """by_weight: dJ/dω for the weights ω of a level's items, [items, k], by level; for an image or a class by the
+    factor of all its places. start [P, k]: dJ/dλ_0.
 
     growth [steps + 1, k]: the norms of dJ/dλ_t; where they explode backwards, small changes of early steps decide the
     end, and a first order predicts little. dead: names of parameters without effect, which are left out.
@@ -75,7 +76,14 @@ def run_adjoint(
         sweep.left -= 1
         if kept is not None:
             kept.keep(sweep)
-    return RunAdjoint(sweep.found, sweep.parts[0].T, sweep.growth, tuple(run.dead_parameters()))
+    found: dict[Level, Tensor] = {level: _by_weight(run, level, sweep) for level in levels}
+    return RunAdjoint(found, sweep.parts[0].T, sweep.growth, tuple(run.dead_parameters()))
+
+
+def _by_weight(run: TrainingRun, level: Level, sweep: Sweep) -> Tensor:
+    if level in sweep.found:
+        return sweep.found[level]
+    return run.weights.gather(level, lambda inner: run.weights.of(inner).unsqueeze(1) * sweep.found[inner])
 
 
 def step_back(run: TrainingRun, step: RunStep, sweep: Sweep) -> None:

@@ -12,7 +12,7 @@ from metafluence.bilevel import BilevelProblem
 from metafluence.runtime import hash_tensor
 from metafluence.tasks import Weights
 from metafluence.training.kept_states import KeptStates
-from metafluence.training.run import TrainingRun, load_run
+from metafluence.training.run import TrainingRun, batch_gradient, load_run
 from metafluence.training.step_rules import StepRule, StepState
 
 GRADIENT_SHARE = 0.25
@@ -24,14 +24,20 @@ class RunRecorder:
 
     every: steps between two states that are kept; the square root of the number of steps balances memory and replay.
     folder: where states are kept; in memory if it is None. Gradients are kept of as many steps as fit a quarter of the
-    problem's `memory_gib`, so that derivatives of the run need not replay them.
+    problem's `memory_gib`, so that derivatives of the run need not replay them; of all steps with `keep_all`.
     """
 
     def __init__(
-        self, problem: BilevelProblem, weights: Weights, rule: StepRule, every: int, folder: Path | None = None
+        self,
+        problem: BilevelProblem,
+        weights: Weights,
+        rule: StepRule,
+        every: int,
+        folder: Path | None = None,
+        keep_all: bool = False,
     ) -> None:
         self._problem, self._weights, self._rule, self._every, self._folder = problem, weights, rule, every, folder
-        self._states = KeptStates(folder)
+        self._states, self._keep_all = KeptStates(folder), keep_all
         self._batches: list[Tensor] = []
         self._rates: list[float] = []
         self._last: StepState | None = None
@@ -60,7 +66,7 @@ class RunRecorder:
     def record(self, batch: Tensor, rate: float, data: Tensor, after: StepState) -> None:
         """Add a step: its tasks' numbers [b], its rate, its gradient without l2 [P] and the state after it."""
         start = self._start()
-        if after.step <= self._room and len(self._gradients) == len(self._batches) - start:
+        if (self._keep_all or after.step <= self._room) and len(self._gradients) == len(self._batches) - start:
             self._gradients.append(data)
         self._batches.append(batch.cpu())
         self._rates.append(rate)
@@ -89,3 +95,20 @@ class RunRecorder:
     def _start(self) -> int:
         """The step of the last state that is kept."""
         return len(self._batches) - len(self._batches) % self._every
+
+
+def remade_run(run: TrainingRun, folder: Path | None = None) -> TrainingRun:
+    """A run from the same start with the same batches and rates, whose replays give its very bits.
+
+    That of a loop of one's own does not: its gradients were rounded otherwise, and in single precision such differences
+    may grow. Costs the steps of the run. folder: where it is kept, for `load_run`; in memory if it is None.
+    """
+    recorder = RunRecorder(run.problem, run.weights, run.rule, run.every, folder)
+    state = run.state(0)
+    recorder.start(state)
+    for batch, rate in zip(run.batches, run.rates, strict=True):
+        _, data, gradient = batch_gradient(run.problem, run.weights, batch, state.meta)
+        state = run.rule.step(state, gradient, rate)
+        recorder.record(batch, rate, data, state)
+    recorder.save()
+    return recorder.run()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from metafluence.errors import InputError
-from metafluence.registry import Component, Decay, NonNegative, Positive
+from metafluence.registry import Component, Decay, NonNegative, Positive, Whole
 
 Entry = Tensor | float
 """A diagonal of the Jacobian, [P], or one number for all coordinates."""
@@ -61,7 +61,7 @@ class StepRule(Component, ABC):
 
     def step(self, state: StepState, gradient: Tensor, rate: float) -> StepState:
         """The state after a step along `gradient` [P] at learning rate `rate`."""
-        return StepState(state.step + 1, self.advance(state, self._clipped(gradient), rate))
+        return StepState(state.step + 1, self.advance(state, self.clipped(gradient), rate))
 
     def vjp(
         self, state: StepState, gradient: Tensor, rate: float, cotangents: Sequence[Tensor]
@@ -71,7 +71,7 @@ class StepRule(Component, ABC):
         Returns:
             Cotangents of the old parts, and that of the gradient, [k, P] each.
         """
-        rows = self.jacobian(state, self._clipped(gradient), rate)
+        rows = self.jacobian(state, self.clipped(gradient), rate)
         *parts, by_gradient = (_dot(column, cotangents) for column in zip(*rows, strict=True))
         return parts, self._clip_derivative(gradient, by_gradient)
 
@@ -80,7 +80,7 @@ class StepRule(Component, ABC):
     ) -> list[Tensor]:
         """Tangents of the new parts for tangents of the old parts and `along` of the gradient, [k, P] each."""
         given = [*tangents, self._clip_derivative(gradient, along)]
-        return [_dot(row, given) for row in self.jacobian(state, self._clipped(gradient), rate)]
+        return [_dot(row, given) for row in self.jacobian(state, self.clipped(gradient), rate)]
 
     @abstractmethod
     def advance(self, state: StepState, gradient: Tensor, rate: float) -> tuple[Tensor, ...]:
@@ -105,7 +105,8 @@ class StepRule(Component, ABC):
     def _decayed(self, meta: Tensor, gradient: Tensor) -> Tensor:
         return gradient.add(meta, alpha=self.weight_decay) if self.weight_decay else gradient
 
-    def _clipped(self, gradient: Tensor) -> Tensor:
+    def clipped(self, gradient: Tensor) -> Tensor:
+        """The gradient, scaled down to the norm `clip` where it is longer."""
         if self.clip is None:
             return gradient
         return gradient * torch.clamp(self.clip / (torch.linalg.vector_norm(gradient) + CLIP_OFFSET), max=1.0)
@@ -160,7 +161,8 @@ class AdamStep(StepRule):
     """Adam (Kingma and Ba 2015); with `decoupled` weight decay AdamW (Loshchilov and Hutter 2019).
 
     λ' = λ − rate m̂ / (√(v̂ + eps_root) + eps), m̂ and v̂ the moments corrected for their start at zero. eps_root: added
-    inside the root, where it keeps the step smooth in gradients near zero; torch's Adam has none.
+    inside the root, where it keeps the step smooth in gradients near zero; torch's Adam has none. begun: steps
+    that were made before the run's first one, which the corrections count.
     """
 
     moments: ClassVar[tuple[str, ...]] = ("exp_avg", "exp_avg_sq")
@@ -169,6 +171,7 @@ class AdamStep(StepRule):
     eps: NonNegative = 1e-8
     eps_root: NonNegative = 0.0
     decoupled: bool = False
+    begun: Whole = 0
 
     def __post_init__(self) -> None:
         _check_eps("AdamStep", self.eps, self.eps_root)
@@ -213,7 +216,7 @@ class AdamStep(StepRule):
         return mean.lerp(gradient, 1 - self.beta1), squares
 
     def _corrections(self, state: StepState) -> tuple[float, float]:
-        step = float(state.step + 1)
+        step = float(self.begun + state.step + 1)
         return 1 - self.beta1**step, 1 - self.beta2**step
 
     def _root(self, state: StepState, square: Tensor) -> Tensor:

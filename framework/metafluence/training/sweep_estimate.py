@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from metafluence.progress import duration
-from metafluence.tasks import LEVELS, Level
+from metafluence.tasks import WEIGHED, Level
 from metafluence.training.kept_sweep import Sweep
 from metafluence.training.run import TrainingRun
 from metafluence.training.run_derivatives import step_back
@@ -26,7 +26,7 @@ class SweepEstimate:
         return f"about {duration(self.seconds)} and {self.gib:.2g} GiB"
 
 
-def estimate_sweep(run: TrainingRun, columns: int = 1, levels: Sequence[Level] = LEVELS) -> SweepEstimate:
+def estimate_sweep(run: TrainingRun, columns: int = 1, levels: Sequence[Level] = WEIGHED) -> SweepEstimate:
     """What `run_adjoint` will take for this many goals: its last step is made, and stepped back from, twice.
 
     The first time also measures the memory of the graphs. Estimates of short steps on a busy machine are rough.

@@ -52,9 +52,10 @@ def labelled_folder(folder: Path, size: int, mode: str, without: tuple[str, ...]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise DataError(f"{folder}: the class {twice!r} stands in two of {', '.join(SPLITS)}. Keep it in one.")
-    inputs = ImageFiles(tuple(file for _, files in classes for file in files), mode, size)
-    labels = numbered([len(files) for _, files in classes])
-    return Labelled(inputs, labels, tuple(names), _splits([len(found) for found in by_part]))
+    every = [file for _, files in classes for file in files]
+    inputs, labels = ImageFiles(tuple(every), mode, size), numbered([len(files) for _, files in classes])
+    titles = tuple(str(file.relative_to(folder)) for file in every)
+    return Labelled(inputs, labels, tuple(names), _splits([len(found) for found in by_part]), titles)
 
 
 def _splits(counts: list[int]) -> tuple[range, range, range] | None:

@@ -74,8 +74,9 @@ class MiniImageNet(LabelledDataset):
             parts.append(range(len(names), len(names) + len(by_class)))
             names += by_class
             files += by_class.values()
-        inputs = ImageFiles(tuple(f for some in files for f in some), "RGB", self.size)
-        return Labelled(inputs, numbered([len(some) for some in files]), tuple(names), (parts[0], parts[1], parts[2]))
+        every, labels = tuple(f for some in files for f in some), numbered([len(some) for some in files])
+        splits, titles = (parts[0], parts[1], parts[2]), tuple(file.name for file in every)
+        return Labelled(ImageFiles(every, "RGB", self.size), labels, tuple(names), splits, titles)
 
     def _sized(self, data: Labelled, files: Sequence[Path]) -> Labelled:
         size = data.inputs[data.labels[:1] * 0].shape[-1]

@@ -32,7 +32,7 @@ class DirectIF(AttributionMethod):
     solver: Solver = CG()
     damping: NonNegative = 0.0
 
-    levels: ClassVar[frozenset[Level]] = frozenset({"task", "query"})
+    levels: ClassVar[frozenset[Level]] = frozenset({"task", "query", "class"})
     edits: ClassVar[bool] = True
 
     @property

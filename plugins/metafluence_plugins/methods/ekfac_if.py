@@ -36,7 +36,7 @@ class EKFACIF(AttributionMethod):
     damping: NonNegative = 0.0
     judge: bool = True
 
-    levels: ClassVar[frozenset[Level]] = frozenset({"task", "query"})
+    levels: ClassVar[frozenset[Level]] = frozenset({"task", "query", "class"})
     edits: ClassVar[bool] = True
 
     @property

@@ -54,13 +54,12 @@ class GradAscent(AttributionMethod):
         return ParameterChange(torch.stack(moved, dim=1) - start.meta.unsqueeze(1), tuple(removals))
 
     def _ascend(self, context: Context, removal: Removal, first: Tensor) -> Tensor:
-        per_task = context.items // len(context.problem.tasks)
-        tasks = sorted({item // per_task for item in removal})
-        own = [tasks.index(item // per_task) * per_task + item % per_task for item in removal]
-        part: Point = context.point.part(torch.tensor(tasks), 1.0)
+        tasks = context.point.weights.tasks_of(context.level, removal)
+        (own,) = context.point.weights.within(context.level, tasks, [removal])
+        part: Point = context.point.part(tasks, 1.0)
         weights: Weights = part.weights
         meta = context.point.meta + self.learning_rate * first
         for _ in range(self.steps - 1):
             part = part.problem.at(meta, weights, part.adapted)
-            meta = meta + self.learning_rate * part.removed([tuple(own)], context.level)[:, 0]
+            meta = meta + self.learning_rate * part.removed([own], context.level)[:, 0]
         return meta

@@ -16,4 +16,4 @@ class InstanceIF(InfluenceFunction):
     A support instance acts in two stages, through the adapted parameters; all third-order terms are kept.
     """
 
-    levels: ClassVar[frozenset[Level]] = frozenset({"support", "query"})
+    levels: ClassVar[frozenset[Level]] = frozenset({"support", "query", "image"})

@@ -53,7 +53,7 @@ class RunInfluence(RunMethod):
             run, goals, (level,), lambda done, total: observer.step(done, total, said), state.context.folder
         )
         observer.done()
-        weights = getattr(run.weights, level).reshape(-1, 1)
+        weights = run.weights.of(level).unsqueeze(1)
         return Scores(-found.by_weight[level] * weights, level, self.units, SolveReport(run.steps), left_out(run))
 
     def parameter_change(self, state: RunTrace, removals: Sequence[Removal]) -> ParameterChange:

@@ -13,4 +13,4 @@ from metafluence_plugins.methods.influence import InfluenceFunction
 class TaskIF(InfluenceFunction):
     """Influence functions on tasks; r is a task's total gradient."""
 
-    levels: ClassVar[frozenset[Level]] = frozenset({"task"})
+    levels: ClassVar[frozenset[Level]] = frozenset({"task", "class"})

@@ -22,6 +22,7 @@ from metafluence import (
     SoftmaxLoss,
     Targets,
     Units,
+    weighed,
 )
 from metafluence_plugins.methods.projection import Projection
 
@@ -31,10 +32,10 @@ class Projected:
     """One model of the ensemble."""
 
     point: Point
-    items: Tensor
-    """Projected gradients [m, dim]: of the query instances' margins for levels task and query, else the responses."""
-    rest: Tensor
-    """1 − p of each query instance, [m]; ones for level support."""
+    items: dict[Level, Tensor]
+    """By level: projected gradients of the query instances' margins, responses of the support instances, [m, dim]."""
+    rest: dict[Level, Tensor]
+    """By level: 1 − p of each query instance, ones for support instances, [m]."""
     kernel: Tensor
     """Cholesky factor of ΦᵀΦ + ridge, [dim, dim]."""
 
@@ -98,7 +99,11 @@ class TRAK(AttributionMethod):
         # A query instance's loss is −log p, so dloss/dmargin is −(1 − p).
         rest = -torch.expm1(-point.item_losses("query"))
         rest = rest.clamp_min(torch.finfo(rest.dtype).eps)
-        items = point.projected(projection.apply, level) if level == "support" else query / rest.unsqueeze(1)
+        items: dict[Level, Tensor] = {"query": query / rest.unsqueeze(1)}
+        rests: dict[Level, Tensor] = {"query": rest}
+        if "support" in weighed((level,)):
+            items["support"] = point.projected(projection.apply, "support")
+            rests["support"] = rest.new_ones(len(items["support"]))
         task, own = point.weights.task.unsqueeze(1).expand_as(point.weights.query).flatten(), point.weights.query
         # A response has its task's weight as a factor and not its own; a sum of squares has both once.
         scale = own.shape[1] / (task.sqrt() * rest) * own.flatten().sqrt()
@@ -111,23 +116,29 @@ class TRAK(AttributionMethod):
                 f"trak's kernel of {self.dim} dimensions from {len(query)} query instances is singular. Give ridge "
                 "(1, say), or fewer dimensions."
             )
-        return Projected(point, items, rest if level != "support" else items.new_ones(len(items)), factor)
+        return Projected(point, items, rests, factor)
 
     def scores(self, state: Ensemble, targets: Targets) -> Scores:
+        point, level = state.models[0].point, state.context.level
+
+        def removal(inner: Level) -> Tensor:
+            if inner == "task":
+                own = point.weights.query
+                return (self._means(state, targets, "query").unflatten(0, own.shape) * own.unsqueeze(-1)).sum(dim=1)
+            return point.item_weights(inner).unsqueeze(1) * self._means(state, targets, inner)
+
+        return Scores(point.weights.gather(level, removal), level, self.units)
+
+    def _means(self, state: Ensemble, targets: Targets, level: Level) -> Tensor:
+        """Of support or query instances, per unit of weight, [m, T]."""
         values = torch.stack(
             [
-                model.items @ torch.cholesky_solve(self._goals(state.projection, targets, model.point), model.kernel)
+                model.items[level]
+                @ torch.cholesky_solve(self._goals(state.projection, targets, model.point), model.kernel)
                 for model in state.models
             ]
         )
-        mean = values.mean(dim=0) * torch.stack([model.rest for model in state.models]).mean(dim=0).unsqueeze(1)
-        point = state.models[0].point
-        if state.context.level == "task":
-            own = point.weights.query
-            removal = (mean.unflatten(0, own.shape) * own.unsqueeze(-1)).sum(dim=1)
-        else:
-            removal = point.item_weights(state.context.level).unsqueeze(1) * mean
-        return Scores(removal, state.context.level, self.units)
+        return values.mean(dim=0) * torch.stack([model.rest[level] for model in state.models]).mean(dim=0).unsqueeze(1)
 
     def _goals(self, projection: Projection, targets: Targets, point: Point) -> Tensor:
         """The targets' projected gradients, [dim, T]."""

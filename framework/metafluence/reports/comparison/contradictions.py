@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from metafluence.evaluation import run_name
-from metafluence.reports import ITEM_NAMES
 from metafluence.studies import Outcome, Stored
+from metafluence.tasks import ITEM_NAMES
 
 ROUNDING = 1e-3
 """Numbers of one variation differ by less than this share of the largest on different machines."""
@@ -60,12 +60,12 @@ def _other_numbers(a: Outcome, b: Outcome) -> Iterator[str]:
     for level, side in a.sides.items():
         other = b.sides.get(level)
         if other is not None and side.left_out == other.left_out and _apart(side.loss_change, other.loss_change):
-            yield f"exact retrainings without single {ITEM_NAMES[level]}s"
+            yield f"exact retrainings without single {ITEM_NAMES[level]}"
     known = {(line.row.level, line.row.method, line.row.solver): line for line in b.lines}
     for line in a.lines:
         key = (line.row.level, line.row.method, line.row.solver)
         if key in known and _apart(line.scores, known[key].scores):
-            yield f"scores of {ITEM_NAMES[line.row.level]}s by {run_name(line.row.method, line.row.solver)}"
+            yield f"scores of {ITEM_NAMES[line.row.level]} by {run_name(line.row.method, line.row.solver)}"
 
 
 def _apart(ours: Sequence[float | None] | Tensor, theirs: Sequence[float | None] | Tensor) -> bool:

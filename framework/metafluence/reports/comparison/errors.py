@@ -9,8 +9,8 @@ from dataclasses import replace
 import numpy as np
 
 from metafluence.evaluation import SOURCES, Budget, Cell, run_name
-from metafluence.reports import ITEM_NAMES, Group, Table, alike, common_seeds, mean
-from metafluence.tasks import Level
+from metafluence.reports import Group, Table, alike, common_seeds, mean
+from metafluence.tasks import ITEM_NAMES, Level
 
 
 def budget_table(groups: Sequence[Group]) -> Table | None:
@@ -37,7 +37,7 @@ def budget_table(groups: Sequence[Group]) -> Table | None:
 def budget_refusals(groups: Sequence[Group]) -> list[tuple[str, str]]:
     """Error budgets that failed, and why; reasons that differ in numbers alone stand together."""
     failed = [
-        (b.reason, f"{run_name(b.method, b.solver)}, {ITEM_NAMES[b.level]}s, {one.called}")
+        (b.reason, f"{run_name(b.method, b.solver)}, {ITEM_NAMES[b.level]}, {one.called}")
         for group in groups
         for one in group.outcomes
         for b in one.budgets

@@ -13,7 +13,6 @@ from urllib.parse import quote
 from metafluence.registry import write_yaml
 from metafluence.reports import (
     BOLD,
-    ITEM_NAMES,
     Attempts,
     Group,
     Notice,
@@ -29,7 +28,7 @@ from metafluence.reports.figures import grid_figures
 from metafluence.reports.study import level_section
 from metafluence.runtime import warn
 from metafluence.studies import Published
-from metafluence.tasks import Level
+from metafluence.tasks import ITEM_NAMES, Level
 
 
 def write_comparison(whole: Merged, folder: Path, notice: Notice = warn) -> Path:
@@ -127,7 +126,7 @@ def _certificates(whole: Merged) -> list[dict[str, Any]]:
             which = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}"
             where = ", ".join(part for part in (group.label, which) if part)
             found.append(
-                {"noun": f"{ITEM_NAMES[level].capitalize()}s", "where": where, "verdict": verdict, "ok": trusted}
+                {"noun": f"{ITEM_NAMES[level].capitalize()}", "where": where, "verdict": verdict, "ok": trusted}
             )
     return found
 
@@ -153,7 +152,7 @@ def _exhibits(whole: Merged) -> list[dict[str, Any]]:
                 file = page / "figures" / f"{name}-{level}.png"
                 if file.exists():
                     title, text = caption(name, one.truth.words)
-                    where = f"{title} {ITEM_NAMES[level]}s, {one.called}"
+                    where = f"{title} {ITEM_NAMES[level]}, {one.called}"
                     data = base64.b64encode(file.read_bytes()).decode()
                     shown.append({"title": where, "caption": text, "data": data, "broad": True, "reasons": []})
     return shown

@@ -12,7 +12,6 @@ from matplotlib.ticker import NullFormatter
 from metafluence.evaluation import pareto_front
 from metafluence.reports import (
     COLOURS,
-    ITEM_NAMES,
     MARKERS,
     Group,
     Mean,
@@ -27,7 +26,7 @@ from metafluence.reports import (
     words_of,
 )
 from metafluence.reports.figures.panels import all_methods, finish_panels, panel_axes, title_panel
-from metafluence.tasks import Level
+from metafluence.tasks import ITEM_NAMES, Level
 
 Point = tuple[float, float]
 
@@ -57,7 +56,7 @@ def fidelity_against_runtime(groups: Sequence[Group], level: Level) -> Figure | 
             joined = np.array([places[method] for method in front]).T
             axis.plot(*joined, color="#777777", lw=1, ls=":", label="Pareto front", zorder=1)
         _draw_ceiling(axis, group, level)
-        axis.set(xscale="log", xlabel=f"seconds to score all {ITEM_NAMES[level]}s")
+        axis.set(xscale="log", xlabel=f"seconds to score all {ITEM_NAMES[level]}")
         times = np.log10([time for time, _ in places.values()])
         axis.set_xlim(10 ** (np.floor(times.min()) - 0.15), 10 ** (np.ceil(times.max()) + 0.15))
         axis.xaxis.set_minor_formatter(NullFormatter())

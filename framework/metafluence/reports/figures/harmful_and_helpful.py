@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from metafluence.evaluation import Row, Run
-from metafluence.reports import HALVES, RED, draw_curve, draw_image, drawn_as, in_figure, points_of, share_legend
+from metafluence.reports import HALVES, RED, Half, draw_curve, draw_image, drawn_as, in_figure, points_of, share_legend
 from metafluence.studies import StudyResult
 from metafluence.tasks import Level, TaskSet
 
@@ -123,8 +123,6 @@ def sampled(marks: Tensor, most: int) -> list[int]:
 
 
 def _instances(tasks: TaskSet, clean: TaskSet, level: Level, items: list[int], scores: Tensor) -> Figure:
-    shown, truth = getattr(tasks, level), getattr(clean, level)
-    marks, size = getattr(tasks, f"corrupted_{level}"), getattr(tasks, f"corrupted_{level}").shape[1]
     curves = drawn_as(tasks) == "curves"
     across = 3 if curves else ACROSS
     down = -(-len(items) // across)
@@ -133,21 +131,36 @@ def _instances(tasks: TaskSet, clean: TaskSet, level: Level, items: list[int], s
     for axis in axes[len(items) :]:
         axis.set_axis_off()
     for axis, item in zip(axes, items, strict=False):
-        at = divmod(item, size)
-        below = (in_figure(tasks.ids[item // size], 20), f"{scores[item]:.1e}")
+        half, at, name = _place(tasks, level, item)
+        below = (in_figure(name, 20), f"{scores[item]:.1e}")
         if curves:
-            _point(axis, tasks, clean, level, at, below)
+            _point(axis, tasks, clean, half, at, below)
         else:
-            draw_image(axis, shown, truth, bool(marks[at]), at, below)
+            marked = bool(getattr(tasks, f"corrupted_{half}")[at])
+            draw_image(axis, getattr(tasks, half), getattr(clean, half), marked, at, below)
     return figure
 
 
-def _point(
-    axis: Axes, tasks: TaskSet, clean: TaskSet, level: Level, at: tuple[int, int], below: tuple[str, ...]
-) -> None:
+def _place(tasks: TaskSet, level: Level, item: int) -> tuple[Half, tuple[int, int], str]:
+    """Where an item is seen, its half, task and instance, and its name: of an image or a class the first place."""
+    if level in HALVES:
+        i, j = divmod(item, tasks.each(level))
+        return level, (i, j), tasks.ids[i]
+    origins = tasks.origins
+    assert origins is not None
+    for half in HALVES:
+        images: Tensor = getattr(origins, half)
+        found = (images if level == "image" else origins.labels[images]) == item
+        if bool(found.any()):
+            i, j = found.nonzero()[0].tolist()
+            return half, (i, j), (origins.images if level == "image" else origins.classes)[item]
+    raise AssertionError(f"no task holds {level} {item}")
+
+
+def _point(axis: Axes, tasks: TaskSet, clean: TaskSet, half: Half, at: tuple[int, int], below: tuple[str, ...]) -> None:
     """A task's curve and points, the one that is meant in black."""
     draw_curve(axis, tasks, clean, at[0], scale=0.6)
-    axis.plot(*points_of(getattr(tasks, level), at[0])[at[1]].numpy(), "D", color="black", ms=5, zorder=5)
-    marked = bool(getattr(tasks, f"corrupted_{level}")[at])
+    axis.plot(*points_of(getattr(tasks, half), at[0])[at[1]].numpy(), "D", color="black", ms=5, zorder=5)
+    marked = bool(getattr(tasks, f"corrupted_{half}")[at])
     axis.set_title("\n".join(below), fontsize=8, color=RED if marked else "black")
     axis.tick_params(labelsize=7)

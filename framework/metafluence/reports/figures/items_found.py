@@ -9,10 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from metafluence.reports import ITEM_NAMES, Group
+from metafluence.reports import Group
 from metafluence.reports.figures.panels import Curve, corrupted_share, draw_panels
 from metafluence.studies import Line, Outcome
-from metafluence.tasks import Level
+from metafluence.tasks import ITEM_NAMES, Level
 
 
 def items_found(groups: Sequence[Group], level: Level) -> Figure | None:
@@ -27,5 +27,5 @@ def items_found(groups: Sequence[Group], level: Level) -> Figure | None:
         axis.plot([0, 1], [0, 1], color="#bbbbbb", lw=1, ls="--", label="chance")
         axis.yaxis.set_major_formatter(PercentFormatter(1))
 
-    titles = (f"share of {ITEM_NAMES[level]}s inspected, lowest score first", "share of the corrupted found")
+    titles = (f"share of {ITEM_NAMES[level]} inspected, lowest score first", "share of the corrupted found")
     return draw_panels(groups, level, curve, titles, mark, (0, 1))

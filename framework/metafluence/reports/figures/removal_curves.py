@@ -8,10 +8,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from metafluence.reports import ITEM_NAMES, Group, mean, words_of
+from metafluence.reports import Group, mean, words_of
 from metafluence.reports.figures.panels import Curve, corrupted_share, draw_panels
 from metafluence.studies import Line, Outcome
-from metafluence.tasks import Level
+from metafluence.tasks import ITEM_NAMES, Level
 
 
 def removal_curves(groups: Sequence[Group], level: Level) -> Figure | None:
@@ -37,7 +37,7 @@ def removal_curves(groups: Sequence[Group], level: Level) -> Figure | None:
             axis.plot([share], [clean.value], marker="*", ms=11, color="#777777", ls="", label="exactly the corrupted")
 
     titles = (
-        f"share of {ITEM_NAMES[level]}s removed, lowest score first",
+        f"share of {ITEM_NAMES[level]} removed, lowest score first",
         f"test {what} after {words_of(groups).short}",
     )
     return draw_panels(groups, level, curve, titles, mark, (-np.inf, np.inf) if real else (0, 1))

@@ -9,24 +9,14 @@ from typing import Any
 import pandas as pd
 
 from metafluence.registry import write_yaml
-from metafluence.reports import (
-    BOLD,
-    ITEM_NAMES,
-    Attempts,
-    Group,
-    Notice,
-    caption,
-    shared_part,
-    study_group,
-    write_csv,
-    write_page,
-)
-from metafluence.reports.figures import error_budget, exhibit, grid_figures, predicted_against_true
+from metafluence.reports import BOLD, Attempts, Group, Notice, caption, shared_part, study_group, write_csv, write_page
+from metafluence.reports.figures import error_budget, exhibit, grid_figures, predicted_against_true, trust_figure
+from metafluence.reports.study.score_files import score_frame
 from metafluence.reports.study.section import level_section
 from metafluence.reports.study.verdicts import verdict
 from metafluence.runtime import versions, warn
 from metafluence.studies import StudyResult
-from metafluence.tasks import Level
+from metafluence.tasks import ITEM_NAMES, Level
 
 
 def frame(result: StudyResult) -> pd.DataFrame:
@@ -51,7 +41,8 @@ def budget_refusals(result: StudyResult) -> list[tuple[str, str]]:
 
 
 def write_report(result: StudyResult, folder: Path, notice: Notice = warn) -> Path:
-    """Write report.html, results.csv, tables/LEVEL.tex and .md, figures/*.png, and grid.csv and budget.csv if any.
+    """Write report.html, results.csv, scores-LEVEL.csv with all items by name, tables/LEVEL.tex and .md, figures/*.png,
+    and grid.csv and budget.csv if any.
 
     Args:
         result: Of the study.
@@ -63,6 +54,8 @@ def write_report(result: StudyResult, folder: Path, notice: Notice = warn) -> Pa
     """
     attempts, group = Attempts(notice), study_group(result)
     attempts.make("results.csv", lambda: write_csv(folder / "results.csv", frame(result)), None)
+    for level in result.evaluations:
+        attempts.make(f"scores-{level}.csv", partial(_write_scores, result, level, folder), None)
     for name, parts in {"grid": result.grid, "budget": result.budgets}.items():
         if parts:
             lines = pd.DataFrame([part.facts() for part in parts])
@@ -88,9 +81,16 @@ def write_report(result: StudyResult, folder: Path, notice: Notice = warn) -> Pa
     )
 
 
+def _write_scores(result: StudyResult, level: Level, folder: Path) -> None:
+    write_csv(folder / f"scores-{level}.csv", score_frame(result, level))
+
+
 def _section(result: StudyResult, group: Group, level: Level, folder: Path, attempts: Attempts) -> dict[str, Any]:
     """One level's table and figures, as the page wants them."""
-    first = {"predicted-against-true": partial(predicted_against_true, result, level)}
+    first = {
+        "trust-in-the-run": partial(trust_figure, result.certificates, level),
+        "predicted-against-true": partial(predicted_against_true, result, level),
+    }
     remarks = [(r.row.name, text) for r in result.at(level) for text in (r.row.reason, *r.row.notes) if text]
     return {**level_section(result.config.name, [group], level, folder, attempts, first), "remarks": remarks}
 
@@ -98,7 +98,7 @@ def _section(result: StudyResult, group: Group, level: Level, folder: Path, atte
 def _exhibit(result: StudyResult, level: Level, folder: Path, attempts: Attempts) -> dict[str, Any] | None:
     """The items at both ends of one level, as the page wants them."""
     noun = ITEM_NAMES[level]
-    shown = attempts.make(f"The pictures of {noun}s", lambda: exhibit(result, level), None)
+    shown = attempts.make(f"The pictures of {noun}", lambda: exhibit(result, level), None)
     if shown is None:
         return None
     truth = result.evaluations[level].truth
@@ -112,7 +112,7 @@ def _exhibit(result: StudyResult, level: Level, folder: Path, attempts: Attempts
         for name, figure in shown.figures.items()
     ]
     drawn = [picture for picture in pictures if picture is not None]
-    return {"title": f"{noun.capitalize()}s", "judge": shown.judge, "remark": remark, "pictures": drawn}
+    return {"title": f"{noun.capitalize()}", "judge": shown.judge, "remark": remark, "pictures": drawn}
 
 
 def _overall(result: StudyResult, folder: Path, attempts: Attempts) -> list[dict[str, Any]]:
@@ -134,7 +134,7 @@ def facts(result: StudyResult) -> list[tuple[str, str]]:
     group = study_group(result)
     said = [
         *(
-            (f"{ITEM_NAMES[level]}s", f"{len(marks)}, {int(marks.sum())} of them corrupted")
+            (f"{ITEM_NAMES[level]}", f"{len(marks)}, {int(marks.sum())} of them corrupted")
             for level in result.evaluations
             for marks in [tasks.corrupted_items(level)]
         ),
@@ -151,7 +151,7 @@ def facts(result: StudyResult) -> list[tuple[str, str]]:
         if bench.truth is not None:
             count = (len(bench.truth.removals) + len(bench.truth.subsets)) * len(bench.runs)
             noun, seconds = ITEM_NAMES[level], f"{count} times in {bench.truth.seconds:.3g} s of work"
-            said.append((f"{group.words.again} without {noun}s", seconds))
+            said.append((f"{group.words.again} without {noun}", seconds))
             shared = shared_part([one.sides[level] for one in group.outcomes], noun)
-            said += [(f"sets of {noun}s", shared)] if shared else []
+            said += [(f"sets of {noun}", shared)] if shared else []
     return said

@@ -9,7 +9,6 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from metafluence.reports import (
-    ITEM_NAMES,
     Attempts,
     Group,
     against,
@@ -22,7 +21,7 @@ from metafluence.reports import (
     write_tables,
 )
 from metafluence.reports.figures import level_figures, on_front
-from metafluence.tasks import Level
+from metafluence.tasks import ITEM_NAMES, Level
 
 Draw = Callable[[], Figure | None]
 
@@ -46,12 +45,12 @@ def level_section(
 
     def for_papers() -> None:
         paper = narrow_table(groups, level, "paper")
-        about = f"{study}: influence of {noun}s, against {words.name}."
+        about = f"{study}: influence of {noun}, against {words.name}."
         write_tables(folder / "tables", level, paper.titles, paper.rows, paper.best, about)
 
     attempts.make(f"tables/{level}.tex and {level}.md", for_papers, None)
-    table = attempts.make(f"The table of {noun}s", lambda: level_table(groups, level).only_filled(), None)
-    ends = attempts.make(f"The table of the best and the worst {noun}s", lambda: extremes_table(groups, level), None)
+    table = attempts.make(f"The table of {noun}", lambda: level_table(groups, level).only_filled(), None)
+    ends = attempts.make(f"The table of the best and the worst {noun}", lambda: extremes_table(groups, level), None)
     if ends is not None:
         parts = (ends.titles, ends.rows, ends.best, f"{study}: {ends.about}")
         write_tables(folder / "tables", f"{level}-best-and-worst", *parts)
@@ -62,7 +61,7 @@ def level_section(
             text += front_sentence(groups[0], level)
         pictures.append(attempts.picture(draw, title, text, folder / "figures" / f"{name}-{level}.png"))
     return {
-        "title": f"{noun.capitalize()}s",
+        "title": f"{noun.capitalize()}",
         "level": level,
         "against": f"Methods are compared with {words.name}." if table is not None and against(groups, level) else "",
         "tables": [shown for shown in (table, ends) if shown is not None],

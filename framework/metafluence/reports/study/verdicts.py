@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from metafluence.reports import ITEM_NAMES, findings, study_group
+from metafluence.reports import findings, study_group
 from metafluence.studies import StudyResult
+from metafluence.tasks import ITEM_NAMES
 
 
 def verdict(result: StudyResult) -> list[str]:
@@ -22,7 +23,7 @@ def _policy(result: StudyResult) -> str:
     bench = next(iter(result.evaluations.values()))
     of = ", ".join(f"{value:g}" for value in sorted(set(result.config.damping.values)))
     again = study_group(result).words.again
-    removed = " and ".join(f"{b.remove[0]} {ITEM_NAMES[level]}s" for level, b in result.evaluations.items())
+    removed = " and ".join(f"{b.remove[0]} {ITEM_NAMES[level]}" for level, b in result.evaluations.items())
     return (
         f"Every method that takes a damping and sets none was tried with each of {of}, and has the one whose "
         f"{removed} of lowest score, once removed, leave the {again} model the lowest loss on "

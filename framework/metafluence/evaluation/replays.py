@@ -26,7 +26,7 @@ def replayed(
     removals: Sequence[Removal],
     targets: Targets,
     level: Level = "task",
-    share: float = 1.0,
+    weight: float = 0.0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Replayed:
     """Replay a run without each of some sets of items: same start, batches and rates, other weights.
@@ -38,7 +38,7 @@ def replayed(
         removals: the sets of items.
         targets: whose losses are compared, each after adaptation.
         level: of the items.
-        share: of an item's weight that is taken away: 1 removes it, 0.1 lowers its weight by a tenth.
+        weight: what the items' weights are multiplied by: 0 removes them, 0.9 lowers their weights by a tenth.
         progress: told how many are done, of how many.
 
     Raises:
@@ -47,7 +47,7 @@ def replayed(
     before = targets.losses(run.final)
     metas, losses = [], []
     for done, removal in enumerate(removals, start=1):
-        metas.append(run.replay(run.removing(level, removal, share)))
+        metas.append(run.replay(run.removing(level, removal, weight)))
         losses.append(targets.losses(metas[-1]) - before)
         if progress is not None:
             progress(done, len(removals))

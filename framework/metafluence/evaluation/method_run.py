@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from metafluence.attribution import AttributionMethod, Scores
-from metafluence.errors import MetafluenceError, StoreError, in_words
+from metafluence.errors import MetafluenceError, StoreError, in_words, out_of_memory
+from metafluence.evaluation.answer import answer
 from metafluence.evaluation.evaluation import Evaluation, Retests, TestQuality
 from metafluence.evaluation.extremes import changes_without, ends
 from metafluence.evaluation.ground_truth import Truth
@@ -28,7 +29,6 @@ from metafluence.evaluation.metrics import (
     score_agreement,
 )
 from metafluence.evaluation.row import NAN, RemovalCurve, Row, Run
-from metafluence.evaluation.scoring import answer
 from metafluence.runtime import settle
 from metafluence.tasks import Removal
 
@@ -49,7 +49,8 @@ def execute(evaluation: Evaluation, method: AttributionMethod, label: str, solve
         reason = str(error)
         if not isinstance(error, MetafluenceError):
             told = traceback.format_exc()
-            reason = f"The method raised {type(error).__name__}: {error}. The traceback is in the store's `failures`."
+            raised = in_words(error) if out_of_memory(error) else f"The method raised {in_words(error)}."
+            reason = f"{raised} The traceback is in the store's `failures`."
         return failed_run(evaluation, method, label, solver, reason, told)
 
 

@@ -1,0 +1,221 @@
+"""The bilevel problem at one λ: losses, the total gradient, responses of items, Hessian products."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from metafluence.bilevel.chunks import Chunks
+from metafluence.bilevel.hessian import Hessian
+from metafluence.bilevel.linearisation import Form, Jacobian
+from metafluence.bilevel.memory import MemoryPlan
+from metafluence.learners import Adaptation, MetaLearner
+from metafluence.networks import LayerStack
+from metafluence.tasks import WEIGHED, Level, Removal, Weights, check_removals
+
+if TYPE_CHECKING:
+    from metafluence.bilevel.problem import BilevelProblem
+
+
+class Point:
+    """A problem at one λ and one set of weights: losses, the total gradient, responses of items, Hessian products.
+
+    `problem.at(meta)` makes it. Attributes: problem, meta [P], weights, chunks. Tasks adapt, and graphs are built, when
+    something first needs them; see `Chunks`. For an unrolled learner ask for the gradient before the losses: the losses
+    then reuse its steps.
+    """
+
+    def __init__(self, problem: BilevelProblem, meta: Tensor, weights: Weights, init: Tensor | None) -> None:
+        problem.check(meta)
+        self.problem = problem
+        self.meta = meta
+        self.weights = weights
+        plan = MemoryPlan.for_products(len(self), problem.bytes_per_task(meta), problem.memory_gib, meta.device)
+        self.chunks = Chunks(len(self), lambda where, start: problem.chunk(meta, weights, where, start), plan, init)
+
+    def __len__(self) -> int:
+        """N, the number of tasks."""
+        return len(self.problem.tasks)
+
+    @property
+    def learner(self) -> MetaLearner:
+        return self.problem.learner
+
+    @cached_property
+    def adaptation(self) -> Adaptation:
+        parts = [chunk.adaptation for chunk in self.chunks]
+        return Adaptation(
+            torch.cat([p.adapted for p in parts]),
+            torch.cat([p.gradient_norm for p in parts]),
+            torch.cat([p.converged for p in parts]),
+            max(p.iterations for p in parts),
+        )
+
+    @cached_property
+    def _evaluated(self) -> tuple[Tensor, Tensor, Tensor]:
+        found = [(chunk.adapted, chunk.losses(), chunk.predictions()) for chunk in self.chunks]
+        adapted, losses, outputs = zip(*found, strict=True)
+        return torch.cat(adapted), torch.cat(losses), torch.cat(outputs)
+
+    @property
+    def adapted(self) -> Tensor:
+        """θ_i, [N, Q]."""
+        return self._evaluated[0]
+
+    @property
+    def task_losses(self) -> Tensor:
+        """L_O^i, [N]."""
+        return self._evaluated[1]
+
+    @property
+    def predictions(self) -> Tensor:
+        """Outputs for the query instances, [N, n_q, ...]."""
+        return self._evaluated[2]
+
+    @property
+    def objective(self) -> float:
+        """F at this point."""
+        penalty = self.problem.l2 / 2 * self.meta.square().sum()
+        return float((self.weights.task * self.task_losses).sum() + penalty)
+
+    @cached_property
+    def gradient(self) -> Tensor:
+        """Total gradient of F, [P]."""
+        return self.partial_gradient("total") + self.problem.l2 * self.meta
+
+    def partial_gradient(self, jacobian: Jacobian) -> Tensor:
+        """Σ_i w_i D_λ L_O^i under the given dθ/dλ, without the l2 term, [P]."""
+        total = torch.zeros_like(self.meta)
+        for chunk in self.chunks:
+            total += chunk.gradient(jacobian)
+        return total
+
+    def output_gradient(self, cotangents: Tensor) -> Tensor:
+        """Σ_i D_λ ⟨c_i, f_i⟩, [P], for cotangents c [N, n_q, C] of the `predictions` f; θ moves with λ."""
+        return torch.stack([chunk.output_gradient(cotangents[chunk.where]) for chunk in self.chunks]).sum(dim=0)
+
+    def item_weights(self, level: Level = "task") -> Tensor:
+        """ω of every item of the level, [items], in the order of `responses`; removing an item changes it by −ω.
+
+        An image or a class is a factor, 1, of the weights of all of its places.
+        """
+        return self.weights.of(level)
+
+    def task_gradients(self, jacobian: Jacobian = "total") -> Tensor:
+        """D_λ L_O^i of every task, per unit weight, [P, N]: the responses of tasks."""
+        return self.responses("task", jacobian)
+
+    def responses(self, level: Level = "task", jacobian: Jacobian = "total") -> Tensor:
+        """r_ω = D_λ ∂F/∂ω for the weight ω of every item, [P, items], in the order that Weights numbers them.
+
+        To first order, λ(after removing the item) − λ* = ω (δI + H_Total)⁻¹ r_ω.
+        """
+        return self.projected(lambda rows: rows, level, jacobian).T
+
+    def projected(
+        self, project: Callable[[Tensor], Tensor], level: Level = "task", jacobian: Jacobian = "total"
+    ) -> Tensor:
+        """`project`, a linear map of rows [m, P] to [m, k], of the responses, a few items at a time: [items, k]."""
+
+        def own(inner: Level) -> Tensor:
+            return torch.cat([project(rows) for rows in self.chunks.rows(inner, jacobian)])
+
+        return self._gathered(level, own)
+
+    def _gathered(self, level: Level, values: Callable[[Level], Tensor]) -> Tensor:
+        """Derivatives by weights, [items, k]; those by the factor of an image or a class are sums over its places."""
+        if level in WEIGHED:
+            return values(level)
+        return self.weights.gather(level, lambda inner: self.item_weights(inner).unsqueeze(1) * values(inner))
+
+    def removed(self, removals: Sequence[Removal], level: Level = "task", jacobian: Jacobian = "total") -> Tensor:
+        """Σ ω r_ω over the items of each removal, [P, removals]: D_λ of the removed part of F, to first order.
+
+        An item named twice in a removal counts once. Costs about one gradient per removal; for many removals the
+        responses of all items are formed instead, where that takes fewer passes.
+        """
+        removals = check_removals(removals, len(self.item_weights(level)), level, nothing=True)
+        parts = [self.weights.parts(level, removal) for removal in removals]
+        found = [
+            self.chunks.removed([part[inner] for part in parts], self.item_weights(inner), inner, jacobian)
+            for inner in parts[0]
+        ]
+        return torch.stack(found).sum(dim=0).T
+
+    def removal_slopes(self, columns: Tensor, level: Level = "task", jacobian: Jacobian = "total") -> Tensor:
+        """`removed`ᵀ V of every item on its own, for V [P, k]: ω times `slopes`, [items, k]."""
+        return self.item_weights(level).unsqueeze(1) * self.slopes(columns, level, jacobian)
+
+    def slopes(self, columns: Tensor, level: Level = "task", jacobian: Jacobian = "total") -> Tensor:
+        """`responses(level)`ᵀ V for V [P, k], [items, k]: derivatives by ω, without forming the responses.
+
+        Costs about one Hessian product per column, however many items there are. For more columns than passes that form
+        the responses, they are formed, a few at a time.
+        """
+        return self._gathered(level, lambda inner: self.chunks.slopes(columns.T.contiguous(), inner, jacobian))
+
+    def item_losses(self, level: Level = "task") -> Tensor:
+        """The loss of every item after adaptation, in nats, [items]: of a task its outer loss, else the instance's.
+
+        Of an image or a class the mean over its places; zero where it has none.
+        """
+
+        def own(inner: Level) -> Tensor:
+            if inner == "task":
+                return self.task_losses
+            return torch.cat([chunk.instance_losses(inner) for chunk in self.chunks]).flatten()
+
+        if level in WEIGHED:
+            return own(level)
+        places = self.weights.gather(level, lambda inner: torch.ones_like(self.item_weights(inner)))
+        return self.weights.gather(level, own) / places.clamp_min(1)
+
+    def outer_gradients(self) -> Tensor:
+        """∂_θ L_O of every task, [N, Q]."""
+        return torch.cat([chunk.outer_gradient() for chunk in self.chunks])
+
+    def outer_layers(self) -> LayerStack:
+        """The layers behind F with θ held, over all query instances as one task."""
+        scaled = self.weights.task.unsqueeze(1) * self.weights.query / self.weights.query.shape[1]
+        query, l2 = self.problem.tasks.query, self.problem.l2
+        return self.learner.outer_layers(self.meta, self.adapted, query, scaled, l2)
+
+    def hessian(self, jacobian: Jacobian = "total", form: Form = "exact") -> Hessian:
+        """δI + Σ_i w_i H_i, matrix-free: with both defaults the exact total Hessian."""
+        return Hessian(self, jacobian, form)
+
+    def product(self, columns: Tensor, jacobian: Jacobian, form: Form = "exact") -> Tensor:
+        """(δI + Σ_i w_i H_i) V for V [P, k]."""
+        rows = columns.T.contiguous()
+        return (self.problem.l2 * rows + self.chunks.product(rows, jacobian, form)).T
+
+    def product_each(self, columns: Tensor, jacobian: Jacobian = "total") -> Tensor:
+        """w_i H_i v_i, each task with its own column: V [P, N] to [P, N], without the l2 term."""
+        rows = columns.T
+        return torch.cat([chunk.product_each(rows[chunk.where], jacobian) for chunk in self.chunks]).T
+
+    def part(self, tasks: Tensor, scale: float) -> Point:
+        """The same λ with some of the tasks, their weights times `scale`."""
+        problem, kept = self.problem, self.weights[tasks]
+        memory_gib = problem.memory_gib * len(tasks) / len(self)
+        part = replace(problem, tasks=problem.tasks[tasks], memory_gib=memory_gib)
+        return Point(part, self.meta, replace(kept, task=scale * kept.task), self.adapted[tasks])
+
+    def cast(self, dtype: torch.dtype) -> Point:
+        """The same λ in another precision, in which the tasks adapt again from where they are."""
+        meta = self.meta.to(dtype)
+        return Point(self.problem.cast(dtype), meta, self.weights.to(meta), self.adapted.to(dtype))
+
+    @property
+    def is_explicit(self) -> bool:
+        """Whether the outer loss depends on λ with θ held, so that Direct-IF has something to differentiate."""
+        return bool(next(iter(self.chunks)).linearise("held").explicit)
+
+    def inner_residual(self) -> float:
+        """Largest relative residual of the inner solves made so far; NaN where graphs are not kept."""
+        return max((c.linearise("total").inner_residual for c in self.chunks.kept), default=float("nan"))

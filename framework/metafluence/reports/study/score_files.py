@@ -1,0 +1,50 @@
+"""All items' scores with their names, as a file: which of one's tasks, instances or images to look at."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from metafluence.evaluation import Run
+from metafluence.studies import StudyResult
+from metafluence.tasks import Level, TaskSet
+
+
+def score_frame(result: StudyResult, level: Level) -> pd.DataFrame:
+    """A line for each item: its number, name and marks, the scores of every run, and the true change where it is known.
+
+    Columns: item; task, or image and class, by name; corrupted; a column of scores for each run (lower is more
+    harmful); `true loss change` in nats, of the mean target after removal, empty where it was not made.
+    """
+    tasks = result.split.train
+    frame = pd.DataFrame({"item": range(tasks.items(level)), **_names(tasks, level)})
+    frame["corrupted"] = tasks.corrupted_items(level).numpy()
+    for run in result.at(level):
+        if run.row.status == "ok":
+            frame[_title(run)] = run.scores.numpy()
+    truth = result.evaluations[level].truth
+    if truth is not None:
+        known = {removal[0]: float(change) for removal, change in zip(truth.removals, truth.loss_change, strict=True)}
+        frame["true loss change"] = frame["item"].map(known)
+    return frame
+
+
+def _title(run: Run) -> str:
+    return f"{run.row.method} {run.row.solver}".strip()
+
+
+def _names(tasks: TaskSet, level: Level) -> dict[str, list[str]]:
+    """What the items are called, by what names them."""
+    origins = tasks.origins
+    if level == "task":
+        return {"task": list(tasks.ids)}
+    if level in ("image", "class"):
+        assert origins is not None
+        if level == "class":
+            return {"class": list(origins.classes)}
+        return {"image": list(origins.images), "class": [origins.classes[i] for i in origins.labels.tolist()]}
+    found = {"task": [name for name in tasks.ids for _ in range(tasks.each(level))]}
+    if origins is not None:
+        images = (origins.support if level == "support" else origins.query).flatten()
+        found["image"] = [origins.images[i] for i in images.tolist()]
+        found["class"] = [origins.classes[i] for i in origins.labels[images].tolist()]
+    return found

@@ -1,0 +1,247 @@
+"""Records a training loop of one's own as a run of meta-training, and checks that a learner describes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from metafluence.bilevel import BilevelProblem
+from metafluence.errors import InputError
+from metafluence.learners import MetaLearner, NetworkLearner
+from metafluence.linalg import Solver
+from metafluence.tasks import TaskSet, Weights
+from metafluence.training.loop_check import LoopCheck
+from metafluence.training.loop_settings import distance, rounding
+from metafluence.training.recorded_tasks import RecordedTasks, as_tasks, load_tasks
+from metafluence.training.run import TrainingRun
+from metafluence.training.run_recorder import RunRecorder
+from metafluence.training.step_rules import StepRule, StepState
+from metafluence.training.torch_steps import moments_of, parameters_of, rate_of, settings
+
+FIRST = 3
+"""Steps from the first on that are checked, whatever `check_every` is."""
+DRIFT = 1 / 3
+"""The power of the precision that a replay between kept states may miss, as a share of what λ moved: sums are rounded
+in another order than in the loop."""
+
+
+class LoopRecorder:
+    """Records each step of a loop; `record` makes one. Its folder holds tasks, states and rates."""
+
+    def __init__(
+        self,
+        folder: Path,
+        learner: MetaLearner,
+        optimiser: torch.optim.Optimizer,
+        rule: StepRule,
+        reduction: Literal["mean", "sum"] | float,
+        check_every: int,
+        every: int,
+        inner_solver: Solver,
+        memory_gib: float,
+    ) -> None:
+        self._folder, self._learner, self._optimiser, self._rule = folder, learner, optimiser, rule
+        self._reduction, self._check_every, self._every, self._memory_gib = reduction, check_every, every, memory_gib
+        self._solver = inner_solver
+        self._settings, self._parameters = settings(optimiser), parameters_of(optimiser)
+        self._tasks = RecordedTasks(folder)
+        self._weights: dict[int, float] = {}
+        self._made: tuple[Tensor, float] | None = None  # by the step within: its gradient [P] and rate
+        self._inside, self._stopped = False, False
+        self._state: StepState | None = None
+        self._hooks = [optimiser.register_step_pre_hook(self._before_step)]
+        self._raw: dict[int, Tensor] = {}  # gradients before they are clipped, by the parameter's number
+        if rule.clip is not None:
+            for number, p in enumerate(self._parameters):
+                self._hooks.append(p.register_post_accumulate_grad_hook(partial(self._keep_raw, number)))
+
+    @contextmanager
+    def step(self, batch: Any) -> Iterator[None]:
+        """Around one step of the loop.
+
+        batch: the tasks of the step: a `TaskSet`, or a list of (support_x, support_y, query_x, query_y).
+
+        Raises:
+            InputError: the loop does something else than the learner and the optimiser's rule; the message says how far
+                off it is, where, and what usually is behind it. Or no step was made, or parameters were changed between
+                steps, or the tasks cannot be used.
+        """
+        if self._stopped:
+            raise InputError("This recorder has stopped: after finish(), or after an error. Make a new one.")
+        try:
+            tasks, named = as_tasks(batch, self.steps + 1)
+            before = self._start(tasks) if self._state is None else self._state
+            if not torch.equal(self._meta(), before.meta):
+                raise InputError(
+                    f"Parameters were changed between steps {self.steps} and {self.steps + 1}. Make every step within "
+                    "recorder.step(batch), and change nothing beside it."
+                )
+            self._made, self._inside = None, True
+            self._raw.clear()
+            yield
+            self._inside = False
+            self._note(before, tasks, named)
+        except BaseException:
+            self._stop()
+            raise
+
+    def _note(self, before: StepState, tasks: TaskSet, named: bool) -> None:
+        """Keep what the step was."""
+        if self._made is None:
+            raise InputError(
+                f"No optimiser.step() was made for step {self.steps + 1}. Put what makes one step within one "
+                "recorder.step(batch), with all of its tasks as the batch."
+            )
+        gradient, rate = self._made
+        numbers, scale = self._tasks.add(tasks, named), self._scale(len(tasks))
+        self._weigh(numbers, scale)
+        after = StepState(before.step + 1, (self._meta(), *(self._flat(part) for part in self._moments())))
+        if after.step <= FIRST or after.step % self._check_every == 0:
+            self._check.gradient(after.step, tasks, scale, before.meta, gradient)
+            self._check.step(before, gradient, rate, after.meta)
+        self._runs.record(numbers, rate, gradient, after)
+        self._state = after
+        if after.step % self._every == 0:
+            self._tasks.write()
+
+    def _stop(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._stopped = True
+
+    @property
+    def steps(self) -> int:
+        """How many steps are recorded."""
+        return 0 if self._state is None else self._state.step
+
+    def finish(self) -> TrainingRun:
+        """The run, which methods and replays take; it is kept in the folder for `load_recording`."""
+        self._stop()
+        if not self.steps:
+            raise InputError("Nothing was recorded. Put the steps of the loop within recorder.step(batch).")
+        self._tasks.write()
+        run = self._runs.run()
+        tasks = load_tasks(self._folder, run.peaks.device)
+        problem = BilevelProblem(self._learner, tasks, 0.0, self._solver, self._memory_gib)
+        if problem.size != run.problem.size:
+            raise InputError(
+                f"The learner has {problem.size} meta-parameters for all tasks and {run.problem.size} for those of the "
+                "first step: later ones have more classes. Give the learner its number of ways."
+            )
+        ones = Weights.ones(tasks)
+        scales = torch.tensor([self._weights[i] for i in range(len(tasks))]).to(ones.task)
+        weights = Weights(scales, ones.support, ones.query)
+        drift = torch.finfo(tasks.dtype).eps ** DRIFT
+        parts = (problem, weights, run.rule, run.batches, run.rates, run.states, run.every, run.peaks, drift)
+        finished = TrainingRun(*parts)
+        finished.save(self._folder)
+        return finished
+
+    def _start(self, tasks: TaskSet) -> StepState:
+        """At the first step: bind the learner, find parameters in λ, and keep the state."""
+        types = {p.dtype for p in self._parameters} | {tasks.dtype}
+        if len(types) > 1:
+            raise InputError(f"Parameters and tasks are of {sorted(map(str, types))}. Give them one type.")
+        problem = BilevelProblem(self._learner, tasks, 0.0, self._solver, self._memory_gib)
+        self._places = _places(self._learner, problem, self._parameters)
+        self._check = LoopCheck(self._learner, problem, self._rule)
+        weights = Weights.ones(tasks)
+        self._runs = RunRecorder(problem, weights, self._rule, self._every, self._folder, keep_all=True)
+        self._state = StepState(0, (self._meta(), *(self._flat(part) for part in self._moments())))
+        self._runs.start(self._state)
+        return self._state
+
+    def _before_step(self, optimiser: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not self._inside:
+            raise InputError("optimiser.step() was called outside of recorder.step(batch). Put it within.")
+        if self._made is not None:
+            raise InputError("optimiser.step() was called twice within recorder.step(batch). Give each step its own.")
+        if any(callable(part) for part in (*args, *kwargs.values())):
+            raise InputError("optimiser.step(closure) cannot be recorded. Call backward() and then optimiser.step().")
+        if settings(optimiser) != self._settings:
+            raise InputError(
+                "Settings of the optimiser other than its rate were changed since the first step; a recorded run has "
+                "one step rule. Schedule the rate alone (OneCycleLR and CyclicLR: cycle_momentum=False)."
+            )
+        gradient = self._flat([torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters])
+        if self._rule.clip is not None:
+            raw = self._flat([self._raw.get(i, torch.zeros_like(p)) for i, p in enumerate(self._parameters)])
+            if distance(self._rule.clipped(raw), gradient) > rounding(gradient):
+                raise InputError(
+                    f"Between backward() and optimiser.step() gradients were changed otherwise than by clipping to the "
+                    f"norm {self._rule.clip:g}. Give the clip that the loop has, or none; scale the loss rather than "
+                    "gradients."
+                )
+            gradient = raw
+        self._made = gradient, rate_of(optimiser)
+
+    def _keep_raw(self, number: int, parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        self._raw[number] = parameter.grad.detach().clone()
+
+    def _moments(self) -> list[list[Tensor]]:
+        return [moments_of(self._optimiser, self._parameters, name) for name in self._rule.moments]
+
+    def _meta(self) -> Tensor:
+        return self._flat(self._parameters)
+
+    def _flat(self, parts: list[Tensor]) -> Tensor:
+        """A tensor for each parameter as one vector in the order of λ, [P]."""
+        return torch.cat([part.detach().reshape(-1) for part in parts])[self._places]
+
+    def _scale(self, size: int) -> float:
+        """The loop's loss over the mean loss of a step's tasks."""
+        return float(size if self._reduction == "sum" else 1.0 if self._reduction == "mean" else self._reduction)
+
+    def _weigh(self, numbers: Tensor, scale: float) -> None:
+        for number in numbers.tolist():
+            if self._weights.setdefault(number, scale) != scale:
+                raise InputError(
+                    "A task is in steps of different numbers of tasks, and the loss is a sum, so it has no one weight. "
+                    "Use batches of one size (drop_last), or the mean."
+                )
+
+
+def _places(learner: MetaLearner, problem: BilevelProblem, parameters: list[Tensor]) -> Tensor:
+    """For each meta-parameter, where it is among the loop's parameters, flat and in order, [P].
+
+    Parameters that are the learner's module's own are known by that; the others by their shapes, in the order of λ.
+    Raises InputError where the loop trains more, less or other than the learner.
+    """
+    bound = problem.learner
+    if not isinstance(bound, NetworkLearner):
+        positions = {"meta-parameters": torch.arange(problem.size)}
+    else:
+        positions = bound.positions()
+    module = getattr(learner, "backbone", None)
+    own = {id(p): name for name, p in module.named_parameters()} if isinstance(module, nn.Module) else {}
+    names = [own.get(id(p)) for p in parameters]
+    left = [name for name in positions if name not in names]
+    for number, p in enumerate(parameters):
+        if names[number] is None and left:
+            same = next((name for name in left if positions[name].shape == p.shape), left[0])
+            names[number] = same
+            left.remove(same)
+    wrong = [f"{name} {list(positions[name].shape)} is not trained in the loop" for name in left]
+    for number, name, p in zip(count(1), names, parameters, strict=False):
+        if name is None or name not in positions:
+            wrong.append(f"the optimiser's parameter {number} {list(p.shape)} is none of the learner's")
+        elif positions[name].shape != p.shape:
+            wrong.append(f"{name} is {list(positions[name].shape)}, the optimiser's parameter {number} {list(p.shape)}")
+    if wrong:
+        raise InputError(
+            f"The optimiser does not train what the learner has: {'; '.join(wrong[:8])}. Give the learner the loop's "
+            "module, freeze what the loop does not train (requires_grad_(False)), and give the optimiser the "
+            "parameters in the module's order."
+        )
+    order = torch.cat([positions[name].flatten() for name in names if name is not None])
+    places = torch.empty_like(order)
+    places[order] = torch.arange(len(order))
+    return places.to(parameters[0].device)

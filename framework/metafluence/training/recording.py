@@ -1,0 +1,85 @@
+"""Recording a training loop of one's own, and loading what was recorded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from metafluence.bilevel import BilevelProblem
+from metafluence.errors import InputError
+from metafluence.learners import MetaLearner
+from metafluence.linalg import Solver
+from metafluence.registry import default_registry
+from metafluence.training.loop_recorder import LoopRecorder
+from metafluence.training.recorded_tasks import load_tasks
+from metafluence.training.run import TrainingRun, load_run
+from metafluence.training.torch_steps import rule_of
+
+
+def record(
+    folder: str | Path,
+    learner: MetaLearner,
+    optimiser: torch.optim.Optimizer,
+    *,
+    reduction: Literal["mean", "sum"] | float = "mean",
+    clip: float | None = None,
+    check_every: int = 100,
+    every: int = 50,
+    inner_solver: Solver | None = None,
+    memory_gib: float = 2.0,
+) -> LoopRecorder:
+    """A recorder of a training loop of one's own, whose steps are put within `recorder.step(batch)`.
+
+    Args:
+        folder: where the run is kept; new, or with a recording that was not finished, which is lost.
+        learner: what the loop does with a task (maml, protonet, ...), around the module that it trains.
+        optimiser: torch's SGD, Adam, AdamW or RMSprop; any schedule of the learning rate. The run starts after the
+            steps that it has made.
+        reduction: the loop's loss is the `mean` over a step's tasks, their `sum`, or that many times the mean.
+        clip: the norm that the loop gives to `clip_grad_norm_`.
+        check_every: steps between two checks of the description, beside those of the first 3.
+        every: steps between two states that are kept.
+        inner_solver: as of a `BilevelProblem`; exact if not given.
+        memory_gib: as of a `BilevelProblem`.
+
+    Raises:
+        InputError: an optimiser or options that cannot be replayed, or a folder with other files.
+    """
+    if reduction not in ("mean", "sum") and not (isinstance(reduction, int | float) and reduction > 0):
+        raise InputError(f"The reduction is {reduction!r}. Give 'mean', 'sum', or the loss over the tasks' mean loss.")
+    if min(check_every, every) < 1:
+        raise InputError(f"check_every is {check_every} and every {every}. Give numbers of steps from 1 on.")
+    rule = rule_of(optimiser, clip)
+    where = Path(folder)
+    _clear(where)
+    solver = inner_solver if inner_solver is not None else default_registry().build("solver", "exact")
+    return LoopRecorder(where, learner, optimiser, rule, reduction, check_every, every, solver, memory_gib)
+
+
+def _clear(folder: Path) -> None:
+    """Remove a recording that was not finished. Raises InputError where there are other files, or a finished one."""
+    files = list(folder.glob("*"))
+    ours = [file for file in files if file.name.startswith(("state-", "gradients-", "tasks-"))]
+    if len(ours) < len(files):
+        raise InputError(f"{folder} holds a recording or other files. Record each loop in a folder of its own.")
+    for file in ours:
+        file.unlink()
+
+
+def load_recording(
+    folder: str | Path,
+    learner: MetaLearner,
+    *,
+    inner_solver: Solver | None = None,
+    memory_gib: float = 2.0,
+    device: str = "cpu",
+) -> TrainingRun:
+    """The run that `record` kept in a folder. `learner` and `inner_solver` as when the loop was recorded.
+
+    Raises StoreError where there is none, it is of another learner, or files are damaged.
+    """
+    tasks = load_tasks(Path(folder), torch.device(device))
+    solver = inner_solver if inner_solver is not None else default_registry().build("solver", "exact")
+    return load_run(Path(folder), BilevelProblem(learner, tasks, 0.0, solver, memory_gib))
