@@ -141,7 +141,9 @@ OPTIMISERS = {
     "adamw": lambda ps: torch.optim.AdamW(ps, lr=0.05, weight_decay=0.3, foreach=True),
     "rmsprop": lambda ps: torch.optim.RMSprop(ps, lr=0.02),
 }
-PAIRS = [("maml", o) for o in OPTIMISERS] + [(loop, "adam") for loop in LOOPS if loop != "maml"]
+QUICK = [("maml", "sgd"), *((loop, "adam") for loop in LOOPS)]
+DEARER = [("maml", o) for o in OPTIMISERS if o not in ("sgd", "adam")]
+PAIRS = [*QUICK, *(pytest.param(*pair, marks=pytest.mark.slow) for pair in DEARER)]
 
 
 def flat(model: nn.Module, run: mf.TrainingRun) -> Tensor:
@@ -306,6 +308,35 @@ def test_batch_norm_in_training_mode_is_recorded_and_in_evaluation_mode_is_found
     frozen = replace(loop, model=lambda: network(norm=True).eval())
     with pytest.raises(InputError, match=r"model in evaluation mode.*Call model.train\(\)"):
         frozen.recorded(tmp_path / "evaluation")
+
+
+@pytest.mark.parametrize("what", ["support and query of a task", "supports of all tasks", "all instances of a step"])
+def test_instances_that_batch_norm_sees_together_are_found(what, tmp_path):
+    model = network(norm=True)[:3]
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+    recorder = mf.record(tmp_path, ProtoNet(mf.per_task_norms(model)), optimiser)
+    batch = as_tuples(EPISODES[0])
+    instances = [(sx, qx) for sx, _, qx, _ in batch]
+    calls = {
+        "support and query of a task": instances,
+        "supports of all tasks": list(zip(*instances, strict=True)),
+        "all instances of a step": [[half for pair in instances for half in pair]],
+    }
+
+    def make() -> None:
+        with recorder.step(batch):
+            outputs = [model(torch.cat(list(call))) for call in calls[what]]
+            if what == "supports of all tasks":
+                support, query = (half.unflatten(0, (SIZE, -1)) for half in outputs)
+            else:
+                support, query = torch.cat(outputs).unflatten(0, (SIZE, 2, -1)).unbind(1)
+            halves = zip(support, query, batch, strict=True)
+            losses = [proto_loss(nn.Identity(), (s, one[1]), (q, one[3])) for s, q, one in halves]
+            torch.stack(losses).mean().backward()
+            optimiser.step()
+
+    with pytest.raises(InputError, match=f"With {what}.* normalised together they agree"):
+        make()
 
 
 def test_regression_by_torchs_squared_error_is_twice_ours_and_the_error_says_so(tmp_path):
@@ -527,6 +558,13 @@ def test_a_finished_recording_is_kept_and_an_unfinished_one_is_made_again(tmp_pa
     LOOPS["maml"].recorded(tmp_path)
     with pytest.raises(InputError, match="holds a recording"):
         LOOPS["maml"].recorded(tmp_path)
+
+
+def test_files_of_others_are_left_where_they_are(tmp_path):
+    (tmp_path / "state-00000001.pt").touch()
+    with pytest.raises(InputError, match="or other files"):
+        LOOPS["maml"].recorded(tmp_path)
+    assert (tmp_path / "state-00000001.pt").exists()
 
 
 @pytest.mark.parametrize("name", OPTIMISERS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import fields
+from functools import partial
 from typing import Any, NamedTuple, get_args, get_type_hints
 
 import torch
@@ -14,16 +15,17 @@ from metafluence.errors import MetafluenceError
 from metafluence.learners import MetaLearner
 from metafluence.networks import evaluated_norms, running_norms
 from metafluence.tasks import TaskSet
+from metafluence.training.loop_batches import TOGETHER, together_gradient
 from metafluence.training.loop_settings import distance, fitted_setting, loop_gradient, rounding, with_setting
 
 FACTORS = (2.0, 0.5, 10.0, 0.1)
 
 
 class Suspect(NamedTuple):
-    """says: a sentence that names it and how to fix it. make: the problem under it."""
+    """says: a sentence that names it and how to fix it. gradient: gives the gradient [P] under it."""
 
     says: str
-    make: Callable[[], BilevelProblem]
+    gradient: Callable[[], Tensor]
 
 
 def suspected(
@@ -49,9 +51,9 @@ def suspected(
             f"weight_decay={decay:.4g} in its place, which makes the same steps (Adam, not AdamW)."
         )
     tried = []
-    for name, suspect in _suspects(learner, problem):
+    for name, suspect in _suspects(learner, problem, meta):
         try:
-            found = scale * loop_gradient(suspect.make(), meta)
+            found = scale * suspect.gradient()
         except (MetafluenceError, RuntimeError):
             continue
         tried.append(name)
@@ -66,15 +68,19 @@ def suspected(
     names = ", ".join(dict.fromkeys(tried))
     return (
         f"None of the usual reasons fits ({names}, loss reduction, clipping). Others are: another loss or what is "
-        "added to it (l2, label smoothing), mixed precision, dropout, batch norm over more together than one task's "
-        "support or query or in evaluation mode, and a module with other parameters. Correct the learner or the loop."
+        "added to it (l2, label smoothing), mixed precision, dropout, batch norm in evaluation mode or "
+        "over other instances together, and a module with other parameters. Correct the learner or the loop."
     )
 
 
-def _suspects(learner: MetaLearner, problem: BilevelProblem) -> Iterator[tuple[str, Suspect]]:
-    tasks = problem.tasks
+def _suspects(learner: MetaLearner, problem: BilevelProblem, meta: Tensor) -> Iterator[tuple[str, Suspect]]:
+    tasks, bound = problem.tasks, problem.learner
+
+    def under(name: str, value: Any) -> Tensor:
+        return loop_gradient(with_setting(problem, name, value), meta)
+
     for name, old, new in _other_settings(learner):
-        yield name, Suspect(_says_setting(name, old, new), lambda name=name, new=new: with_setting(problem, name, new))
+        yield name, Suspect(_says_setting(name, old, new), partial(under, name, new))
     backbone = getattr(learner, "backbone", None)
     if isinstance(backbone, nn.Module) and running_norms(backbone):
         says = (
@@ -82,10 +88,16 @@ def _suspects(learner: MetaLearner, problem: BilevelProblem) -> Iterator[tuple[s
             "learner normalises by a task's own statistics. Call model.train() in the loop."
         )
         frozen = evaluated_norms(backbone)
-        yield "evaluation mode", Suspect(says, lambda: with_setting(problem, "backbone", frozen))
+        yield "evaluation mode", Suspect(says, partial(under, "backbone", frozen))
     swapped = TaskSet(tasks.query, tasks.support, tasks.ids)
     says = "With support and query exchanged they agree: the batch names them the wrong way round. Exchange them."
-    yield "support and query exchanged", Suspect(says, lambda: problem.over(swapped))
+    yield "support and query exchanged", Suspect(says, lambda: loop_gradient(problem.over(swapped), meta))
+    for what in TOGETHER if bound.encodes and bound.mixes_instances and bound.unrolls else ():
+        says = (
+            f"With {what} normalised together they agree: the loop calls the model on them at once. Call it on each "
+            "task's support, and on its query, apart."
+        )
+        yield "instances normalised together", Suspect(says, partial(together_gradient, problem, meta, what))
 
 
 def _says_setting(name: str, old: Any, new: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +17,9 @@ from metafluence.training.loop_recorder import LoopRecorder
 from metafluence.training.recorded_tasks import load_tasks
 from metafluence.training.run import TrainingRun, load_run
 from metafluence.training.torch_steps import rule_of
+
+UNFINISHED = re.compile(r"(state|gradients|tasks)-\d{8}\.safetensors")
+"""Files of a recording before it is finished."""
 
 
 def record(
@@ -61,7 +65,7 @@ def record(
 def _clear(folder: Path) -> None:
     """Remove a recording that was not finished. Raises InputError where there are other files, or a finished one."""
     files = list(folder.glob("*"))
-    ours = [file for file in files if file.name.startswith(("state-", "gradients-", "tasks-"))]
+    ours = [file for file in files if UNFINISHED.fullmatch(file.name)]
     if len(ours) < len(files):
         raise InputError(f"{folder} holds a recording or other files. Record each loop in a folder of its own.")
     for file in ours:
