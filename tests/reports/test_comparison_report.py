@@ -232,7 +232,7 @@ def test_the_page_holds_everything_once(store, whole):
     assert "8 of 24 runs failed." in said
     assert said.split("Where the error comes from")[0].count("Raise max_iterations") == 1
     assert "Means over 2 seeds" in said
-    assert page.count("data:image/png;base64,") == 2 * 4 + 2 * 2 + 2, "figures by level; pictures and grids by group"
+    assert page.count("data:image/png;base64,") == 2 * 5 + 2 * 2 + 2, "figures by level; pictures and grids by group"
     links = re.findall(r'<a href="(variations/[^"]+)"', page)
     assert len(links) == 4
     assert all((store / link).is_file() for link in links)

@@ -12,6 +12,7 @@ from metafluence.evaluation.ground_truth import Ceiling
 from metafluence.reports.figures.error_budget import error_budget
 from metafluence.reports.figures.fidelity_against_runtime import fidelity_against_runtime, on_front
 from metafluence.reports.figures.items_found import items_found
+from metafluence.reports.figures.level import level_figures
 from metafluence.reports.figures.methods_and_variations import heat_map
 from metafluence.reports.figures.removal_curves import removal_curves
 from metafluence.reports.figures.solver_grid import against_truncation, heat_maps
@@ -153,8 +154,8 @@ def test_error_bars_are_of_three_seeds_or_more_and_stay_below_one():
 
 def test_the_map_has_methods_down_and_variations_across():
     groups = [
-        made_group([[row("a", spearman=0.1), row("b", spearman=0.2)]], "x"),
-        made_group([[row("a", spearman=0.3)]], "y"),
+        made_group([[row("a", spearman=0.1, lds=0.6), row("b", spearman=0.2, lds=0.7)]], "x"),
+        made_group([[row("a", spearman=0.3, lds=0.8)]], "y"),
     ]
     axis = heat_map(groups, "task").axes[0]
     assert [text.get_text() for text in axis.get_yticklabels()] == ["a", "b"]
@@ -163,6 +164,9 @@ def test_the_map_has_methods_down_and_variations_across():
         (0, 0): "0.10", (1, 0): "0.30", (0, 1): "0.20", (1, 1): "–",
     }  # fmt: skip
     np.testing.assert_allclose(axis.images[0].get_array().filled(np.nan), [[0.1, 0.3], [0.2, np.nan]])
+    axis = level_figures(groups, "task")["lds-and-variations"]().axes[0]
+    np.testing.assert_allclose(axis.images[0].get_array().filled(np.nan), [[0.6, 0.8], [0.7, np.nan]])
+    assert axis.get_title() == "LDS with exact retraining"
 
 
 def test_budgets_are_stacked_by_source():

@@ -16,6 +16,7 @@ KINDS = {
     "minimum": (TruthKind(), "exact retraining", "acc. retrained"),
     "run": (TruthKind("run"), "replays of this run", "acc. replayed"),
     "lowered": (TruthKind("run", 0.9), "replays of this run at weight 0.9", "acc. replayed"),
+    "proximal": (TruthKind("proximal", damping=0.5), "proximal training (damping 0.5)", "acc. trained on"),
 }
 
 
@@ -45,10 +46,11 @@ def test_tables_captions_and_findings_name_the_truth(kind, name, column):
     assert meanings["Spearman"] == f"of scores and changes of the validation loss by {name}"
     assert not any("{" in text for text in (*meanings, *meanings.values()))
     assert f"a ranks tasks most like {name} (Spearman 0.800" in " ".join(findings(groups[0]))
-    for figure in ("fidelity-against-runtime", "methods-and-variations"):
+    for figure in ("fidelity-against-runtime", "methods-and-variations", "lds-and-variations"):
         assert name in caption(figure, words_of(groups))[1]
     effects = caption("predicted-against-true", words_of(groups))[1]
     assert ("this run is replayed" in effects) == (kind.kind == "run")
+    assert ("trained on near where it is" in effects) == (kind.kind == "proximal")
     assert ("its weight is multiplied by 0.9 (scaled to its removal)" in effects) == bool(kind.weight)
     drawn = level_figures(groups, "task")["fidelity-against-runtime"]()
     assert drawn.axes[0].get_ylabel() == f"Spearman with {name}"

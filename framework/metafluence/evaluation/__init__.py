@@ -5,12 +5,14 @@ from metafluence.evaluation.damping_choice import execute_plan
 from metafluence.evaluation.damping_sweep import Damped, DampingSweep, sweep_damping
 from metafluence.evaluation.error_budget import SOURCES, Budget, ExactReference, error_budget
 from metafluence.evaluation.evaluation import Evaluation, TestQuality
+from metafluence.evaluation.extremes import DRAWS, random_changes
 from metafluence.evaluation.ground_truth import Ceiling, Truth, draw_removals, retrain
 from metafluence.evaluation.metrics import (
     ChangeAgreement,
     Detection,
     Interval,
     ScoreAgreement,
+    bootstrap,
     change_agreement,
     detection,
     linear_datamodeling_score,

@@ -64,6 +64,10 @@ class Evaluation:
     truth: Truth | None = None
     remove: tuple[int, ...] = (1,)
     """The numbers of items of lowest score that are removed, the first one for the table's columns."""
+    extremes: tuple[int, ...] = ()
+    """The numbers of items of highest and of lowest score without which the targets' losses are compared."""
+    without_random: Tensor = torch.empty(0)
+    """The change of every target's loss without random sets of these sizes, [sizes, draws, targets]."""
     selection: TaskSet | None = None
     """Validation tasks that choose dampings and are no targets; None where nothing is chosen."""
     others: tuple[Evaluation, ...] = ()

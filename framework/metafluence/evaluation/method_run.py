@@ -16,6 +16,7 @@ from metafluence.attribution import AttributionMethod, Scores
 from metafluence.errors import MetafluenceError, StoreError, in_words, out_of_memory
 from metafluence.evaluation.answer import answer
 from metafluence.evaluation.evaluation import Evaluation, Retests, TestQuality
+from metafluence.evaluation.extremes import changes_without, ends
 from metafluence.evaluation.ground_truth import Truth
 from metafluence.evaluation.metrics import (
     Array,
@@ -101,7 +102,9 @@ def _execute(evaluation: Evaluation, method: AttributionMethod, label: str, solv
         notes=tuple(filter(None, notes)),
         **facts,
     )
-    return Run(row=row, scores=scores.clone(), change_errors=changes.errors, curve=curve)
+    asked = evaluation.extremes
+    extremes = changes_without(evaluation, ends(scores, asked)) if asked else torch.empty(0)
+    return Run(row=row, scores=scores.clone(), change_errors=changes.errors, curve=curve, extremes=extremes)
 
 
 def _score_fidelity(scores: Array, truth: Truth, scored: Scores) -> dict[str, float]:

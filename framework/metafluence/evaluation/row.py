@@ -158,6 +158,9 @@ class Run:
     change_errors: Tensor = field(default_factory=lambda: torch.empty(0))
     """Relative error of the predicted parameter change, one for each left-out item of the ground truth."""
     curve: RemovalCurve = field(default_factory=RemovalCurve.unknown)
+    extremes: Tensor = field(default_factory=lambda: torch.empty(0))
+    """The change of every target's loss without the items of highest score, a row for each of `Evaluation.extremes`,
+    then without those of lowest score, [2 sizes, targets]; empty where that is not asked."""
     traceback: str = ""
     """Of an error that no component raises on purpose; empty otherwise."""
 

@@ -49,7 +49,7 @@ WORDS: dict[Kind, TruthWords] = {
     "proximal": TruthWords(
         "proximal training (damping {damping:g})",
         "proximal training",
-        "trained on near itself",
+        "trained on",
         "it is left out and the model is trained on near where it is, in outputs and parameters (damping {damping:g})",
     ),
 }

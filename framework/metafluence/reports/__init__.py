@@ -2,6 +2,7 @@
 
 from metafluence.reports.attempts import Attempts, Notice
 from metafluence.reports.captions import caption
+from metafluence.reports.extremes_table import extremes_table
 from metafluence.reports.groups import (
     Group,
     Mean,

@@ -47,6 +47,11 @@ FIGURE_TEXT = {
         "Methods in every variation",
         "Spearman of scores with {name}, for every method in every variation.",
     ),
+    "lds-and-variations": (
+        "LDS in every variation",
+        "Linear datamodeling score: Spearman of summed scores with {name} over random sets, for every method in every "
+        "variation.",
+    ),
     "harmful": (
         "Most harmful",
         "The items of lowest score: the validation loss is predicted to fall most when they are removed.",
@@ -75,6 +80,7 @@ OVER_SEEDS = {
     "fidelity-against-runtime": "Points are means over the seeds that all methods have, bars Student's 95 % "
     "intervals of the fidelity (of three seeds or more).",
     "methods-and-variations": "Numbers are means over the seeds that all methods have.",
+    "lds-and-variations": "Numbers are means over the seeds that all methods have.",
     "inner-and-outer-solvers": "Numbers are means over seeds.",
     "against-truncation": "Numbers are means over seeds.",
 }

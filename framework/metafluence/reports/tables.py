@@ -18,7 +18,7 @@ class Table:
     """A title, headings with their meanings, and rows of text as long as the headings.
 
     best: where the best value of each column stands, as (row, column), among the estimators of each group.
-    words: numbers of the columns that hold words.
+    words: numbers of the columns that hold words. about: what stands above it.
     """
 
     title: str
@@ -26,6 +26,7 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     best: frozenset[tuple[int, int]] = frozenset()
     words: tuple[int, ...] = (0,)
+    about: str = ""
 
     @property
     def titles(self) -> list[str]:
@@ -41,6 +42,7 @@ class Table:
             tuple(tuple(row[i] for i in kept) for row in self.rows),
             frozenset((r, kept.index(c)) for r, c in self.best if c in kept),
             tuple(kept.index(c) for c in self.words if c in kept),
+            self.about,
         )
 
 

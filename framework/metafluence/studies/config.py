@@ -24,7 +24,7 @@ from metafluence.evaluation import Kind, Part, TruthKind
 from metafluence.registry import NonNegative, Positive, Seed, read_yaml, truth_as_number
 from metafluence.runtime import device_name
 from metafluence.studies.wrong_fields import sentences
-from metafluence.tasks import Corruption, Episodes, Level
+from metafluence.tasks import Corruption, Episodes, Level, count_of
 from metafluence.training import Proximal, Start
 
 Spec = Annotated[str | dict[str, Any], Field(description="a name, or a mapping with use: NAME and its parameters,")]
@@ -38,8 +38,9 @@ Name = Annotated[
     ),
 ]
 Share = Annotated[float, Field(gt=0, lt=1)]
-LATER = ("kind", "weight", "damping")
+LATER = ("kind", "weight", "damping", "extremes")
 """Fields of `truth` that are younger than the first stores."""
+EXTREMES = [0.01, 0.05]
 WITHOUT: dict[Kind, tuple[str, ...]] = {
     "minimum": ("weight", "damping"),
     "run": ("start", "seeds", "damping"),
@@ -74,7 +75,9 @@ class TruthConfig(_Strict):
     agrees with itself; of a procedure, how many runs it is the mean of. start: of retraining to a minimum, warm from
     λ*, or cold. weight: what the weights of left-out items are multiplied by in replays and proximal models, 0 to
     leave them out; changes are scaled to those of a whole removal. damping: of a proximal truth, how strongly it stays
-    near in parameters; a method's answer is judged fairly at its own damping.
+    near in parameters; a method's answer is judged fairly at its own damping. extremes: shares of the items of highest
+    and of lowest score that are left out together, to see what the targets' losses do; 1 % and 5 % for `run` if not
+    given, else none.
     """
 
     items: Annotated[int, Field(ge=2, le=10**9)] | Literal["all"] = 64
@@ -85,6 +88,7 @@ class TruthConfig(_Strict):
     kind: Kind = "minimum"
     weight: Part = 0.0
     damping: NonNegative | None = None
+    extremes: Annotated[list[Share], BeforeValidator(listed)] | None = None
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> TruthConfig:
@@ -118,6 +122,11 @@ class TruthConfig(_Strict):
     def called(self) -> TruthKind:
         """The kind of truth, which knows what it is called."""
         return TruthKind(self.kind, self.weight, self.seeds if self.averages else 1, self.damping or 0.0)
+
+    def ends(self, items: int) -> tuple[int, ...]:
+        """How many of `items` items of highest and of lowest score are left out together, each number once."""
+        shares = self.extremes if self.extremes is not None else EXTREMES if self.kind == "run" else []
+        return tuple(dict.fromkeys(count_of(share, items) for share in shares))
 
     @property
     def replays(self) -> bool:

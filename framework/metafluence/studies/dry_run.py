@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from metafluence.attribution import prepare_and_score
 from metafluence.errors import MetafluenceError
-from metafluence.evaluation import Evaluation
+from metafluence.evaluation import DRAWS, Evaluation
 from metafluence.progress import duration
 from metafluence.runtime import count, settle
 from metafluence.studies.comparison import Comparing
@@ -106,6 +106,8 @@ def _retrainings(study: Study, started: Started) -> int:
         plans = [plan for plan in study.plans if plan.level == level]
         total += (len(singles) + len(subsets)) * asked.runs
         removed = len(plans) * max(1, len(study.config.remove))
+        sizes = len(asked.ends(items))
+        removed += 2 * sizes * len(plans) + DRAWS * sizes
         removed += sum(items if plan.method.retrains else len(plan.dampings) for plan in plans)
         total += removed * asked.called.runs
     return total

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,10 @@ class Side:
     """Of the single items' changes, where they are means over runs."""
     subset_reliability: Reliability = Reliability()
     """Of the subsets'."""
+    extremes: tuple[int, ...] = ()
+    """The numbers of items of highest and of lowest score without which the targets' losses are compared."""
+    without_random: tuple[tuple[tuple[float, ...], ...], ...] = ()
+    """For each of these, without some random sets of that size, the change of every target's loss."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,8 @@ class Line:
     """Of all items; empty where the run failed."""
     change_errors: Tensor = field(default_factory=lambda: torch.empty(0))
     """Relative error of the predicted parameter change, of each left-out item."""
+    extremes: Tensor = field(default_factory=lambda: torch.empty(0))
+    """The change of every target's loss without the items of highest and of lowest score; see `Run`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +137,8 @@ def outcome(variation: Variation, result: StudyResult) -> Outcome:
             subset_size=len(truth.subsets[0]) if truth is not None and truth.subsets else 0,
             reliability=Reliability() if truth is None else truth.reliability,
             subset_reliability=Reliability() if truth is None else truth.subset_reliability,
+            extremes=evaluation.extremes,
+            without_random=_tuples(evaluation.without_random.tolist()),
         )
     return Outcome(
         id=variation.id,
@@ -153,7 +162,7 @@ def _line(run: Run, result: StudyResult) -> Line:
     if run.row.status == "ok":
         found = detection(run.scores.numpy(), result.split.train.corrupted_items(run.row.level).numpy())
     shares = torch.empty(0) if found is None else torch.from_numpy(np.asarray(found.found))
-    return Line(run.row, run.curve, shares, run.scores, run.change_errors)
+    return Line(run.row, run.curve, shares, run.scores, run.change_errors, run.extremes)
 
 
 def save_outcome(file: Path, kept: Outcome) -> None:
@@ -161,6 +170,7 @@ def save_outcome(file: Path, kept: Outcome) -> None:
     tensors = {f"curve.{i}": line.curve.tensor() for i, line in enumerate(kept.lines)}
     for i, line in enumerate(kept.lines):
         tensors |= {f"found.{i}": line.found, f"scores.{i}": line.scores, f"errors.{i}": line.change_errors}
+        tensors |= {f"extremes.{i}": line.extremes}
     facts = {
         "id": kept.id,
         "varied": kept.varied,
@@ -203,6 +213,7 @@ def _outcome(tensors: dict[str, Tensor], facts: dict[str, Any]) -> Outcome:
             tensors[f"found.{i}"],
             tensors.get(f"scores.{i}", none),
             tensors.get(f"errors.{i}", none),
+            tensors.get(f"extremes.{i}", none),
         )
         for i, row in enumerate(facts["rows"])
     )
@@ -226,7 +237,13 @@ def _outcome(tensors: dict[str, Tensor], facts: dict[str, Any]) -> Outcome:
 def _side(stored: dict[str, Any]) -> Side:
     ceiling = Ceiling(**stored.get("ceiling", {}))  # stores of older versions have none
     clean = TestQuality(**stored["clean"])
-    names = ("removed", "marks", "left_out", "loss_change", "subset_loss_change")
+    names = ("removed", "marks", "left_out", "loss_change", "subset_loss_change", "extremes")
     lists = {name: tuple(stored.get(name, ())) for name in names}
     found = {name: Reliability(**stored.get(name, {})) for name in ("reliability", "subset_reliability")}
-    return Side(**{**stored, **lists, **found, "clean": clean, "ceiling": ceiling})
+    random = _tuples(stored.get("without_random", ()))
+    return Side(**{**stored, **lists, **found, "clean": clean, "ceiling": ceiling, "without_random": random})
+
+
+def _tuples(lists: Sequence[Any]) -> tuple[Any, ...]:
+    """Nested lists as nested tuples."""
+    return tuple(_tuples(one) if isinstance(one, list) else one for one in lists)

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from metafluence.attribution import Targets
 from metafluence.bilevel import BilevelProblem, Diagnostics, diagnose
 from metafluence.errors import InputError
-from metafluence.evaluation import Evaluation, Truth, draw_removals, retrain
+from metafluence.evaluation import DRAWS, Evaluation, Truth, draw_removals, random_changes, retrain
 from metafluence.learners import MetaLearner
 from metafluence.linalg import Solver
 from metafluence.progress import Observer
@@ -176,11 +177,13 @@ class Preparation:
                 level=level,
                 remove=remove,
                 selection=selection,
+                extremes=() if self.config.truth is None else self.config.truth.ends(len(corrupted)),
             )
             averaged = self.config.truth is not None and self.config.truth.averages
             also = tuple(replace(evaluation, **one.facts(problem)) for one in others) if averaged else ()
             evaluation = replace(evaluation, others=also)
-            evaluations[level] = replace(evaluation, truth=self._truth(evaluation, others, warnings))
+            evaluation = replace(evaluation, truth=self._truth(evaluation, others, warnings))
+            evaluations[level] = replace(evaluation, without_random=self._without_random(evaluation))
         return Prepared(
             split=split, fit=fit, diagnostics=diagnostics, evaluations=evaluations, warnings=tuple(warnings)
         )
@@ -293,6 +296,16 @@ class Preparation:
             )
         return truth
 
+    def _without_random(self, evaluation: Evaluation) -> Tensor:
+        """What the targets' losses do without random sets of these sizes."""
+        if not evaluation.extremes:
+            return torch.empty(0)
+        items = len(evaluation.problem.tasks.corrupted_items(evaluation.level))
+        self._observer.stage(f"leaving out random {ITEM_NAMES[evaluation.level]}", DRAWS * len(evaluation.extremes))
+        found = random_changes(evaluation, items, self._generator(f"extremes {evaluation.level}"))
+        self._observer.done()
+        return found
+
     def _removed(self, items: int, corrupted: float) -> tuple[int, ...]:
         """How many items each method has removed."""
         shares = self.config.remove or [corrupted or 0.1]
@@ -302,6 +315,8 @@ class Preparation:
         """A hash of all that a stored run depends on besides the study's identity and the run's own plan."""
         descent = component_fingerprint(self._descent) if self._descent is not None else ""
         facts = f"{evaluation.level} {evaluation.remove} {self.config.truth!r} {descent}"
+        if evaluation.extremes:
+            facts += f" extremes {evaluation.extremes}"
         if self.config.damping is not None:  # its values are the plan's
             facts += f" targets {len(evaluation.validation)}"
         return hashlib.sha256(facts.encode()).hexdigest()[:8]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
+
 from metafluence.attribution import RECORD, AttributionMethod
 from metafluence.bilevel import Diagnostics
 from metafluence.errors import InputError, in_words
@@ -183,6 +185,7 @@ class Study:
                     scores=tensors["scores"],
                     change_errors=tensors["change_errors"],
                     curve=RemovalCurve.from_tensor(tensors["curve"]),
+                    extremes=tensors.get("extremes", torch.empty(0)),
                 )
                 reused += 1
             else:
@@ -190,6 +193,7 @@ class Study:
                 if run.row.status == "ok":
                     curve = run.curve.tensor()
                     tensors = {"scores": run.scores, "change_errors": run.change_errors, "curve": curve}
+                    tensors |= {"extremes": run.extremes}
                     self.preparation.shelf.keep(name, tensors, run.row.facts())
                 elif run.traceback:
                     write_atomically(self.folder / "failures" / f"{plan.id}.txt", run.traceback.encode())

@@ -17,10 +17,11 @@ from metafluence.tasks import Level
 
 def level_figures(groups: Sequence[Group], level: Level) -> dict[str, Callable[[], Figure | None]]:
     """What draws each figure of one level, by name; it gives None where there is nothing to draw."""
-    drawn = {
+    drawn: dict[str, Callable[..., Figure | None]] = {
         "removal-curves": removal_curves,
         "items-found": items_found,
         "fidelity-against-runtime": fidelity_against_runtime,
         "methods-and-variations": heat_map,
+        "lds-and-variations": partial(heat_map, field="lds"),
     }
     return {name: partial(draw, groups, level) for name, draw in drawn.items()}

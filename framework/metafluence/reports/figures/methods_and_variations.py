@@ -1,8 +1,9 @@
-"""The map of methods and variations: the rank agreement of every method in every variation."""
+"""Maps of methods and variations: a rank agreement of every method in every variation."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from matplotlib.colors import Normalize
@@ -12,11 +13,13 @@ from metafluence.reports import BROAD, NOTHING, Group, compared, in_figure, mean
 from metafluence.reports.figures.panels import all_methods
 from metafluence.tasks import Level
 
+MEASURES = {"spearman": "Spearman", "lds": "LDS"}
 
-def heat_map(groups: Sequence[Group], level: Level) -> Figure | None:
-    """Mean Spearman of every method in every variation, over the seeds that all methods have there."""
+
+def heat_map(groups: Sequence[Group], level: Level, field: Literal["spearman", "lds"] = "spearman") -> Figure | None:
+    """The mean of a field for every method in every variation, over the seeds that all methods have there."""
     names = all_methods(groups, level)
-    found = [compared(group, level, "spearman")[1] for group in groups]
+    found = [compared(group, level, field)[1] for group in groups]
     table = np.array([[mean(known.get(method, ())).value for known in found] for method in names])
     if len(groups) < 2 or not np.isfinite(table).any():
         return None
@@ -32,5 +35,5 @@ def heat_map(groups: Sequence[Group], level: Level) -> Figure | None:
         text = NOTHING if np.isnan(value) else f"{value:.2f}"
         dark = np.isfinite(value) and value < 0.6
         axis.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
-    axis.set_title(f"Spearman with {words_of(groups).name}", fontsize=10)
+    axis.set_title(f"{MEASURES[field]} with {words_of(groups).name}", fontsize=10)
     return figure

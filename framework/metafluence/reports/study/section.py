@@ -13,6 +13,7 @@ from metafluence.reports import (
     Group,
     against,
     caption,
+    extremes_table,
     level_table,
     named,
     narrow_table,
@@ -28,7 +29,8 @@ Draw = Callable[[], Figure | None]
 def level_section(
     study: str, groups: Sequence[Group], level: Level, folder: Path, attempts: Attempts, first: dict[str, Draw]
 ) -> dict[str, Any]:
-    """What the template shows of one level; also writes tables/LEVEL.tex and .md, and figures/NAME-LEVEL.png.
+    """What the template shows of one level; also writes tables/LEVEL.tex and .md (and the same of
+    LEVEL-best-and-worst, where that is asked), and figures/NAME-LEVEL.png.
 
     Args:
         study: Its name, for the caption of the tables.
@@ -48,6 +50,10 @@ def level_section(
 
     attempts.make(f"tables/{level}.tex and {level}.md", for_papers, None)
     table = attempts.make(f"The table of {noun}", lambda: level_table(groups, level).only_filled(), None)
+    ends = attempts.make(f"The table of the best and the worst {noun}", lambda: extremes_table(groups, level), None)
+    if ends is not None:
+        parts = (ends.titles, ends.rows, ends.best, f"{study}: {ends.about}")
+        write_tables(folder / "tables", f"{level}-best-and-worst", *parts)
     pictures = []
     for name, draw in {**first, **level_figures(groups, level)}.items():
         title, text = caption(name, words, several_seeds)
@@ -58,7 +64,7 @@ def level_section(
         "title": f"{noun.capitalize()}",
         "level": level,
         "against": f"Methods are compared with {words.name}." if table is not None and against(groups, level) else "",
-        "tables": [] if table is None else [table],
+        "tables": [shown for shown in (table, ends) if shown is not None],
         "pictures": [shown for shown in pictures if shown is not None],
     }
 

@@ -1,0 +1,50 @@
+"""What the targets' losses do without the items of highest and of lowest score, against random sets of the same size.
+
+It is the question that a score answers when it is acted on (elsewhere called query loss difference): LDS judges the
+order of random sets, this judges the two ends of the scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from metafluence.attribution import Targets
+from metafluence.evaluation.evaluation import Evaluation
+from metafluence.tasks import Removal
+
+DRAWS = 19
+"""Random sets of each size: one more set goes further than all of them by chance in 5 % of cases."""
+
+
+def ends(scores: Tensor, counts: Sequence[int]) -> list[Removal]:
+    """The items of highest score, a set for each count, and then those of lowest score."""
+    order = torch.argsort(scores, stable=True).tolist()
+    highest = [tuple(sorted(order[-count:])) for count in counts]
+    return highest + [tuple(sorted(order[:count])) for count in counts]
+
+
+def changes_without(evaluation: Evaluation, removals: Sequence[Removal]) -> Tensor:
+    """The change of every target's loss without each removal, in nats, [removals, targets]; of the truth's kind.
+
+    The mean over runs where there are several; NaN where a model without these items could not be made.
+    """
+    by_run = []
+    for one in evaluation.runs:
+        assert one.bank is not None, "it is asked of the truth"
+        fits = one.bank.leave_out(removals, evaluation.level, strict=False)
+        targets = Targets(one.problem, one.validation, one.meta, mean=False)
+        before = targets.losses()
+        nothing = torch.full_like(before, torch.nan)
+        pairs = zip(fits.meta.T, fits.converged, strict=True)
+        by_run.append(torch.stack([targets.losses(meta) - before if good else nothing for meta, good in pairs]))
+    return torch.stack(by_run).mean(dim=0).cpu()
+
+
+def random_changes(evaluation: Evaluation, items: int, generator: torch.Generator) -> Tensor:
+    """The same without `DRAWS` random sets of each size, of `items` items, [sizes, draws, targets]."""
+    order = [torch.randperm(items, generator=generator).tolist() for _ in range(DRAWS)]
+    removals = [tuple(sorted(drawn[:count])) for count in evaluation.extremes for drawn in order]
+    return changes_without(evaluation, removals).unflatten(0, (len(evaluation.extremes), DRAWS))
