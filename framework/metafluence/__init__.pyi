@@ -243,6 +243,7 @@ from .tasks import (
     data_root as data_root,
     fetch_sources as fetch_sources,
     generators as generators,
+    pad_tasks as pad_tasks,
     sample as sample,
     weighed as weighed,
 )

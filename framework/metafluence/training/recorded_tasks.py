@@ -89,6 +89,8 @@ def as_tasks(batch: Any, step: int) -> tuple[TaskSet, bool]:
     tasks, or a list of such tuples. Raises InputError for anything else.
     """
     if isinstance(batch, TaskSet):
+        if batch.counts is not None:
+            raise InputError("A recorded loop has tasks of one size, but these are padded. Sample one size of tasks.")
         return batch, True
     if isinstance(batch, Task):
         return TaskSet.stack([batch]), True
