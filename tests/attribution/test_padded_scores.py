@@ -53,7 +53,9 @@ def test_exact_retraining_does_not_depend_on_padding(level):
     here = world(0)
     more = here.over(padded(here.problem.tasks))
     items = [(1,), (2,)] if level == "task" else [(1,), (more.tasks.each(level) - 1,)]
-    found = here.context(level, more).bank.leave_out(items, level).meta
+    bank = here.context(level, more).bank
+    assert bank is not None
+    found = bank.leave_out(items, level).meta
     torch.testing.assert_close(found[:, 0], here.bank.leave_out([(1,)], level).meta[:, 0], rtol=1e-8, atol=1e-8)
     if level == "query":
         torch.testing.assert_close(found[:, 1], here.fit.meta, rtol=1e-8, atol=1e-8)

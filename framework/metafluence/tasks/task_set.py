@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -223,8 +223,8 @@ class TaskSet:
         """[N] bool: tasks in which any instance was corrupted."""
         return self.corrupted_support.any(dim=1) | self.corrupted_query.any(dim=1)
 
-    def held(self, half: Literal["support", "query"]) -> Tensor:
-        """[N, n] bool: the instances that the tasks hold; the rest is padding."""
+    def held(self, half: str) -> Tensor:
+        """[N, n] bool: the instances of a half, `support` or `query`, that the tasks hold; the rest is padding."""
         targets: Tensor = getattr(self, half).targets
         if self.counts is None:
             return torch.ones(targets.shape[:2], dtype=torch.bool, device=targets.device)
