@@ -60,7 +60,9 @@ class RunTrust:
 
     @classmethod
     def from_facts(cls, stored: dict[str, Any]) -> RunTrust:
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()})
+        """Of its fields, as a file keeps them: tuples are lists there."""
+        fields: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in stored.items()}
+        return cls(**fields)
 
 
 def run_trust(
