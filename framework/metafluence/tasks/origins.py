@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -85,6 +86,34 @@ class Origins:
         halves = at.split([support.numel(), query.numel()])
         return cls(halves[0].view_as(support), halves[1].view_as(query), images, own, tuple(titles))
 
+    @classmethod
+    def named(
+        cls, support: Sequence[Sequence[str]], query: Sequence[Sequence[str]], classes: Mapping[str, str] | None = None
+    ) -> Origins:
+        """Origins of instances by the names of their images, one list for each task.
+
+        classes: of the images, by name; if None, the folder that holds the file (`cats` of `cats/1.png`).
+
+        Raises:
+            InputError: tasks with different numbers of names, or an image without class.
+
+        Example:
+            >>> origins = Origins.named([["cats/1.png"]], [["dogs/1.png"]])
+            >>> origins.classes, origins.query.tolist()
+            (('cats', 'dogs'), [[1]])
+        """
+        halves = [[_names(own) for own in half] for half in (support, query)]
+        numbers = {name: i for i, name in enumerate(dict.fromkeys(n for half in halves for own in half for n in own))}
+        of = [_class_of(name, classes) for name in numbers]
+        titles = {title: i for i, title in enumerate(dict.fromkeys(of))}
+        for half in halves:
+            if len({len(own) for own in half}) > 1:
+                raise InputError(
+                    f"Tasks have {sorted({len(own) for own in half})} names of images. Name every instance."
+                )
+        found = [torch.tensor([[numbers[name] for name in own] for own in half], dtype=torch.int64) for half in halves]
+        return cls(*found, tuple(numbers), torch.tensor([titles[title] for title in of]), tuple(titles))
+
     def count(self, level: Level) -> int:
         """How many items level `image` or `class` has."""
         return len(self.images) if level == "image" else len(self.classes)
@@ -124,6 +153,20 @@ def known_origins(origins: Origins | None, level: Level) -> Origins:
             "Draw the tasks from a labelled data set, or give TaskSet(..., origins=Origins(...))."
         )
     return origins
+
+
+def _names(given: Sequence[str]) -> list[str]:
+    if isinstance(given, str):
+        raise InputError(f"The names of a task's images are {given!r}. Give a list, a name for each instance.")
+    return [str(name) for name in given]
+
+
+def _class_of(name: str, classes: Mapping[str, str] | None) -> str:
+    found = name.rpartition("/")[0] if classes is None else str(classes.get(name, ""))
+    if not found:
+        fix = "Name images CLASS/FILE, or give `classes`." if classes is None else "Give `classes` for every image."
+        raise InputError(f"The class of the image {name!r} is not known. {fix}")
+    return found
 
 
 def _number_within(labels: Tensor) -> Tensor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -46,10 +47,11 @@ class LoopRecorder:
         every: int,
         inner_solver: Solver,
         memory_gib: float,
+        classes: Mapping[str, str] | None,
     ) -> None:
         self._folder, self._learner, self._optimiser, self._rule = folder, learner, optimiser, rule
         self._reduction, self._check_every, self._every, self._memory_gib = reduction, check_every, every, memory_gib
-        self._solver = inner_solver
+        self._solver, self._classes = inner_solver, classes
         self._settings, self._parameters = settings(optimiser), parameters_of(optimiser)
         self._tasks = RecordedTasks(folder)
         self._weights: dict[int, float] = {}
@@ -66,7 +68,8 @@ class LoopRecorder:
     def step(self, batch: Any) -> Iterator[None]:
         """Around one step of the loop.
 
-        batch: the tasks of the step: a `TaskSet`, or a list of (support_x, support_y, query_x, query_y).
+        batch: the tasks of the step: a `TaskSet`, or a list of (support_x, support_y, query_x, query_y); after these
+            four, if images are to be scored, their names: one for each support and for each query instance.
 
         Raises:
             InputError: the loop does something else than the learner and the optimiser's rule; the message says how far
@@ -76,7 +79,7 @@ class LoopRecorder:
         if self._stopped:
             raise InputError("This recorder has stopped: after finish(), or after an error. Make a new one.")
         try:
-            tasks, named = as_tasks(batch, self.steps + 1)
+            tasks, named = as_tasks(batch, self.steps + 1, self._classes)
             before = self._start(tasks) if self._state is None else self._state
             if not torch.equal(self._meta(), before.meta):
                 raise InputError(
@@ -137,7 +140,7 @@ class LoopRecorder:
             )
         ones = Weights.ones(tasks)
         scales = torch.tensor([self._weights[i] for i in range(len(tasks))]).to(ones.task)
-        weights = Weights(scales, ones.support, ones.query)
+        weights = replace(ones, task=scales)
         drift = torch.finfo(tasks.dtype).eps ** DRIFT
         parts = (problem, weights, run.rule, run.batches, run.rates, run.states, run.every, run.peaks, drift)
         finished = TrainingRun(*parts)

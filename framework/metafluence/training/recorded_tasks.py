@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +12,32 @@ from torch import Tensor
 
 from metafluence.errors import InputError, StoreError
 from metafluence.runtime import hash_tensor, load_tensors, save_tensors
-from metafluence.tasks import Batch, Task, TaskSet
+from metafluence.tasks import Batch, Origins, Task, TaskSet
+from metafluence.training.recorded_origins import IMAGES, JoinedOrigins, joined_origins
 
 FILES = "tasks-*.safetensors"
 
 
 class RecordedTasks:
-    """Tasks of a loop, in files of a folder. The same task (by its id; without one, by its values) is one item."""
+    """Tasks of a loop, in files of a folder. The same task (by its id; without one, by its values) is one item.
+
+    The marks of corruption and the images that instances come from are kept, too.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._numbers: dict[str, tuple[int, str]] = {}
-        self._waiting: list[Task] = []
+        self._waiting: list[tuple[str, dict[str, Tensor]]] = []
         self._written = 0
         self._shapes: list[tuple[int, ...]] = []
+        self._images: JoinedOrigins | None = None
 
     def add(self, tasks: TaskSet, named: bool) -> Tensor:
-        """Their numbers [b]. Raises InputError where a task has the id of another one, or another shape."""
+        """Their numbers [b].
+
+        Raises InputError where a task has the id of another one, or another shape; where only some tasks have images,
+        and where an image has two classes.
+        """
         shapes = [tuple(part.shape[1:]) for h in _halves(tasks) for part in (h.inputs, h.targets)]
         self._shapes = self._shapes or shapes
         if shapes != self._shapes:
@@ -36,17 +45,30 @@ class RecordedTasks:
                 f"The tasks of this step have tensors of shapes {shapes}, those before {self._shapes}. Draw all tasks "
                 "with one way, shot and number of queries."
             )
-        numbers = []
-        for i, name in enumerate(tasks.ids):
-            task = Task(name, *(Batch(h.inputs[i].cpu().clone(), h.targets[i].cpu().clone()) for h in _halves(tasks)))
-            digest = _digest(task)
-            number, known = self._numbers.setdefault(name if named else digest, (len(self._numbers), digest))
-            if known != digest:
-                raise InputError(f"Two tasks are called {name!r}. Give every task an id of its own.")
-            if number == self._written + len(self._waiting):
-                self._waiting.append(task)
-            numbers.append(number)
-        return torch.tensor(numbers)
+        if not self._numbers and tasks.origins is not None:
+            self._images = JoinedOrigins()
+        if (tasks.origins is None) != (self._images is None):
+            raise InputError(
+                "Some tasks of this loop name their images and some do not. Name those of all, or of none."
+            )
+        return torch.tensor([self._add(tasks, i, named) for i in range(len(tasks))])
+
+    def _add(self, tasks: TaskSet, i: int, named: bool) -> int:
+        """The number of one of these tasks."""
+        name, parts = (
+            tasks.ids[i],
+            {f"{half}.{what}": _part(tasks, half, what)[i].cpu().clone() for half, what in PARTS},
+        )
+        digest = _digest(parts)
+        if self._images is not None and tasks.origins is not None:
+            parts |= self._images.add(tasks.origins[torch.tensor([i])])
+            digest += _digest({key: parts[key] for key in parts if key.endswith(IMAGES)})
+        number, known = self._numbers.setdefault(name if named else digest, (len(self._numbers), digest))
+        if known != digest:
+            raise InputError(f"Two tasks are called {name!r}. Give every task an id of its own.")
+        if number == self._written + len(self._waiting):
+            self._waiting.append((name, parts))
+        return number
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -55,38 +77,51 @@ class RecordedTasks:
         """Write the tasks that are not in a file yet."""
         if not self._waiting:
             return
-        tasks = TaskSet.stack(self._waiting)
-        parts = {f"{half}.{what}": getattr(getattr(tasks, half), what) for half, what in PARTS}
-        save_tensors(self._folder / FILES.replace("*", f"{self._written:08d}"), parts, {"ids": list(tasks.ids)})
-        self._written, self._waiting = self._written + len(tasks), []
+        ids, parts = zip(*self._waiting, strict=True)
+        stacked = {key: torch.stack([part[key] for part in parts]) for key in parts[0]}
+        facts = {"ids": list(ids), **(self._images.taken() if self._images is not None else {})}
+        save_tensors(self._folder / FILES.replace("*", f"{self._written:08d}"), stacked, facts)
+        self._written, self._waiting = self._written + len(ids), []
 
 
-PARTS = (("support", "inputs"), ("support", "targets"), ("query", "inputs"), ("query", "targets"))
+PARTS = tuple((half, what) for half in ("support", "query") for what in ("inputs", "targets", "corrupted"))
+
+
+def _part(tasks: TaskSet, half: str, what: str) -> Tensor:
+    return getattr(tasks, f"corrupted_{half}") if what == "corrupted" else getattr(getattr(tasks, half), what)
 
 
 def load_tasks(folder: Path, device: torch.device) -> TaskSet:
     """The tasks that were written to a folder, in order. Raises StoreError where there are none."""
     ids: list[str] = []
     stacked: dict[str, list[Tensor]] = {}
+    named: list[dict[str, Any]] = []
     for file in sorted(folder.glob(FILES)):
         tensors, facts = load_tensors(file)
         if file.name != FILES.replace("*", f"{len(ids):08d}"):
             raise StoreError(f"{folder} has lost the tasks from {len(ids)} on. Record the loop again.")
         ids += facts["ids"]
+        named.append(facts)
         for name, part in tensors.items():
             stacked.setdefault(name, []).append(part)
     if not ids:
         raise StoreError(f"There are no recorded tasks in {folder}. Record a loop there with mf.record.")
-    joined = {name: torch.cat(stacked.pop(name)).to(device) for name in list(stacked)}
-    support, query = (Batch(joined[f"{half}.inputs"], joined[f"{half}.targets"]) for half in ("support", "query"))
-    return TaskSet(support, query, tuple(ids))
+    joined = {name: torch.cat(stacked.pop(name)) for name in list(stacked)}
+    halves = (
+        Batch(joined[f"{half}.inputs"].to(device), joined[f"{half}.targets"].to(device))
+        for half in ("support", "query")
+    )
+    marks = (joined.get(f"{half}.corrupted") for half in ("support", "query"))
+    return TaskSet(*halves, tuple(ids), *marks, origins=joined_origins(joined, named))  # type: ignore[arg-type]
 
 
-def as_tasks(batch: Any, step: int) -> tuple[TaskSet, bool]:
+def as_tasks(batch: Any, step: int, classes: Mapping[str, str] | None = None) -> tuple[TaskSet, bool]:
     """The tasks of a step, and whether they have ids of their own.
 
     batch: a `TaskSet`, a `Task`, a list of them; (support_x, support_y, query_x, query_y) of one task, of a stack of
-    tasks, or a list of such tuples. Raises InputError for anything else.
+    tasks, or a list of such tuples. After the four may follow the names of the support's and of the query's images.
+    classes: of these images, by name; the folder that the name begins with if it is None. Raises InputError for
+    anything else.
     """
     if isinstance(batch, TaskSet):
         if batch.counts is not None:
@@ -98,23 +133,33 @@ def as_tasks(batch: Any, step: int) -> tuple[TaskSet, bool]:
         raise _unknown(batch)
     if all(isinstance(task, Task) for task in batch):
         return TaskSet.stack(batch), True
-    if len(batch) == 4 and all(isinstance(part, Tensor) for part in batch):
+    if _is_parts(batch):
         single = batch[1].dim() == (2 if batch[1].is_floating_point() else 1)
-        parts = [part.unsqueeze(0) if single else part for part in batch]
-        names = tuple(f"step-{step}-{i}" for i in range(len(parts[0])))
-        return TaskSet(Batch(parts[0], parts[1]), Batch(parts[2], parts[3]), names), False
-    tasks = []
-    for i, parts in enumerate(batch):
-        if not isinstance(parts, Sequence) or len(parts) != 4 or not all(isinstance(part, Tensor) for part in parts):
+        each = [batch] if single else list(zip(*batch, strict=True))
+    else:
+        each = list(batch)
+    for parts in each:
+        if not _is_parts(parts) or len(parts) != len(each[0]):
             raise _unknown(parts)
-        tasks.append(Task(f"step-{step}-{i}", Batch(parts[0], parts[1]), Batch(parts[2], parts[3])))
-    return TaskSet.stack(tasks), False
+    tasks = TaskSet.stack(
+        Task(f"step-{step}-{i}", Batch(parts[0], parts[1]), Batch(parts[2], parts[3])) for i, parts in enumerate(each)
+    )
+    if len(each[0]) == 4:
+        return tasks, False
+    origins = Origins.named([parts[4] for parts in each], [parts[5] for parts in each], classes)
+    return TaskSet(tasks.support, tasks.query, tasks.ids, origins=origins), False
+
+
+def _is_parts(parts: Any) -> bool:
+    """Whether these are four tensors, and nothing more or the names of two halves."""
+    return isinstance(parts, Sequence) and len(parts) in (4, 6) and all(isinstance(part, Tensor) for part in parts[:4])
 
 
 def _unknown(given: Any) -> InputError:
     return InputError(
         f"recorder.step(batch) was given a {type(given).__name__} that is no task. Give a TaskSet, or a list of "
-        "(support_x, support_y, query_x, query_y), one for each task of the step."
+        "(support_x, support_y, query_x, query_y), one for each task of the step; after these four, in all tasks or in "
+        "none, the names of the support images and of the query images."
     )
 
 
@@ -122,9 +167,8 @@ def _halves(tasks: TaskSet) -> tuple[Batch, Batch]:
     return tasks.support, tasks.query
 
 
-def _digest(task: Task) -> str:
+def _digest(parts: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
-    for half in (task.support, task.query):
-        hash_tensor(digest, half.inputs)
-        hash_tensor(digest, half.targets)
+    for part in parts.values():
+        hash_tensor(digest, part)
     return digest.hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -33,6 +34,7 @@ def record(
     every: int = 50,
     inner_solver: Solver | None = None,
     memory_gib: float = 2.0,
+    classes: Mapping[str, str] | None = None,
 ) -> LoopRecorder:
     """A recorder of a training loop of one's own, whose steps are put within `recorder.step(batch)`.
 
@@ -47,6 +49,7 @@ def record(
         every: steps between two states that are kept.
         inner_solver: as of a `BilevelProblem`; exact if not given.
         memory_gib: as of a `BilevelProblem`.
+        classes: the class of each image, by the names that `step` is given; the folder part of the name if None.
 
     Raises:
         InputError: an optimiser or options that cannot be replayed, or a folder with other files.
@@ -59,7 +62,7 @@ def record(
     where = Path(folder)
     _clear(where)
     solver = inner_solver if inner_solver is not None else default_registry().build("solver", "exact")
-    return LoopRecorder(where, learner, optimiser, rule, reduction, check_every, every, solver, memory_gib)
+    return LoopRecorder(where, learner, optimiser, rule, reduction, check_every, every, solver, memory_gib, classes)
 
 
 def _clear(folder: Path) -> None:
