@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from metafluence.attribution import Units
 from metafluence.evaluation import Row, Run
 from metafluence.reports import HALVES, RED, Half, draw_curve, draw_image, drawn_as, in_figure, points_of, share_legend
 from metafluence.studies import StudyResult
@@ -58,7 +57,7 @@ def exhibit(result: StudyResult, level: Level) -> Exhibit | None:
     return Exhibit(run.row.name, figures) if figures else None
 
 
-def drawn_ends(tasks: TaskSet, clean: TaskSet, level: Level, scores: Tensor, units: Units) -> dict[str, Figure]:
+def drawn_ends(tasks: TaskSet, clean: TaskSet, level: Level, scores: Tensor, units: str) -> dict[str, Figure]:
     """Pictures of the items at both ends, by `harmful` and `helpful`; none of an end that is empty.
 
     tasks: images or curves. clean: the same before they were corrupted, as far as that is known.
@@ -68,7 +67,7 @@ def drawn_ends(tasks: TaskSet, clean: TaskSet, level: Level, scores: Tensor, uni
     return {name: draw(tasks, clean, level, items, scores) for name, items in found.items() if items}
 
 
-def ends(scores: Tensor, units: Units, most: int) -> dict[str, list[int]]:
+def ends(scores: Tensor, units: str, most: int) -> dict[str, list[int]]:
     """The items of lowest and of highest score, the extreme one first; no item is in both.
 
     Where scores are loss changes, only items that harm are harmful, and only those that help helpful.
