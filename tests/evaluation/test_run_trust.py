@@ -66,7 +66,7 @@ def test_a_run_at_the_edge_of_stability_is_not():
     run, targets = recorded(Adam(steps=25, batch=4, learning_rate=0.15), bilevel)
     found = mf.run_trust(run, targets, share=0.1)
     assert found.verdict == "none"
-    assert "not smooth: 1 (ReLU); try smooth_twin" in found.reason
+    assert "What helps, in this order: a network without kinks (smooth_twin; now: 1 (ReLU));" in found.reason
     assert found.growth > 1
 
 

@@ -14,6 +14,7 @@ from metafluence.errors import InputError, MetafluenceError
 from metafluence.evaluation.ground_truth import draw_subsets
 from metafluence.evaluation.metrics import score_agreement
 from metafluence.evaluation.replays import replayed
+from metafluence.evaluation.run_advice import run_advice
 from metafluence.learners import NetworkLearner
 from metafluence.networks import kinks
 from metafluence.tasks import Level, Removal
@@ -60,7 +61,9 @@ class RunTrust:
 
     @classmethod
     def from_facts(cls, stored: dict[str, Any]) -> RunTrust:
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()})
+        """Of its fields, as a file keeps them: tuples are lists there."""
+        fields: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in stored.items()}
+        return cls(**fields)
 
 
 def run_trust(
@@ -132,7 +135,7 @@ def _tried(
         tuple(foretold.tolist()),
         tuple(true.tolist()),
     )
-    return _judged(found)
+    return _judged(found, run)
 
 
 def _smoothness(
@@ -152,8 +155,8 @@ def _smoothness(
     return float((share * first.sign() * second.sign()).sum()), moved
 
 
-def _judged(found: RunTrust) -> RunTrust:
-    """The same with its verdict and the reason for it."""
+def _judged(found: RunTrust, run: TrainingRun) -> RunTrust:
+    """The same with its verdict, the reason for it, and what would help."""
     tenth = f"a change a tenth as large moves the run {found.moved[-2]:.1f} times as far as a tenth"
     faults = [
         (not found.metasmoothness >= SMOOTH, f"metasmoothness is {found.metasmoothness:.2f}, below {SMOOTH}"),
@@ -163,8 +166,7 @@ def _judged(found: RunTrust) -> RunTrust:
     ]
     wrong = [said for bad, said in faults if bad]
     if wrong:
-        smooth = f" The network is not smooth: {', '.join(found.kinks[:3])}; try smooth_twin." if found.kinks else ""
-        return replace(found, reason=f"{wrong[0][0].upper()}{wrong[0][1:]}.{smooth}")
+        return replace(found, reason=f"{wrong[0][0].upper()}{wrong[0][1:]}. {run_advice(run, found.kinks)}")
     if not 1 / SLOPE <= found.slope <= SLOPE:
         reason = f"Sets left out are predicted in order ({found.order:.2f}), their sizes not (slope {found.slope:.2f})."
         return replace(found, verdict="order", reason=reason)

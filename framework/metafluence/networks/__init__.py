@@ -15,7 +15,7 @@ from metafluence.networks.losses import (
     squared_error,
     weighted_mean,
 )
-from metafluence.networks.normalisation import GroupNorm, TaskBatchNorm, norm
+from metafluence.networks.normalisation import GroupNorm, Norm, TaskBatchNorm, norm
 from metafluence.networks.probe import probe_module
 from metafluence.networks.smooth_twin import kinks, smooth_twin
 from metafluence.networks.trace import Layer

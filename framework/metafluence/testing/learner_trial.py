@@ -34,8 +34,11 @@ class Trial:
     def uneven(self) -> Weights:
         """Weights of which no two are equal, and none is zero."""
         ones = Weights.ones(self.problem.tasks)
-        parts = (ones.task, ones.support, ones.query)
-        return Weights(*(0.5 + torch.rand(w.shape, generator=self.generator, dtype=w.dtype) for w in parts))
+
+        def drawn(part: Tensor) -> Tensor:
+            return 0.5 + torch.rand(part.shape, generator=self.generator, dtype=part.dtype)
+
+        return Weights(drawn(ones.task), drawn(ones.support), drawn(ones.query))
 
     def pick(self, level: Level) -> int:
         count = getattr(Weights.ones(self.problem.tasks), level).numel()

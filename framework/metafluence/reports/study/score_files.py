@@ -24,7 +24,7 @@ def score_frame(result: StudyResult, level: Level) -> pd.DataFrame:
     truth = result.evaluations[level].truth
     if truth is not None:
         known = {removal[0]: float(change) for removal, change in zip(truth.removals, truth.loss_change, strict=True)}
-        frame["true loss change"] = frame["item"].map(known)
+        frame["true loss change"] = [known.get(item) for item in range(len(frame))]
     return frame
 
 
