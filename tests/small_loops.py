@@ -8,15 +8,17 @@ from torch import Tensor, nn
 import metafluence as mf
 
 WAYS, EACH = 2, 6  # classes of a task; files of a class
+WRONG = "a/0.png"
 Episode = tuple[Tensor, Tensor, Tensor, Tensor, list[str], list[str]]
 
 
 def pictures() -> dict[str, Tensor]:
-    """Three classes of files, 4 x 4 pixels."""
+    """Three classes of files, 4 x 4 pixels; WRONG shows another class than its folder says."""
     generator = torch.Generator().manual_seed(0)
     means = torch.rand(3, 1, 4, 4, generator=generator, dtype=torch.float64)
     noise = torch.rand(3, EACH, 1, 4, 4, generator=generator, dtype=torch.float64)
-    return {f"{'abc'[c]}/{i}.png": (means[c] + 0.5 * noise[c, i]) / 1.5 for c in range(3) for i in range(EACH)}
+    files = {f"{'abc'[c]}/{i}.png": (means[c] + 0.5 * noise[c, i]) / 1.5 for c in range(3) for i in range(EACH)}
+    return {**files, WRONG: files["b/0.png"]}
 
 
 def episode(files: dict[str, Tensor], generator: torch.Generator) -> Episode:
@@ -61,7 +63,7 @@ def recorded(folder: Path, steps: int = 4, named: bool = True) -> mf.TrainingRun
 
 
 def validation() -> tuple[Tensor, ...]:
-    """Three new episodes, stacked."""
-    files, generator = pictures(), torch.Generator().manual_seed(2)
+    """Three new episodes without the wrong file, stacked."""
+    files, generator = {**pictures(), WRONG: pictures()["a/1.png"]}, torch.Generator().manual_seed(2)
     drawn = [episode(files, generator)[:4] for _ in range(3)]
     return tuple(torch.stack(part) for part in zip(*drawn, strict=True))

@@ -55,6 +55,7 @@ from .evaluation import (
     Rival as Rival,
     Row as Row,
     Run as Run,
+    RunScores as RunScores,
     RunTrust as RunTrust,
     ScoreAgreement as ScoreAgreement,
     Standing as Standing,
@@ -74,6 +75,7 @@ from .evaluation import (
     replayed as replayed,
     run_trust as run_trust,
     score_agreement as score_agreement,
+    score_run as score_run,
     sweep_damping as sweep_damping,
 )
 from .learners import (
@@ -180,9 +182,12 @@ from .reports.comparison import (
     write_comparison as write_comparison,
 )
 from .reports.study import (
+    ends_table as ends_table,
+    run_answer as run_answer,
     sweep_cells as sweep_cells,
     verdict as verdict,
     write_report as write_report,
+    write_scores as write_scores,
     write_sweep as write_sweep,
 )
 from .runtime import (
@@ -219,6 +224,8 @@ from .studies import (
     parse_comparison as parse_comparison,
     parse_study as parse_study,
     pilot as pilot,
+    read_learner as read_learner,
+    read_targets as read_targets,
 )
 from .tasks import (
     LEVELS as LEVELS,

@@ -76,13 +76,11 @@ def test_the_method_that_ranks_best_is_the_judge_and_never_a_baseline(done):
 
 def test_the_lowest_scores_are_the_harmful_ones():
     run = Run(row=Row(method="x", units="loss_change"), scores=torch.tensor([0.3, -0.2, 0.1, -0.5, 0.2, -0.1]))
-    assert ends(run, 3) == {"harmful": [3, 1, 5], "helpful": [0, 4, 2]}
-    assert ends(run, 2) == {"harmful": [3, 1], "helpful": [0, 4]}
-    positive = replace(run, scores=run.scores + 0.4)
-    assert ends(positive, 3)["harmful"] == [3]  # what helps a little is not harmful
-    ranked = replace(run, row=Row(method="x", units="rank_only"), scores=run.scores + 0.4)
-    assert ends(ranked, 3)["harmful"] == [3, 1, 5]
-    assert ends(replace(run, scores=torch.tensor([1.0])), 3) == {"harmful": [], "helpful": []}
+    assert ends(run.scores, run.row.units, 3) == {"harmful": [3, 1, 5], "helpful": [0, 4, 2]}
+    assert ends(run.scores, run.row.units, 2) == {"harmful": [3, 1], "helpful": [0, 4]}
+    assert ends(run.scores + 0.4, run.row.units, 3)["harmful"] == [3]  # what helps a little is not harmful
+    assert ends(run.scores + 0.4, "rank_only", 3)["harmful"] == [3, 1, 5]
+    assert ends(torch.tensor([1.0]), run.row.units, 3) == {"harmful": [], "helpful": []}
 
 
 def test_instances_shown_keep_the_share_of_the_corrupted():
@@ -128,7 +126,7 @@ def test_instances_are_shown_by_the_name_of_their_task_and_their_score(done):
     assert run is not None
     names = [text.get_text() for text in shown.figures["harmful"].findobj(Text)]
     size = tasks.query.targets.shape[1]
-    for item in ends(run, 12)["harmful"]:
+    for item in ends(run.scores, run.row.units, 12)["harmful"]:
         assert any(tasks.ids[item // size] in name and f"{run.scores[item]:.1e}" in name for name in names)
 
 

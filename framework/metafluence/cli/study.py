@@ -85,7 +85,7 @@ def report(
             count = len(store.missing) + len(store.outcomes)
             console.print(Text(f"{store.folder}: {len(store.missing)} of {count} variations are not finished."))
         for sentence in store.damage:
-            _print_warning(f"{sentence} Run the study again to have it in the report.")
+            print_warning(f"{sentence} Run the study again to have it in the report.")
     if out is None and len(found) == 1:
         only = found[0].pages[0] / "report.html"
         if found[0].pages[0] == stores[0] and only.exists():  # the report that `run` wrote says more
@@ -96,8 +96,8 @@ def report(
         out = Path("results") / f"{'-and-'.join(dict.fromkeys(store.name for store in found))}-merged"
     whole = metafluence.merged(found)
     for text in whole.contradictions:
-        _print_warning(text)
-    page = metafluence.write_comparison(whole, out, _print_warning)
+        print_warning(text)
+    page = metafluence.write_comparison(whole, out, print_warning)
     console.print(Text(f"{page}"), soft_wrap=True)
 
 
@@ -110,7 +110,7 @@ def open_study(
     registry = default_registry(overlay, study.resolve().parent)
     differing = metafluence.differing_versions(study, registry)
     if differing:
-        _print_warning(differing)
+        print_warning(differing)
     name = comparison.name if size is None else f"{comparison.name}-{size}"
     folder = check_folder(out or Path("results") / name)
     return registry, folder, lambda bars: metafluence.Comparing(comparison, registry, folder, bars)
@@ -134,7 +134,7 @@ def _run(study: Path, out: Path | None, overlay: Path | None, size: str | None, 
     registry, folder, make = open_study(study, out, overlay, size, changes)
 
     def finished(study: metafluence.Study, result: metafluence.StudyResult, place: Path) -> None:
-        page = metafluence.write_report(result, place, _print_warning)
+        page = metafluence.write_report(result, place, print_warning)
         registry.hooks.hook.metafluence_report(study=study, result=result, path=page)
         nonlocal last, reused, runs, lost
         last = result
@@ -150,7 +150,7 @@ def _run(study: Path, out: Path | None, overlay: Path | None, size: str | None, 
         page = folder / "report.html"
     else:
         whole = metafluence.Merged.of(work, outcomes)
-        page = metafluence.write_comparison(whole, folder, _print_warning)
+        page = metafluence.write_comparison(whole, folder, print_warning)
         _say_several(whole)
     if reused:
         console.print(f"{reused} of {runs} runs were already in {folder} and were not repeated.")
@@ -164,7 +164,7 @@ def _say_one(result: metafluence.StudyResult) -> None:
     for row in result.failed:
         errors.print(Text(f"failed: {row.method} {row.solver}: {row.reason}", style="red"))
     for warning in result.warnings:
-        _print_warning(warning)
+        print_warning(warning)
     console.print()
     for sentence in metafluence.verdict(result):
         console.print(Text(f"• {sentence}"))
@@ -182,7 +182,7 @@ def _say_several(whole: metafluence.Merged) -> None:
     for reason, who in [*whole.failed, *whole.failed_runs]:
         errors.print(Text(f"failed: {', '.join(who)}: {reason}", style="red"))
     for text, where in whole.warnings:
-        _print_warning(f"{text}{f' ({where})' if where else ''}")
+        print_warning(f"{text}{f' ({where})' if where else ''}")
     console.print()
     for label, sentences in whole.findings:
         if len(whole.groups) > 1:
@@ -193,7 +193,8 @@ def _say_several(whole: metafluence.Merged) -> None:
         console.print(Text(f"• {sentence}"))
 
 
-def _print_warning(text: str) -> None:
+def print_warning(text: str) -> None:
+    """Print what to read results with, in a sentence."""
     console.print(Text(f"Warning: {text}", style="yellow"))
 
 
@@ -212,17 +213,22 @@ def _plan(study: Path, out: Path | None, overlay: Path | None, size: str | None,
 
 
 def _print_tables(groups: Sequence[metafluence.Group], levels: Sequence[metafluence.Level]) -> None:
-    """Print a table for each level and group. Names may take two lines; numbers are never cut."""
+    """Print a table for each level and group."""
     for level in levels:
         for group in groups:
             table = metafluence.narrow_table([group], level, "terminal")
-            shown = Table(box=None, pad_edge=False, header_style="bold", title_justify="left", title_style="bold")
-            shown.title = Text(", ".join(part for part in (table.title, group.label) if part))
-            for i, heading in enumerate(table.titles):
-                words = i in table.words
-                lines = Text(heading if words else heading.replace(" ", "\n"))
-                shown.add_column(lines, justify="left" if words else "right", no_wrap=not words, overflow="fold")
-            for row in table.rows:
-                shown.add_row(*map(Text, row))
             console.print()
-            console.print(shown)
+            console.print(text_table(table, ", ".join(part for part in (table.title, group.label) if part)))
+
+
+def text_table(table: metafluence.Table, title: str) -> Table:
+    """A table for the terminal. Words may take two lines; numbers are never cut."""
+    shown = Table(box=None, pad_edge=False, header_style="bold", title_justify="left", title_style="bold")
+    shown.title = Text(title)
+    for i, heading in enumerate(table.titles):
+        words = i in table.words
+        lines = Text(heading if words else heading.replace(" ", "\n"))
+        shown.add_column(lines, justify="left" if words else "right", no_wrap=not words, overflow="fold")
+    for row in table.rows:
+        shown.add_row(*map(Text, row))
+    return shown

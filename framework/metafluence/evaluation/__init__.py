@@ -25,6 +25,7 @@ from metafluence.evaluation.predictions import Predictions
 from metafluence.evaluation.replays import Replayed, replayed
 from metafluence.evaluation.row import RemovalCurve, Row, Run, run_name
 from metafluence.evaluation.run_certificate import certify_run
+from metafluence.evaluation.run_scores import RunScores, score_run
 from metafluence.evaluation.run_trust import CHANGES, FLOOR, RunTrust, run_trust
 from metafluence.evaluation.solver_grid import Cell, reference_scores, run_cell
 from metafluence.evaluation.split_halves import Reliability, reliability

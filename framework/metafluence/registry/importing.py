@@ -7,8 +7,10 @@ import importlib
 import importlib.util
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
+from typing import Any
 
 import cloudpickle
 
@@ -19,14 +21,7 @@ from metafluence.registry.description import imported_names
 def import_class(at: str, what: str) -> type:
     """The class at `module:Class` or `/path/file.py:Class`. Raises RegistryError saying why it cannot be had."""
     place, _, name = at.rpartition(":")
-    try:
-        module = _from_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
-    except RegistryError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise RegistryError(
-            f"Importing {what} failed: {type(error).__name__}: {error} ({_where(error, place)}). {_fix(error)}"
-        ) from error
+    module = _module(place, what)
     cls = getattr(module, name, None)
     if not isinstance(cls, type):
         classes = [k for k, v in vars(module).items() if isinstance(v, type) and v.__module__ == module.__name__]
@@ -34,6 +29,30 @@ def import_class(at: str, what: str) -> type:
         guess = f" Did you mean {close[0]!r}?" if close else ""
         raise RegistryError(f"{place} has no class {name!r}, wanted for {what}.{guess} It has: {', '.join(classes)}.")
     return cls
+
+
+def import_function(file: Path, name: str, what: str) -> Callable[..., Any]:
+    """A function of a user's Python file. Raises RegistryError saying why it cannot be had."""
+    module = _module(str(file), what)
+    function = getattr(module, name, None)
+    if not isinstance(function, FunctionType):
+        known = [k for k, v in vars(module).items() if isinstance(v, FunctionType) and v.__module__ == module.__name__]
+        close = nearest(name, known)
+        guess = f" Did you mean {close[0]!r}?" if close else ""
+        raise RegistryError(f"{file} has no function {name!r}, wanted for {what}.{guess} It has: {', '.join(known)}.")
+    return function
+
+
+def _module(place: str, what: str) -> ModuleType:
+    """A file of the user's, or an installed module. Raises RegistryError where its import fails."""
+    try:
+        return _from_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+    except RegistryError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise RegistryError(
+            f"Importing {what} failed: {type(error).__name__}: {error} ({_where(error, place)}). {_fix(error)}"
+        ) from error
 
 
 def _fix(error: BaseException) -> str:

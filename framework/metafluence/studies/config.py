@@ -58,11 +58,13 @@ def listed(value: Any) -> Any:
 Model = TypeVar("Model", bound=BaseModel)
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """A mapping without other keys than its fields."""
+
     model_config = ConfigDict(extra="forbid")
 
 
-class TruthConfig(_Strict):
+class TruthConfig(Strict):
     """The ground truth that methods are compared with, at every level of the study.
 
     kind: `minimum` retrains exactly, to a minimum; `run` replays the run that the study's trainer made, with the same
@@ -150,7 +152,7 @@ class TruthConfig(_Strict):
         return name not in LATER or getattr(self, name) != type(self).model_fields[name].default
 
 
-class GridConfig(_Strict):
+class GridConfig(Strict):
     """One method with every inner solver (of each task's Hessian) and every outer one (of the total Hessian)."""
 
     method: Spec = "task-if"
@@ -158,7 +160,7 @@ class GridConfig(_Strict):
     outer: Specs
 
 
-class BudgetConfig(_Strict):
+class BudgetConfig(Strict):
     """Methods whose error is split by source, and the solvers that count as exact for it."""
 
     methods: Specs
@@ -166,7 +168,7 @@ class BudgetConfig(_Strict):
     outer: Spec = "exact"
 
 
-class DampingConfig(_Strict):
+class DampingConfig(Strict):
     """The damping of every method that takes one and sets none, chosen by one rule for all of them.
 
     values: tried with each method; the one whose removal of the items of lowest score leaves the retrained model the
@@ -178,7 +180,7 @@ class DampingConfig(_Strict):
     share: Share = 0.5
 
 
-class StudyConfig(_Strict):
+class StudyConfig(Strict):
     """Everything that a study is.
 
     levels: the kinds of items that are judged. methods: each runs at every level that it claims, or at those that its

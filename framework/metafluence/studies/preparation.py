@@ -29,6 +29,7 @@ from metafluence.runtime import (
 )
 from metafluence.studies.config import StudyConfig
 from metafluence.studies.kept_fits import KeptFits
+from metafluence.studies.seeding import generator_for
 from metafluence.tasks import ITEM_NAMES, Dataset, Level, Removal, Split, TaskSet, check_whole, corrupt, count_of
 from metafluence.training import Checkpoint, Fit, RetrainBank, Trainer
 
@@ -219,9 +220,7 @@ class Preparation:
         return executor if executor.elsewhere or executor.jobs is not None else replace(executor, jobs=1)
 
     def _generator(self, purpose: str) -> torch.Generator:
-        """Randomness for one purpose; what one purpose draws does not shift what another does."""
-        digest = hashlib.sha256(f"{self.config.seed} {purpose}".encode()).digest()
-        return torch.Generator().manual_seed(int.from_bytes(digest[:6], "big"))
+        return generator_for(self.config.seed, purpose)
 
     def _claim(self, problem: BilevelProblem, split: Split) -> None:
         identity = {

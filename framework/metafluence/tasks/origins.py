@@ -111,8 +111,10 @@ class Origins:
                 raise InputError(
                     f"Tasks have {sorted({len(own) for own in half})} names of images. Name every instance."
                 )
-        found = [torch.tensor([[numbers[name] for name in own] for own in half], dtype=torch.int64) for half in halves]
-        return cls(*found, tuple(numbers), torch.tensor([titles[title] for title in of]), tuple(titles))
+        of_support, of_query = (
+            torch.tensor([[numbers[name] for name in own] for own in half], dtype=torch.int64) for half in halves
+        )
+        return cls(of_support, of_query, tuple(numbers), torch.tensor([titles[title] for title in of]), tuple(titles))
 
     def count(self, level: Level) -> int:
         """How many items level `image` or `class` has."""

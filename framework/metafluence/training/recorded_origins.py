@@ -74,5 +74,5 @@ def joined_origins(numbers: dict[str, Tensor], taken: Sequence[dict[str, Any]]) 
     images, labels, classes = (
         [one for part in taken for one in part[name]] for name in ("images", "labels", "classes")
     )
-    halves = (numbers[f"{half}{IMAGES}"] for half in ("support", "query"))
-    return Origins(*halves, tuple(images), torch.tensor(labels), tuple(classes))
+    support, query = (numbers[f"{half}{IMAGES}"] for half in ("support", "query"))
+    return Origins(support, query, tuple(images), torch.tensor(labels), tuple(classes))

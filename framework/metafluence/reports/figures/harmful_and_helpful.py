@@ -53,24 +53,30 @@ def exhibit(result: StudyResult, level: Level) -> Exhibit | None:
     run, tasks = judge(result, level), result.split.train
     if run is None or not drawn_as(tasks):
         return None
-    figures = {}
-    for name, items in ends(run, TASKS if level == "task" else INSTANCES).items():
-        if items:
-            draw = _tasks if level == "task" else _instances
-            figures[name] = draw(tasks, result.split.clean, level, items, run.scores)
+    figures = drawn_ends(tasks, result.split.clean, level, run.scores, run.row.units)
     return Exhibit(run.row.name, figures) if figures else None
 
 
-def ends(run: Run, most: int) -> dict[str, list[int]]:
+def drawn_ends(tasks: TaskSet, clean: TaskSet, level: Level, scores: Tensor, units: str) -> dict[str, Figure]:
+    """Pictures of the items at both ends, by `harmful` and `helpful`; none of an end that is empty.
+
+    tasks: images or curves. clean: the same before they were corrupted, as far as that is known.
+    """
+    draw = _tasks if level == "task" else _instances
+    found = ends(scores, units, TASKS if level == "task" else INSTANCES)
+    return {name: draw(tasks, clean, level, items, scores) for name, items in found.items() if items}
+
+
+def ends(scores: Tensor, units: str, most: int) -> dict[str, list[int]]:
     """The items of lowest and of highest score, the extreme one first; no item is in both.
 
     Where scores are loss changes, only items that harm are harmful, and only those that help helpful.
     """
-    order, scores = torch.argsort(run.scores, stable=True).tolist(), run.scores.tolist()
+    order, values = torch.argsort(scores, stable=True).tolist(), scores.tolist()
     count = min(most, len(order) // 2)
     low, high = order[:count], order[::-1][:count]
-    if run.row.units == "loss_change":
-        low, high = [i for i in low if scores[i] < 0], [i for i in high if scores[i] > 0]
+    if units == "loss_change":
+        low, high = [i for i in low if values[i] < 0], [i for i in high if values[i] > 0]
     return {"harmful": low, "helpful": high}
 
 

@@ -16,7 +16,7 @@ def score_frame(result: StudyResult, level: Level) -> pd.DataFrame:
     harmful); `true loss change` in nats, of the mean target after removal, empty where it was not made.
     """
     tasks = result.split.train
-    frame = pd.DataFrame({"item": range(tasks.items(level)), **_names(tasks, level)})
+    frame = pd.DataFrame({"item": range(tasks.items(level)), **item_names(tasks, level)})
     frame["corrupted"] = tasks.corrupted_items(level).numpy()
     for run in result.at(level):
         if run.row.status == "ok":
@@ -32,7 +32,7 @@ def _title(run: Run) -> str:
     return f"{run.row.method} {run.row.solver}".strip()
 
 
-def _names(tasks: TaskSet, level: Level) -> dict[str, list[str]]:
+def item_names(tasks: TaskSet, level: Level) -> dict[str, list[str]]:
     """What the items are called, by what names them."""
     origins = tasks.origins
     if level == "task":
