@@ -73,7 +73,7 @@ def from_learn2learn(
     def read(batch: Any) -> list[Halves]:
         whole = _half("a task of learn2learn", batch)
         if whole.targets.dim() == 2 and len(whole.targets) == 1:
-            whole = whole[0]  # type: ignore[index]
+            whole = whole[0]
         if whole.targets.dim() != 1:
             raise _other("a task of learn2learn", "(data [n, ...], labels [n])", batch)
         adapting = _alternate(whole.targets, shots)
