@@ -22,7 +22,8 @@ class Uneven(mf.Dataset):
     def tasks(self, episodes, generator, dtype):
         def half(n):
             classes = torch.arange(n) % 2
-            return mf.Batch(torch.rand(n, 1, 2, 2, generator=generator, dtype=dtype) / 2 + classes.view(-1, 1, 1, 1) / 2, classes)
+            noise = torch.rand(n, 1, 2, 2, generator=generator, dtype=dtype)
+            return mf.Batch((noise + classes.view(-1, 1, 1, 1)) / 2, classes)
 
         def some(name, count):
             return mf.pad_tasks(mf.Task(f"{name}-{i}", half(2 + i % 3), half(4 + i % 3)) for i in range(count))
