@@ -29,7 +29,7 @@ class Batch:
     inputs: Tensor
     targets: Tensor
 
-    def __getitem__(self, index: slice | Tensor | list[int]) -> Batch:
+    def __getitem__(self, index: int | slice | Tensor | list[int]) -> Batch:
         return Batch(self.inputs[index], self.targets[index])
 
 
