@@ -20,6 +20,8 @@ TASKS, INSTANCES = 3, 12
 """How many are shown at each end."""
 ACROSS = 6
 """Pictures in a row."""
+LETTERS = 12
+"""Of a name below a picture."""
 WIDTH = 4.8
 """Inches: narrow enough that the text can be read on a phone."""
 NO_JUDGES = ("random", "loss")
@@ -138,7 +140,8 @@ def _instances(tasks: TaskSet, clean: TaskSet, level: Level, items: list[int], s
         axis.set_axis_off()
     for axis, item in zip(axes, items, strict=False):
         half, at, name = _place(tasks, level, item)
-        below = (in_figure(name, 20), f"{scores[item]:.1e}")
+        short = name if len(name) <= LETTERS else f"…{name[1 - LETTERS :]}"  # the end of a file's path tells most
+        below = (in_figure(short), f"{scores[item]:.1e}")
         if curves:
             _point(axis, tasks, clean, half, at, below)
         else:
