@@ -249,7 +249,13 @@ from .tasks import (
     corrupt as corrupt,
     data_root as data_root,
     fetch_sources as fetch_sources,
+    from_easyfsl as from_easyfsl,
+    from_fs_mol as from_fs_mol,
+    from_learn2learn as from_learn2learn,
+    from_pairs as from_pairs,
+    from_torchmeta as from_torchmeta,
     generators as generators,
+    pad_tasks as pad_tasks,
     sample as sample,
     weighed as weighed,
 )

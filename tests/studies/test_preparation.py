@@ -69,7 +69,7 @@ def test_a_stored_run_is_of_what_was_removed_and_of_its_level(change, tmp_path):
 
 
 def test_a_stored_run_is_of_its_ground_truth_and_of_its_targets(tmp_path):
-    evaluation = SimpleNamespace(level="task", remove=(1,), validation=range(3))
+    evaluation = SimpleNamespace(level="task", remove=(1,), validation=range(3), extremes=())
     changes = ({}, {"truth": {"items": 3}}, {"truth": {"seeds": 1}}, {"damping": {}}, {"checkpoints": "sgd"})
     keys = [preparation(tmp_path, **change).run_key(evaluation) for change in changes]  # pyright: ignore[reportArgumentType]
     assert len(set(keys)) == len(changes)

@@ -140,7 +140,7 @@ def test_what_is_offered_for_download_has_an_address_and_a_checksum(name):
 
 def test_where_nothing_can_be_downloaded_it_is_said():
     assert "no public address" in str(run("fetch", "mini-imagenet").exception)
-    for name in ("digits", "sinusoid", "npz", "image-folder"):
+    for name in ("digits", "sinusoid", "npz", "image-folder", "image-lists", "easy-set"):
         assert f"nothing to download for {name}" in str(run("fetch", name).exception)
 
 

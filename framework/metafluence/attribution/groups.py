@@ -12,8 +12,10 @@ from metafluence.tasks import Level, Removal, TaskSet, check_removals
 
 
 def by_task(tasks: TaskSet, level: Level) -> list[Removal]:
-    """For each task in turn, its items of the level."""
-    return [tuple(items.tolist()) for items in _numbers(tasks, level)]
+    """For each task in turn, its items of the level; padding is none."""
+    numbers = _numbers(tasks, level)
+    held = numbers >= 0 if level == "task" else tasks.held(level).cpu()
+    return [tuple(own[there].tolist()) for own, there in zip(numbers, held, strict=True)]
 
 
 def by_class(tasks: TaskSet, level: Level) -> dict[tuple[str, int], Removal]:
@@ -28,9 +30,10 @@ def by_class(tasks: TaskSet, level: Level) -> dict[tuple[str, int], Removal]:
         raise InputError("These tasks have real targets, which are no classes. Group items with by_task.")
     targets = getattr(tasks, level).targets
     found: dict[tuple[str, int], Removal] = {}
-    for name, numbers, labels in zip(tasks.ids, _numbers(tasks, level), targets, strict=True):
+    numbered = zip(tasks.ids, _numbers(tasks, level), targets, tasks.held(level), strict=True)
+    for name, numbers, labels, held in numbered:
         for label in labels.unique().tolist():
-            found[name, label] = tuple(numbers[labels == label].tolist())
+            found[name, label] = tuple(numbers[held & (labels == label)].tolist())
     return found
 
 

@@ -162,13 +162,14 @@ class Point:
     def item_losses(self, level: Level = "task") -> Tensor:
         """The loss of every item after adaptation, in nats, [items]: of a task its outer loss, else the instance's.
 
-        Of an image or a class the mean over its places; zero where it has none.
+        Of an image or a class the mean over its places; zero where it has none, and of padding.
         """
 
         def own(inner: Level) -> Tensor:
             if inner == "task":
                 return self.task_losses
-            return torch.cat([chunk.instance_losses(inner) for chunk in self.chunks]).flatten()
+            each = torch.cat([chunk.instance_losses(inner) for chunk in self.chunks])
+            return torch.where(self.problem.tasks.held(inner), each, 0).flatten()
 
         if level in WEIGHED:
             return own(level)

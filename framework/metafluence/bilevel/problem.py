@@ -62,7 +62,7 @@ class BilevelProblem:
         if self._sizes is None:
             object.__setattr__(self, "learner", self.learner.bind(self.tasks))
             object.__setattr__(self, "_sizes", GraphSizes())
-            self.learner.check_tasks(self.tasks)
+            self._check_tasks(self.tasks)
 
     @property
     def size(self) -> int:
@@ -102,7 +102,7 @@ class BilevelProblem:
         if shapes[0] != shapes[1]:
             theirs, ours = ("inputs {} ({}) and {}".format(*shape) for shape in shapes)
             raise InputError(f"These tasks have {theirs}; the learner is bound to {ours}. Give tasks like these.")
-        self.learner.check_tasks(tasks)
+        self._check_tasks(tasks)
         return replace(self, tasks=tasks.to(device=self.tasks.device), l2=0.0)
 
     def fingerprint(self) -> str:
@@ -136,6 +136,15 @@ class BilevelProblem:
 
         assert self._sizes is not None
         return self._sizes.per_task(self.tasks, products, build)
+
+    def _check_tasks(self, tasks: TaskSet) -> None:
+        self.learner.check_tasks(tasks)
+        if tasks.counts is not None and self.learner.mixes_instances:
+            raise InputError(
+                f"The network of {type(self.learner).__name__} mixes instances (batch norm in training mode), so "
+                "padding would change what it does with a task. Use a norm of single instances (group norm), "
+                "or tasks of one size."
+            )
 
     def check(self, meta: Tensor) -> None:
         """Raises InputError for meta-parameters that are not this learner's."""

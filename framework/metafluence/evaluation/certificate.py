@@ -113,7 +113,9 @@ def certify(
         lacks = "a retrain bank" if context.bank is None else "a method that predicts parameters"
         raise InputError(f"A certificate compares predicted parameters with retrained ones; it needs {lacks}.")
     if truth is None:
-        drawn = torch.randperm(context.items, generator=context.generator)[:items].tolist()
+        there = context.point.item_weights(context.level).nonzero().squeeze(1).tolist()
+        order = torch.randperm(len(there), generator=context.generator)[:items].tolist()
+        drawn = [there[i] for i in order]
         truth, _ = retrain([(i,) for i in sorted(drawn)], [], context.level, context.bank, targets)
         if truth is None:
             raise InputError("Fewer than two of the retrainings converged, so nothing can be certified.")
@@ -124,7 +126,7 @@ def certify(
     state = method.prepare(replace(context, strict=False))
     checks = [
         _model(targets),
-        *_assumptions(diagnostics or diagnose(context.point, context.generator), float(sizes.median())),
+        *_assumptions(diagnostics or diagnose(context.point, context.generator), float(sizes[weights > 0].median())),
         _largest_step(method, state, context, (int(sizes.argmax()),)),
     ]
     scores = method.scores(state, targets).values.mean(dim=1).cpu().numpy()
@@ -159,13 +161,13 @@ def certify(
 
 def _model(targets: Targets) -> Check:
     """Whether the model knows anything of the targets' tasks; real targets have no chance level to compare with."""
-    query, predictions = targets.problem.tasks.query.targets, targets.point.predictions
-    if targets.problem.tasks.real:
+    tasks, predictions = targets.problem.tasks, targets.point.predictions
+    if tasks.real:
         return Check("model", f"mean loss {float(targets.losses().mean()):.3g} on the targets", "–", True)
-    right = float(accuracy(predictions, query).mean())
-    chance = 1 / len(query.unique())
-    least = chance + CHANCE * math.sqrt(chance * (1 - chance) / query.numel())
-    measured = f"accuracy {right:.3f} on {query.numel()} instances of the targets, chance {chance:.3f}"
+    right = float(accuracy(predictions, tasks.query.targets, targets.point.weights.query).mean())
+    chance, count = 1 / len(tasks.query.targets.unique()), int(tasks.held("query").sum())
+    least = chance + CHANCE * math.sqrt(chance * (1 - chance) / count)
+    measured = f"accuracy {right:.3f} on {count} instances of the targets, chance {chance:.3f}"
     return Check("model", measured, f"above {least:.3f}", right > least)
 
 

@@ -115,4 +115,5 @@ class Evaluation:
         loss = float(point.task_losses.mean())
         if self.test_tasks.real:
             return TestQuality(loss=loss)
-        return TestQuality(float(accuracy(point.predictions, self.test_tasks.query.targets).mean()), loss)
+        each = accuracy(point.predictions, self.test_tasks.query.targets, point.weights.query)
+        return TestQuality(float(each.mean()), loss)

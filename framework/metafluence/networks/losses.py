@@ -23,9 +23,13 @@ def weighted_mean(losses: Tensor, weights: Tensor) -> Tensor:
     return (weights * losses).sum(dim=-1) / losses.shape[-1]
 
 
-def accuracy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Share of instances whose largest logit is the target's, over the last dimension of `targets`."""
-    return (logits.argmax(dim=-1) == targets).to(logits.dtype).mean(dim=-1)
+def accuracy(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Share of instances whose largest logit is the target's, over the last dimension of `targets`.
+
+    weights: as for `weighted_mean`, those of `Weights.ones(tasks)` where tasks are padded; ones if not given.
+    """
+    right = (logits.argmax(dim=-1) == targets).to(logits.dtype)
+    return weighted_mean(right, torch.ones_like(right) if weights is None else weights)
 
 
 def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:

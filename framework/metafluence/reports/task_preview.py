@@ -111,7 +111,7 @@ def _images(tasks: TaskSet, clean: TaskSet) -> Figure:
     for name, start in zip(HALVES, (0, counts[0] + 1), strict=True):
         marks: Tensor = getattr(tasks, f"corrupted_{name}")
         for row in range(len(tasks)):
-            for column in range(len(marks[row])):
+            for column in range(int(tasks.held(name)[row].sum())):
                 axis, truth = axes[row, start + column], getattr(clean, name)
                 draw_image(axis, getattr(tasks, name), truth, bool(marks[row, column]), (row, column))
         axes[0, start].annotate(

@@ -30,7 +30,7 @@ from metafluence.runtime import (
 from metafluence.studies.config import StudyConfig
 from metafluence.studies.kept_fits import KeptFits
 from metafluence.studies.seeding import generator_for
-from metafluence.tasks import ITEM_NAMES, Dataset, Level, Removal, Split, TaskSet, corrupt, count_of
+from metafluence.tasks import ITEM_NAMES, Dataset, Level, Removal, Split, TaskSet, check_whole, corrupt, count_of
 from metafluence.training import Checkpoint, Fit, RetrainBank, Trainer
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
@@ -206,6 +206,7 @@ class Preparation:
         self._observer.stage("sampling tasks")
         dtype = DTYPES[self.config.dtype]
         split = self._dataset.tasks(self.config.episodes, self._generator("tasks"), dtype)
+        check_whole(split.train, self.config.levels)
         train, generator = split.train, self._generator("corruption")
         for corruption in self.config.corruption:
             train = corrupt(train, corruption, generator)

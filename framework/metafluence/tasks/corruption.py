@@ -69,7 +69,7 @@ def corrupt(tasks: TaskSet, corruption: Corruption, generator: torch.Generator) 
     half = corruption.kind.removesuffix("-labels")
     batch: Batch = getattr(tasks, half)
     ways = None if tasks.real else tasks.ways
-    targets, touched = _relabel(batch.targets, ways, chosen, strengths, generator)
+    targets, touched = _relabel(batch.targets, tasks.held(half).sum(dim=1), ways, chosen, strengths, generator)
     return tasks.spoilt(half, Batch(batch.inputs, targets), touched)
 
 
@@ -114,19 +114,18 @@ def _spoil(tasks: TaskSet, chosen: Tensor, strengths: Tensor, generator: torch.G
         inputs, touched = batch.inputs.clone(), torch.zeros(batch.targets.shape[:2], dtype=torch.bool)
         noise = torch.randn(inputs[chosen].shape, generator=generator, dtype=inputs.dtype)
         inputs[chosen] += strengths.to(inputs).reshape(-1, *([1] * (inputs.dim() - 1))) * noise
-        touched[chosen] = (strengths > 0).unsqueeze(1)
+        touched[chosen] = (strengths > 0).unsqueeze(1) & tasks.held(half)[chosen]
         tasks = tasks.spoilt(half, Batch(inputs, batch.targets), touched)
     return tasks
 
 
 def _relabel(
-    targets: Tensor, ways: int | None, chosen: Tensor, strengths: Tensor, generator: torch.Generator
+    targets: Tensor, sizes: Tensor, ways: int | None, chosen: Tensor, strengths: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     found, touched = targets.clone(), torch.zeros(targets.shape[:2], dtype=torch.bool)
-    size = targets.shape[1]
-    if ways is None and size < 2:
+    if ways is None and bool((sizes < 2).any()):
         raise InputError("A half of one instance has no other targets to give it. Raise episodes.shot or query to 2.")
-    for task, strength in zip(chosen.tolist(), strengths.tolist(), strict=True):
+    for task, size, strength in zip(chosen.tolist(), sizes[chosen].tolist(), strengths.tolist(), strict=True):
         count = round(strength * size)
         instances = torch.randperm(size, generator=generator)[:count]
         shift = torch.randint(1, ways or size, (count,), generator=generator)

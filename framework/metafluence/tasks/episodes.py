@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -76,6 +78,39 @@ class Labelled:
         if len(set(listed)) < len(listed):
             twice = next(self.classes[c] for c in listed if listed.count(c) > 1)
             raise DataError(f"The class {twice!r} is in the published splits twice. Keep it in one of them.")
+
+    @classmethod
+    def from_frame(cls, features: Any, labels: Any, names: Sequence[str] = ()) -> Labelled:
+        """A data set of rows of numbers, such as a foundation model's embeddings of images or texts.
+
+        features: a DataFrame, array or tensor [n, d]. labels [n]: anything that can be sorted; each one that occurs is
+        a class called by it. names: of the rows. Raises DataError for other shapes, and values that are no finite
+        numbers.
+
+        Example:
+            >>> data = Labelled.from_frame([[0.0, 1.0], [1.0, 0.5], [2.0, 0.0]], ["cat", "dog", "cat"])
+            >>> data.classes, data.labels.tolist(), data.inputs.shape
+            (('cat', 'dog'), [0, 1, 0], torch.Size([3, 2]))
+        """
+        values, found = np.asarray(features), np.asarray(labels)
+        if values.dtype not in (np.float16, np.float32, np.float64):
+            try:
+                values = values.astype(np.float64)
+            except (TypeError, ValueError) as error:
+                raise DataError(f"The features are no numbers: {error}. Keep columns of numbers only.") from error
+        if values.ndim != 2 or found.ndim != 1:
+            raise DataError(
+                f"The features have shape {list(values.shape)}, the labels {list(found.shape)}. Give [n, d] and [n]."
+            )
+        if not np.isfinite(values).all():
+            row = int((~np.isfinite(values)).any(axis=1).argmax())
+            raise DataError(f"Row {row} of the features has NaN or infinite values. Remove or fill them.")
+        if any(label is None or (isinstance(label, float) and math.isnan(label)) for label in found.tolist()):
+            raise DataError("A label is missing. Remove the row, or give it a label.")
+        classes, codes = np.unique(found, return_inverse=True)
+        return cls(
+            torch.tensor(values), torch.tensor(codes), tuple(str(c) for c in classes), names=tuple(map(str, names))
+        )
 
     def draw(self, index: Tensor, dtype: torch.dtype) -> Tensor:
         """Inputs [k, *shape] of the numbers [k], in floating point."""

@@ -29,7 +29,7 @@ class Batch:
     inputs: Tensor
     targets: Tensor
 
-    def __getitem__(self, index: slice | Tensor | list[int]) -> Batch:
+    def __getitem__(self, index: int | slice | Tensor | list[int]) -> Batch:
         return Batch(self.inputs[index], self.targets[index])
 
 
@@ -51,7 +51,7 @@ class Task:
 
 @dataclass(frozen=True)
 class TaskSet:
-    """N tasks of one shape, stacked.
+    """N tasks of one shape, stacked; those that differ in numbers of instances are padded (`pad_tasks`).
 
     Example:
         >>> import torch
@@ -65,6 +65,8 @@ class TaskSet:
     ids: one name per task. corrupted_support [N, n_s], corrupted_query [N, n_q]: the truth kept by a
     corruption, for detection metrics only; no learner or method reads it, and it stays on the processor.
     origins: which image of the data set each instance is, for items of level `image` and `class`.
+    counts [N, 2] (int64): how many support and query instances each task holds, the first ones; what follows is
+    padding of weight zero. None where there is none.
     """
 
     support: Batch
@@ -73,6 +75,7 @@ class TaskSet:
     corrupted_support: Tensor = field(default=None)  # type: ignore[assignment]
     corrupted_query: Tensor = field(default=None)  # type: ignore[assignment]
     origins: Origins | None = None
+    counts: Tensor | None = None
 
     def __post_init__(self) -> None:
         if not self.ids:
@@ -103,6 +106,8 @@ class TaskSet:
             )
         if not self.real:
             check_classes(self.support.targets, self.query.targets)
+        if self.counts is not None:
+            _check_counts(self.counts, self.support, self.query, self.origins)
         if self.origins is not None:
             for half in ("support", "query"):
                 ours, theirs = getattr(self, half).targets.shape[:2], getattr(self.origins, half).shape
@@ -124,7 +129,7 @@ class TaskSet:
         return self._like(**{half: batch, f"corrupted_{half}": touched | getattr(self, f"corrupted_{half}")})
 
     def drawn_from(self, origins: Origins) -> TaskSet:
-        """A copy whose instances come from these images."""
+        """A copy whose instances come from these images. The tasks are not padded."""
         return self._like(origins=origins)
 
     @classmethod
@@ -142,7 +147,8 @@ class TaskSet:
                     if mine != other:
                         raise InputError(
                             f"Task {task.id!r} has {half} {what} of shape {mine}, but task {first.id!r} has {other}. "
-                            "Tasks are stacked, so sample all with one way, shot and number of queries."
+                            "Tasks are stacked, so sample all with one way, shot and number of queries, or use "
+                            "mf.pad_tasks where they differ in numbers of instances."
                         )
 
         def join(name: str) -> Batch:
@@ -166,6 +172,7 @@ class TaskSet:
             corrupted_support=self.corrupted_support[numbers],
             corrupted_query=self.corrupted_query[numbers],
             origins=None if self.origins is None else self.origins[numbers],
+            counts=None if self.counts is None else self.counts[numbers],
         )
 
     def chunks(self, size: int) -> Iterator[slice]:
@@ -216,6 +223,14 @@ class TaskSet:
         """[N] bool: tasks in which any instance was corrupted."""
         return self.corrupted_support.any(dim=1) | self.corrupted_query.any(dim=1)
 
+    def held(self, half: str) -> Tensor:
+        """[N, n] bool: the instances of a half, `support` or `query`, that the tasks hold; the rest is padding."""
+        targets: Tensor = getattr(self, half).targets
+        if self.counts is None:
+            return torch.ones(targets.shape[:2], dtype=torch.bool, device=targets.device)
+        each = self.counts[:, ("support", "query").index(half)].to(targets.device)
+        return torch.arange(targets.shape[1], device=targets.device) < each.unsqueeze(1)
+
     def check_support(self) -> None:
         """Raises InputError where a class is in queries alone: no task could adapt to it."""
         support, query = self.support.targets.contiguous(), self.query.targets.contiguous()
@@ -261,9 +276,27 @@ class TaskSet:
         digest = hashlib.sha256("\0".join(self.ids).encode())
         for tensor in (self.support.inputs, self.support.targets, self.query.inputs, self.query.targets):
             hash_tensor(digest, tensor)
+        if self.counts is not None:
+            hash_tensor(digest, self.counts)
         if self.origins is not None:
             digest.update(self.origins.fingerprint().encode())
         return digest.hexdigest()[:16]
+
+
+def _check_counts(counts: Tensor, support: Batch, query: Batch, origins: Origins | None) -> None:
+    most = torch.tensor([support.targets.shape[1], query.targets.shape[1]])
+    if counts.dtype != torch.int64 or counts.shape != (len(support.targets), 2):
+        raise InputError(
+            f"The counts of a task set are {counts.dtype} {list(counts.shape)}. Give int64 [N, 2], the numbers of "
+            "support and of query instances of each task."
+        )
+    if bool(((counts < 1) | (counts > most)).any()):
+        raise InputError(
+            f"The counts of a task set have numbers that are not between 1 and {most.tolist()}, the instances that "
+            "there are. mf.pad_tasks counts them."
+        )
+    if origins is not None:
+        raise InputError("Padded tasks have no origins. Leave origins out, or give tasks of one size.")
 
 
 def _check_half(half: str, batch: Batch, ids: tuple[str, ...]) -> None:

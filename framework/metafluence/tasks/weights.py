@@ -22,6 +22,8 @@ from metafluence.tasks.task_set import TaskSet
 class Weights:
     """Weights of tasks [N], support instances [N, n_s] and query instances [N, n_q]; all one in the real study.
 
+    Where a task of n_i instances is padded to n, those have weight n / n_i and the padding 0 (`ones`).
+
     An image or a class of the data set is the set of all its places among these (`origins`); items of level `support`
     and `query` are numbered task by task: task i's instance j is i * n + j.
 
@@ -56,11 +58,14 @@ class Weights:
 
     @classmethod
     def ones(cls, tasks: TaskSet) -> Weights:
-        def one(*shape: int) -> Tensor:
-            return torch.ones(shape, dtype=tasks.dtype, device=tasks.device)
+        """The weights with which every mean over instances is that of the instances that a task holds."""
 
-        halves = (one(*half.targets.shape[:2]) for half in (tasks.support, tasks.query))
-        return cls(one(len(tasks)), *halves, origins=tasks.origins)
+        def half(held: Tensor) -> Tensor:
+            own = held.to(tasks.dtype)
+            return own / own.mean(dim=1, keepdim=True)
+
+        one = torch.ones(len(tasks), dtype=tasks.dtype, device=tasks.device)
+        return cls(one, half(tasks.held("support")), half(tasks.held("query")), origins=tasks.origins)
 
     def of(self, level: Level) -> Tensor:
         """What the removal of each item takes away, [items]: its weight; of an image or a class 1, the whole of it."""

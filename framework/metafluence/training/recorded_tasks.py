@@ -124,6 +124,8 @@ def as_tasks(batch: Any, step: int, classes: Mapping[str, str] | None = None) ->
     anything else.
     """
     if isinstance(batch, TaskSet):
+        if batch.counts is not None:
+            raise InputError("A recorded loop has tasks of one size, but these are padded. Sample one size of tasks.")
         return batch, True
     if isinstance(batch, Task):
         return TaskSet.stack([batch]), True

@@ -205,6 +205,7 @@ def best_record(history: Sequence[Record]) -> Record | None:
 
 
 def _quality(problem: BilevelProblem, losses: Tensor, outputs: Tensor) -> Quality:
-    targets = problem.tasks.query.targets
-    right = None if targets.is_floating_point() else float(accuracy(outputs, targets).mean())
-    return Quality(float(losses.mean()), right)
+    if problem.tasks.real:
+        return Quality(float(losses.mean()), None)
+    each = accuracy(outputs, problem.tasks.query.targets, Weights.ones(problem.tasks).query)
+    return Quality(float(losses.mean()), float(each.mean()))

@@ -96,7 +96,7 @@ def _tasks(tasks: TaskSet, clean: TaskSet, level: Level, items: list[int], score
     for part, i, title in zip(figure.subfigures(len(items), 1, squeeze=False)[:, 0], items, titles, strict=True):
         part.suptitle(title, x=0.02, ha="left", fontsize=9, color=RED if tasks.corrupted[i] else "black")
         for half, axes in zip(HALVES, part.subplots(2, ACROSS, squeeze=False), strict=True):
-            marks = getattr(tasks, f"corrupted_{half}")[i]
+            marks = getattr(tasks, f"corrupted_{half}")[i][tasks.held(half)[i]]
             for axis in axes:
                 axis.set_axis_off()
             for axis, j in zip(axes, sampled(marks, ACROSS), strict=False):
@@ -110,7 +110,7 @@ def _tasks(tasks: TaskSet, clean: TaskSet, level: Level, items: list[int], score
 
 def _share(tasks: TaskSet, task: int) -> str:
     """How much of a task was corrupted, in words; empty for nothing."""
-    marks = {half: getattr(tasks, f"corrupted_{half}")[task] for half in HALVES}
+    marks = {half: getattr(tasks, f"corrupted_{half}")[task][tasks.held(half)[task]] for half in HALVES}
     parts = [f"{int(m.sum())} of {len(m)} {half}" for half, m in marks.items() if m.any()]
     return f"; corrupted: {', '.join(parts)}" if parts else ""
 
