@@ -20,6 +20,8 @@ TASKS, INSTANCES = 3, 12
 """How many are shown at each end."""
 ACROSS = 6
 """Pictures in a row."""
+LETTERS = 11
+"""Of a line below a picture."""
 WIDTH = 4.8
 """Inches: narrow enough that the text can be read on a phone."""
 NO_JUDGES = ("random", "loss")
@@ -132,19 +134,26 @@ def _instances(tasks: TaskSet, clean: TaskSet, level: Level, items: list[int], s
     curves = drawn_as(tasks) == "curves"
     across = 3 if curves else ACROSS
     down = -(-len(items) // across)
-    figure = Figure(figsize=(WIDTH, (1.5 if curves else 1.3) * down), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 1.5 * down), layout="constrained")
     axes = figure.subplots(down, across, squeeze=False).ravel()
     for axis in axes[len(items) :]:
         axis.set_axis_off()
     for axis, item in zip(axes, items, strict=False):
         half, at, name = _place(tasks, level, item)
-        below = (in_figure(name, 20), f"{scores[item]:.1e}")
+        below = (*_name_lines(name), f"{scores[item]:.1e}")
         if curves:
             _point(axis, tasks, clean, half, at, below)
         else:
             marked = bool(getattr(tasks, f"corrupted_{half}")[at])
             draw_image(axis, getattr(tasks, half), getattr(clean, half), marked, at, below)
     return figure
+
+
+def _name_lines(name: str) -> list[str]:
+    """A name below a picture; a long one's folder and file on a line each, of which the ends tell most."""
+    folder, slash, file = name.rpartition("/")
+    parts = [f"{folder}/", file] if slash and len(name) > LETTERS else [name]
+    return [in_figure(part if len(part) <= LETTERS else f"…{part[1 - LETTERS :]}") for part in parts]
 
 
 def _place(tasks: TaskSet, level: Level, item: int) -> tuple[Half, tuple[int, int], str]:
