@@ -17,18 +17,18 @@ def save(file: Path, value: int) -> None:
     Image.fromarray(np.full((4, 4), value, dtype=np.uint8)).save(file)
 
 
-def lists(folder: Path, head: str = "filename,label") -> None:
+def lists(folder: Path, comma: str = ",") -> None:
     for part, classes in {"train": "ab", "val": "c", "test": "d"}.items():
         rows = [f"{label}/{i}.png,{label}" for label in classes for i in range(2)]
-        (folder / f"{part}.csv").write_text("\n".join([head, *rows]))
+        (folder / f"{part}.csv").write_text("\n".join(["filename,label", *rows]).replace(",", comma))
         for row in rows:
             save(folder / "images" / row.partition(",")[0], ord(row[-1]))
 
 
-@pytest.mark.parametrize("head", ["filename,label", "filename    , label"])
-def test_lists_of_libfewshot(tmp_path, head):
+@pytest.mark.parametrize("comma", [",", "   , "])
+def test_lists_of_libfewshot(tmp_path, comma):
     (tmp_path / "set").mkdir()
-    lists(tmp_path / "set", head)
+    lists(tmp_path / "set", comma)
     data = mf.build("dataset", "image-lists", path="set", root=str(tmp_path), size=2, colour="grey").load()
     assert data.classes == ("a", "b", "c", "d")
     assert data.splits == (range(2), range(2, 3), range(3, 4))
