@@ -42,8 +42,9 @@ CASES = {
     "protonet-average": Case("protonet", {**PUBLISHED, "pooling": "average"}),
     "protonet-silu": Case("protonet", {**PUBLISHED, "activation": "silu"}),
     "maml-smooth-group": Case("maml", {**SMOOTH, "norm": "group"}, MAML),
-    "maml-smooth-cosine": Case("maml", SMOOTH, MAML, {"schedule": "cosine", "warmup": 5}),
-    "protonet-smooth-cosine": Case("protonet", SMOOTH, {}, {"schedule": "cosine", "warmup": 5}),
+    "protonet-adam-smooth": Case("protonet", SMOOTH, {}, {"use": "adam-smooth"}),
+    "maml-adam-smooth": Case("maml", SMOOTH, MAML, {"use": "adam-smooth"}),
+    "protonet-published-adam-smooth": Case("protonet", PUBLISHED, {}, {"use": "adam-smooth"}),
 }
 
 
@@ -64,8 +65,10 @@ def problem_of(name: str, options: argparse.Namespace) -> tuple[mf.BilevelProble
     backbone = {**case.backbone, "width": options.width}
     learner = mf.build("learner", case.learner, backbone=backbone, **case.fields)
     bilevel = mf.BilevelProblem(learner, drawn.train, 0.0, mf.build("solver", "cg"), memory_gib=4)
-    trainer = {"steps": options.steps, "batch": options.batch, "learning_rate": options.rate, **case.trainer}
-    return bilevel, drawn, mf.build("trainer", "adam", checkpoints=0, order="epochs", **trainer)
+    trainer = {"use": "adam", "steps": options.steps, "batch": options.batch, **case.trainer}
+    if trainer["use"] == "adam":
+        trainer["learning_rate"] = options.rate
+    return bilevel, drawn, mf.build("trainer", trainer.pop("use"), checkpoints=0, order="epochs", **trainer)
 
 
 def accuracy_of_seeds(name: str, options: argparse.Namespace) -> None:
@@ -101,7 +104,7 @@ def run_case(name: str, options: argparse.Namespace) -> None:
     scores = found.values[:, 0].double().numpy()
     accuracy = mf.validate(bilevel.over(drawn.test), run.final).accuracy
     print(
-        f"{name}, width {options.width}, {options.steps} x {options.batch}, rate {options.rate}, seed {options.seed}: "
+        f"{name}, width {options.width}, {options.steps} x {options.batch}, seed {options.seed}: "
         f"accuracy {accuracy:.3f}, training {training:.0f} s, sweep/run {sweep / training:.1f}",
         flush=True,
     )

@@ -15,17 +15,21 @@ WAYS = 2
 
 @st.composite
 def unequal(draw: st.DrawFn, real: bool) -> list[mf.Task]:
-    """Two or three tasks of 2 to 5 instances in each half; both halves of the first are padded."""
+    """Two or three tasks of 2 to 5 instances in each half; the first is padded, and the last has a class more."""
     sizes = draw(st.lists(st.tuples(st.integers(WAYS, 4), st.integers(WAYS, 4)), min_size=1, max_size=2))
     sizes.append(tuple(max(size) + 1 for size in zip(*sizes, strict=True)))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**20)))
 
-    def half(n: int) -> mf.Batch:
+    def half(n: int, ways: int) -> mf.Batch:
         inputs = torch.randn(n, 2, generator=generator, dtype=torch.float64)
         targets = torch.randn(n, WAYS, generator=generator, dtype=torch.float64)
-        return mf.Batch(inputs, targets if real else torch.arange(n) % WAYS)
+        return mf.Batch(inputs, targets if real else torch.arange(n) % ways)
 
-    return [mf.Task(f"task-{i}", half(n), half(m)) for i, (n, m) in enumerate(sizes)]
+    ways = [WAYS] * (len(sizes) - 1) + [WAYS + 1]
+    return [
+        mf.Task(f"task-{i}", *(half(n, own) for n in size))
+        for i, (size, own) in enumerate(zip(sizes, ways, strict=True))
+    ]
 
 
 def near(found: torch.Tensor, wanted: torch.Tensor, tolerance: float = 1e-10) -> None:

@@ -127,7 +127,10 @@ def test_choices_that_there_are_not_are_refused_in_python(entry):
         ({"strength": (0.1, -1.0)}, "strength is .* but a number at least 0 and at most 1e15 or a list of 2"),
         ({"strength": (0.5, 0.1)}, "give the smaller one first"),
         ({"strength": 1.5}, "of query-labels it is a share. Give one between 0 and 1"),
-        ({"kind": "noize"}, "kind is 'noize', but 'query-labels' or 'support-labels' or 'noise' is expected"),
+        (
+            {"kind": "noize"},
+            "kind is 'noize', but 'query-labels' or 'support-labels' or 'noise' or 'image-labels' is expected",
+        ),
     ],
 )
 def test_corruptions_that_cannot_be_meant_are_refused(given, message):

@@ -86,6 +86,17 @@ def test_corruption_is_of_real_instances(kind, real):
             assert bool((now != before).flatten(2).any(dim=2)[marks].all() if real else (now != before)[marks].all())
 
 
+def test_a_wrong_label_is_of_a_class_of_its_task():
+    three = Task("three", *(Batch(torch.randn(6, 3).double(), torch.arange(6) % 3) for _ in range(2)))
+    tasks = pad_tasks([task("two", 4, 4), three])
+    spoilt = corrupt(tasks, Corruption("query-labels", 1.0, 1.0), torch.Generator().manual_seed(0))
+    assert spoilt.query.targets[0, :4].tolist() == [1, 0, 1, 0]
+    assert spoilt.query.targets[1].max() == 2
+    one = TaskSet.stack([Task("one", *(Batch(torch.ones(2, 3), torch.zeros(2, dtype=torch.int64)) for _ in range(2)))])
+    with pytest.raises(InputError, match="A task has one class"):
+        corrupt(one, Corruption("query-labels", 1.0, 1.0), torch.Generator().manual_seed(0))
+
+
 def test_accuracy_is_of_real_instances():
     problem = mf.BilevelProblem(
         mf.build("learner", "joint", backbone=torch.nn.Linear(3, 2).double()), padded(), 0.1, mf.build("solver", "cg")

@@ -68,8 +68,11 @@ def corrupt(tasks: TaskSet, corruption: Corruption, generator: torch.Generator) 
         return _spoil(tasks, chosen, strengths, generator)
     half = corruption.kind.removesuffix("-labels")
     batch: Batch = getattr(tasks, half)
-    ways = None if tasks.real else tasks.ways
-    targets, touched = _relabel(batch.targets, tasks.held(half).sum(dim=1), ways, chosen, strengths, generator)
+    if tasks.real:
+        choices = tasks.held(half).sum(dim=1)
+    else:
+        choices = 1 + torch.maximum(tasks.support.targets.amax(dim=1), tasks.query.targets.amax(dim=1))
+    targets, touched = _relabel(batch.targets, tasks.held(half), choices, chosen, strengths, generator)
     return tasks.spoilt(half, Batch(batch.inputs, targets), touched)
 
 
@@ -120,18 +123,29 @@ def _spoil(tasks: TaskSet, chosen: Tensor, strengths: Tensor, generator: torch.G
 
 
 def _relabel(
-    targets: Tensor, sizes: Tensor, ways: int | None, chosen: Tensor, strengths: Tensor, generator: torch.Generator
+    targets: Tensor, held: Tensor, choices: Tensor, chosen: Tensor, strengths: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
+    """New targets, and which ones were changed.
+
+    held [N, n] bool: which instances are no padding. choices [N]: how many classes a task has, or with real targets how
+    many instances.
+    """
     found, touched = targets.clone(), torch.zeros(targets.shape[:2], dtype=torch.bool)
-    if ways is None and bool((sizes < 2).any()):
-        raise InputError("A half of one instance has no other targets to give it. Raise episodes.shot or query to 2.")
-    for task, size, strength in zip(chosen.tolist(), sizes[chosen].tolist(), strengths.tolist(), strict=True):
+    real = targets.is_floating_point()
+    if bool((choices[chosen] < 2).any()):
+        raise InputError(
+            "A half of one instance has no other targets to give it. Raise episodes.shot or query to 2."
+            if real
+            else "A task has one class, so that no label of it can be wrong. Give every task two or more classes."
+        )
+    for task, strength in zip(chosen.tolist(), strengths.tolist(), strict=True):
+        size, others = int(held[task].sum()), int(choices[task])
         count = round(strength * size)
         instances = torch.randperm(size, generator=generator)[:count]
-        shift = torch.randint(1, ways or size, (count,), generator=generator)
-        if ways is None:
+        shift = torch.randint(1, others, (count,), generator=generator)
+        if real:
             found[task, instances] = targets[task, (instances + shift) % size]
         else:
-            found[task, instances] = (targets[task, instances] + shift) % ways
+            found[task, instances] = (targets[task, instances] + shift) % others
         touched[task, instances] = True
     return found, touched

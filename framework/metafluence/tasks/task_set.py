@@ -243,7 +243,7 @@ class TaskSet:
             )
 
     def items(self, level: Level) -> int:
-        """How many items a level has: tasks, the instances of a half of all tasks together, images or classes."""
+        """How many items a level has: tasks, the instances of a half of all tasks (with padding), images or classes."""
         if check_level(level) not in WEIGHED:
             return known_origins(self.origins, level).count(level)
         return len(self) * self.each(level)
