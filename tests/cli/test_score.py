@@ -1,6 +1,8 @@
 """`metafluence score` on a recorded loop: what it prints, the files it writes, and what it refuses."""
 
 import re
+from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,7 +36,8 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scores")
     recorded(folder / "run")
     recorded(folder / "nameless", steps=1, named=False)
-    np.savez(folder / "new.npz", **{name: part.numpy() for name, part in zip(PARTS, validation(), strict=True)})
+    arrays: dict[str, Any] = {name: part.numpy() for name, part in zip(PARTS, validation(), strict=True)}
+    np.savez(folder / "new.npz", **arrays)
     save_file(dict(zip(PARTS, validation(), strict=True)), folder / "new.safetensors")
     np.savez(folder / "part.npz", support_x=np.zeros(3))
     (folder / "bad.npz").write_text("no archive")
@@ -67,6 +70,7 @@ def test_all_items_are_written_by_name_with_the_scores_of_the_method(done, place
     context = mf.Context(run.problem.at(run.final), level="image", run=run)
     method = mf.build("method", "run-influence")
     scores = mf.attribute(method, context, mf.Targets(run.problem, tasks, run.final)).values[:, 0]
+    assert run.problem.tasks.origins is not None
     expected = dict(zip(run.problem.tasks.origins.images, scores.tolist(), strict=True))
     frame = pd.read_csv(place / "out" / "scores.csv")
     assert dict(zip(frame["image"], frame["score"], strict=True)) == pytest.approx(expected, rel=1e-12)
@@ -83,9 +87,7 @@ def test_the_page_shows_the_worst(done, place):
 
 def test_parquet_holds_the_same(done, place):
     file = place / "out" / "scores.parquet"
-    try:
-        import pyarrow  # noqa: F401, PLC0415
-    except ImportError:
+    if find_spec("pyarrow") is None:
         assert not file.exists()
         assert "pip install 'metafluence[parquet]'" in " ".join(done.stdout.split())
     else:

@@ -21,8 +21,9 @@ def set_of(origins: Origins, first: int, marks: torch.Tensor | None = None) -> T
     return TaskSet(half, half, ids, marks, None, origins)  # type: ignore[arg-type]
 
 
-def said(origins: Origins) -> list[list[tuple[str, str]]]:
+def said(origins: Origins | None) -> list[list[tuple[str, str]]]:
     """The name and class of every instance, support and then query, task by task."""
+    assert origins is not None
     numbers = torch.cat([origins.support, origins.query], dim=1)
     return [[(origins.images[i], origins.classes[origins.labels[i]]) for i in own] for own in numbers.tolist()]
 
@@ -49,6 +50,7 @@ def test_every_instance_is_named_as_its_batch_named_it(tasks, data, tmp_path_fac
     kept.write()
     found = load_tasks(folder, CPU).origins
     assert said(found) == expected
+    assert found is not None
     assert set(found.images) == {f"image-{i}" for own in tasks for i in own}
 
 
@@ -130,6 +132,7 @@ def test_the_score_of_an_image_is_the_sum_over_its_places(tmp_path):
     assert run.weights.origins is not None
     run = mf.load_recording(tmp_path, learner())
     names = run.problem.tasks.origins
+    assert names is not None
     new = validation()
     tasks = TaskSet(Batch(*new[:2]), Batch(*new[2:]), ("v1", "v2", "v3"))
     targets = mf.Targets(run.problem, tasks, run.final)
