@@ -10,7 +10,12 @@ from metafluence.testing.worlds import world
 
 MORE = 2
 NOT_HERE = ("random", "retrain", "paper", "tlxml")  # no scores of their own, or settings of methods that are here
-METHODS = [name for name in mf.default_registry().names("method") if name not in NOT_HERE]
+QUICK = ("influence", "loss", "run-influence", "trak")
+METHODS = [
+    pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+    for name in mf.default_registry().names("method")
+    if name not in NOT_HERE
+]
 
 
 def padded(tasks: mf.TaskSet) -> mf.TaskSet:
