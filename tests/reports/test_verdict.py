@@ -67,7 +67,7 @@ def test_small_values_win_where_they_are_better():
     assert found.lead.value == pytest.approx(np.mean([0.3, 0.35, 0.33]))
     sentence = findings(seeds("change_error", a=[0.5, 0.6, 0.55], b=[0.2, 0.25, 0.22]))[0]
     assert (
-        "b predicts best what the model would be after exact retraining without a task (median error of Δλ 22.3 ±"
+        "b predicts best what the model would be after exact retraining without single tasks (median error of Δλ 22.3 ±"
         in sentence
     )
     assert "ahead of a by 32.7 % (" in sentence

@@ -146,7 +146,7 @@ class NetworkLearner(MetaLearner):
         Prefixes such as `module.` are allowed, and running statistics are ignored with a notice. Raises InputError that
         names missing and unexpected keys, other shapes, values that are not finite, and other frozen values.
         """
-        keys, positions = self._keys(state), self.positions()
+        keys, positions = _keys(self, state), self.positions()
         check_constants(self.network.constants(), keys, state)
         meta = self.network.flat().new_zeros(self.meta_size)
         names = self.network.names
@@ -181,14 +181,9 @@ class NetworkLearner(MetaLearner):
             constants = {name: part.clone() for name, part in self.network.constants().items()}
             order = {**self.network.module.state_dict(), **extra}
             return {name: {**constants, **shared, **extra}[name].clone() for name in order}
-        own, found = self._keys(like), {key: part.detach().clone() for key, part in like.items()}
+        own, found = _keys(self, like), {key: part.detach().clone() for key, part in like.items()}
         found.update({own[name]: part.to(like[own[name]]) for name, part in {**shared, **extra}.items()})
         return found
-
-    def _keys(self, state: Mapping[str, Tensor]) -> dict[str, str]:
-        """By name of the module's `state_dict` or of what is extra, the key in another one."""
-        likes = {name: where.to(torch.float64) for name, where in self.extra_positions().items()}
-        return matched_keys(self.network.module.state_dict(), likes, state)
 
     def init_meta(self, generator: torch.Generator | None) -> Tensor:
         network = self.network.initial(generator)
@@ -222,6 +217,12 @@ class NetworkLearner(MetaLearner):
         inputs, targets, weigh = (p.flatten(0, 1).unsqueeze(0) for p in (query.inputs, query.targets, weights))
         flat = meta.unsqueeze(0)
         return LayerStack(1, lambda _: layered_loss(self.network, flat, inputs, targets, weigh, loss, shift))
+
+
+def _keys(learner: NetworkLearner, state: Mapping[str, Tensor]) -> dict[str, str]:
+    """By name of the module's `state_dict` or of what is extra, the key in another one."""
+    likes = {name: where.to(torch.float64) for name, where in learner.extra_positions().items()}
+    return matched_keys(learner.network.module.state_dict(), likes, state)
 
 
 def _own_statistics(module: nn.Module) -> nn.Module:
