@@ -158,7 +158,7 @@ BAD = {
     "no learner": ({"learner": "loop.py:nothing"}, "returns a int. Return what was given to mf.record"),
     "arguments": ({"learner": "loop.py:picky"}, "called without arguments"),
     "unknown": ({"learner": "{use: protonot}"}, "protonot"),
-    "another": ({"learner": "{use: protonet, backbone: {use: mlp, hidden: [4]}}"}, "another study"),
+    "another": ({"learner": "{use: protonet, backbone: {use: mlp, hidden: [4]}}"}, "recorded with another learner"),
     "no targets": ({"targets": "none.npz"}, "there is no file none.npz"),
     "bad targets": ({"targets": "bad.npz"}, "cannot be read"),
     "part": ({"targets": "part.npz"}, "lacks support_y, query_x, query_y"),

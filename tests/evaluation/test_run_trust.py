@@ -75,3 +75,15 @@ def test_what_cannot_be_tried_is_refused():
     for options in ({"subsets": 2}, {"share": 0.0}, {"share": 1.0}):
         with pytest.raises(InputError, match=r"at least 3 subsets and a share in \(0, 1\)"):
             mf.run_trust(run, targets, **options)
+
+
+def test_a_run_that_no_item_moves_is_said_to_be_one():
+    run, targets = recorded(SGD(steps=3, batch=8, learning_rate=0.05), problem(tasks(24)))
+    still = replace(run, rates=(0.0,) * 3, batches=run.batches)
+    still = mf.remade_run(still)
+    found = mf.run_trust(still, targets, share=0.1)
+    assert found.verdict == "none"
+    assert "No item's weight moves the end of this run" in found.reason
+    for removals in ([], [(99,)]):
+        with pytest.raises(InputError, match=r"nothing to remove|no task item 99"):
+            mf.replayed(run, removals, targets)

@@ -85,7 +85,7 @@ def test_learn2learn_splits_as_its_examples_do():
     assert seen(tasks.support)[0] == np.arange(8)[adapting].tolist()
     assert seen(tasks.query)[0] == np.arange(8)[~adapting].tolist()
     assert tasks.support.targets[0].tolist() == [0, 0, 1, 1]
-    with pytest.raises(InputError, match="which no support has"):  # the first 2 · 1 · 2 instances are of one class
+    with pytest.raises(InputError, match="no instance to adapt on"):  # the first 2 · 1 · 2 instances are of one class
         mf.BilevelProblem(LEARNER, mf.from_learn2learn(Taskset(1), shots=1), 0.1, mf.build("solver", "cg"))
 
 
@@ -217,3 +217,13 @@ def test_labelled_rows():
 def test_rows_that_are_no_data_set_are_refused(features, labels, sentence):
     with pytest.raises(DataError, match=sentence):
         mf.Labelled.from_frame(features, labels)
+
+
+def test_learn2learn_s_splits_that_cannot_be_are_refused():
+    inputs, labels = torch.arange(8.0).reshape(8, 1).repeat(1, 4), torch.arange(2).repeat_interleave(4)
+    with pytest.raises(InputError, match=r"split is 'per_class'\. Give 'alternate' or 'per-class'"):
+        mf.from_learn2learn([(inputs, labels)], shots=2, split="per_class")
+    with pytest.raises(InputError, match="With 1 shots and split 'alternate' the class 1 of a task has no instance"):
+        mf.from_learn2learn([(inputs, labels)], shots=1)
+    with pytest.raises(mf.InputError, match=r"has no instance to adapt on\. Give the shots"):
+        mf.from_learn2learn([(inputs, torch.arange(8) % 2)], shots=2)

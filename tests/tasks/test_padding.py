@@ -125,3 +125,10 @@ def test_a_network_that_mixes_instances_refuses_padding():
     learner = mf.build("learner", "maml", backbone=mf.per_task_norms(Norm().double()), steps=1, rate=0.1)
     with pytest.raises(InputError, match=r"mixes instances.*tasks of one size"):
         mf.BilevelProblem(learner, padded(), 0.1, mf.build("solver", "cg"))
+
+
+def test_what_is_no_task_is_refused():
+    half = mf.Batch(torch.zeros(2, 1), torch.arange(2))
+    for given, kind in ((mf.TaskSet.stack([mf.Task("a", half, half)]), "TaskSet"), ([(half, half)], "tuple")):
+        with pytest.raises(mf.InputError, match=f"pad_tasks was given a {kind}. Give Task objects"):
+            mf.pad_tasks(given)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 import metafluence as mf
+import small_loops
 from metafluence import InputError, MetaLearner, StoreError, TaskSet
 from metafluence.testing import central_difference
 from metafluence_plugins.backbones.mlp import MLP
@@ -193,7 +194,7 @@ def test_methods_along_a_run_take_it_and_another_process_loads_it(tmp_path):
     assert torch.equal(loaded.final, run.final)
     assert loaded.problem.fingerprint() == run.problem.fingerprint()
     loaded.replayed(2, 4)
-    with pytest.raises(StoreError, match="another study"):
+    with pytest.raises(StoreError, match="recorded with another learner"):
         mf.load_recording(tmp_path, MAML(model, steps=2, rate=0.2))
     with pytest.raises(StoreError, match="no recorded tasks"):
         mf.load_recording(tmp_path / "none", LOOPS["maml"].learner(model))
@@ -220,6 +221,31 @@ def test_a_task_that_is_seen_again_is_one_item(tmp_path):
     assert len(run.problem.tasks) == 2 * SIZE
     assert torch.equal(run.batches[2], run.batches[0])
     assert run.problem.tasks.ids[:2] == ("step-1-0", "step-1-1")
+
+
+@pytest.mark.parametrize(("start", "steps"), [(6, 11), (9, 11), (11, 11)], ids=["found at 8", "at the end", "the last"])
+def test_a_lie_that_starts_late_is_found_at_a_power_of_two_or_at_the_end(start, steps, tmp_path):
+    model, generator = small_loops.module(), torch.Generator().manual_seed(1)
+    files, sgd = small_loops.pictures(), torch.optim.SGD(model.parameters(), lr=0.2)
+    recorder = mf.record(tmp_path, mf.build("learner", "protonet", backbone=model), sgd)
+    with pytest.raises(InputError, match=r"sum|scale|factor|loss"):  # noqa: PT012
+        for number in range(1, steps + 1):
+            batch = [small_loops.episode(files, generator) for _ in range(3)]
+            with recorder.step(batch):
+                sgd.zero_grad()
+                loss = torch.stack([small_loops.loss(model, one) for one in batch]).mean()
+                (loss if number < start else 3 * loss).backward()
+                sgd.step()
+        assert start > 8, "found before the end"
+        recorder.finish()
+    assert recorder.steps == (7 if start <= 8 else steps)
+
+
+def test_a_run_made_anew_says_where_the_loop_did_something_else(tmp_path):
+    _, run = LOOPS["maml"].recorded(tmp_path)
+    wrong = replace(run, rates=tuple(2 * rate for rate in run.rates))
+    with pytest.warns(UserWarning, match="misses the recorded one's end by"):
+        mf.remade_run(wrong)
 
 
 def clipping(model: nn.Module) -> None:

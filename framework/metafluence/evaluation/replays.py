@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from metafluence.attribution import Targets
-from metafluence.tasks import Level, Removal
+from metafluence.tasks import Level, Removal, check_removals
 from metafluence.training import TrainingRun
 
 
@@ -42,8 +42,10 @@ def replayed(
         progress: told how many are done, of how many.
 
     Raises:
+        InputError: there is no removal, or one names an item that the run has not.
         ConvergenceError: a replay diverges.
     """
+    removals = check_removals(removals, run.problem.tasks.items(level), level, nothing=True)
     before = targets.losses(run.final)
     metas, losses = [], []
     for done, removal in enumerate(removals, start=1):

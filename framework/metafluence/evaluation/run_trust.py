@@ -149,6 +149,10 @@ def _smoothness(
 
     start, at = run.final * alive, {h: end(h) for h in CHANGES}
     whole = float((at[1.0] - start).norm())
+    if not whole:
+        raise InputError(
+            "No item's weight moves the end of this run: all its rates are 0, or its tasks have no gradient."
+        )
     moved = tuple(float((at[h] - start).norm()) / (h * whole) for h in CHANGES)
     first, second = at[0.1] - start, end(0.2) - at[0.1]
     share = first.abs() / first.abs().sum()

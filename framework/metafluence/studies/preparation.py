@@ -154,9 +154,12 @@ class Preparation:
         self._observer.stage("checking the fit")
         diagnostics = diagnose(point, self._generator("diagnostics"))
         self._observer.done()
-        warnings = list(diagnostics.warnings)
-        if not fit.converged:
-            warnings.insert(0, f"Meta-training stopped before its tolerance (‖∇F‖ = {fit.gradient_norm:.1e}).")
+        stopped = f"Meta-training stopped before its tolerance (‖∇F‖ = {fit.gradient_norm:.1e})."
+        warnings = [*([] if fit.converged else [stopped]), *diagnostics.warnings]
+        if warnings and self.config.truth is not None and self.config.truth.kind != "minimum":
+            warnings = [
+                f"‖∇F‖ = {fit.gradient_norm:.1e}: methods that differentiate a minimum, such as task-if, are off."
+            ]
         bank = self.bank(started)
         validation, test = (part.to(device=self.device) for part in (split.validation, split.test))
         targets, selection = self.split_validation(validation)

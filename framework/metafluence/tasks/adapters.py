@@ -67,6 +67,8 @@ def from_learn2learn(
     adds it, is left out. count: how many tasks to take; a taskset without end needs it. Raises InputError for anything
     else.
     """
+    if split not in ("alternate", "per-class"):
+        raise InputError(f"split is {split!r}. Give 'alternate' or 'per-class'.")
     if count is None and getattr(taskset, "num_tasks", None) == -1:
         raise InputError("This taskset has no end. Give count, how many tasks to take.")
 
@@ -85,6 +87,13 @@ def from_learn2learn(
             raise InputError(
                 f"A task of {len(adapting)} instances has none left to evaluate on with {shots} shots. Give the shots "
                 "that adapt; the taskset draws more of each class."
+            )
+        alone = ~torch.isin(whole.targets[~adapting], whole.targets[adapting])
+        if not whole.targets.is_floating_point() and bool(alone.any()):
+            label = int(whole.targets[~adapting][alone][0])
+            raise InputError(
+                f"With {shots} shots and split {split!r} the class {label} of a task has no instance to adapt on. Give "
+                "the shots with which the taskset draws its tasks, or the other split."
             )
         return [(whole[adapting], whole[~adapting])]
 

@@ -29,7 +29,10 @@ def pad_tasks(tasks: Iterable[Task]) -> TaskSet:
         >>> tasks.support.inputs.shape, tasks.counts.tolist()
         (torch.Size([2, 5, 3]), [[2, 2], [5, 3]])
     """
-    items = list(tasks)
+    items = [] if isinstance(tasks, TaskSet) else list(tasks)
+    if isinstance(tasks, TaskSet) or not all(isinstance(task, Task) for task in items):
+        given = type(next((task for task in items if not isinstance(task, Task)), tasks)).__name__
+        raise InputError(f"pad_tasks was given a {given}. Give Task objects: Task(id, support, query).")
     for task in items:
         for name, half in (("support", task.support), ("query", task.query)):
             if not half.targets.dim() or not len(half.targets) or len(half.inputs) != len(half.targets):

@@ -116,7 +116,7 @@ class Weights:
         changed = self
         for inner, (inside, of) in known_origins(self.origins, level).incidence(level).items():
             ones = torch.ones_like(self.of(inner))
-            product = ones.index_reduce(0, inside.to(ones.device), factors[of.to(factors.device)], "prod")
+            product = ones.scatter_reduce(0, inside.to(ones.device), factors[of.to(factors.device)], "prod")
             changed = changed.times(inner, product)
         return changed
 

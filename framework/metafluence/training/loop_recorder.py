@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -27,7 +27,7 @@ from metafluence.training.step_rules import StepRule, StepState
 from metafluence.training.torch_steps import moments_of, parameters_of, rate_of, settings
 
 FIRST = 3
-"""Steps from the first on that are checked, whatever `check_every` is."""
+"""Steps from the first on that are checked, whatever `check_every` is; so are powers of two, and the last step."""
 DRIFT = 1 / 3
 """The power of the precision that a replay between kept states may miss, as a share of what λ moved: sums are rounded
 in another order than in the loop."""
@@ -57,6 +57,7 @@ class LoopRecorder:
         self._weights: dict[int, float] = {}
         self._made: tuple[Tensor, float] | None = None  # by the step within: its gradient [P] and rate
         self._inside, self._stopped = False, False
+        self._last: Callable[[], None] | None = None  # checks the last step, where that was not done
         self._state: StepState | None = None
         self._hooks = [optimiser.register_step_pre_hook(self._before_step)]
         self._raw: dict[int, Tensor] = {}  # gradients before they are clipped, by the parameter's number
@@ -106,13 +107,21 @@ class LoopRecorder:
         numbers, scale = self._tasks.add(tasks, named), self._scale(len(tasks))
         self._weigh(numbers, scale)
         after = StepState(before.step + 1, (self._meta(), *(self._flat(part) for part in self._moments())))
-        if after.step <= FIRST or after.step % self._check_every == 0:
-            self._check.gradient(after.step, tasks, scale, before.meta, gradient)
-            self._check.step(before, gradient, rate, after.meta)
+        self._last = partial(self._check_step, tasks, scale, before, gradient, rate, after)
+        power_of_two = after.step & (after.step - 1) == 0
+        if after.step <= FIRST or power_of_two or after.step % self._check_every == 0:
+            self._last()
+            self._last = None
         self._runs.record(numbers, rate, gradient, after)
         self._state = after
         if after.step % self._every == 0:
             self._tasks.write()
+
+    def _check_step(
+        self, tasks: TaskSet, scale: float, before: StepState, gradient: Tensor, rate: float, after: StepState
+    ) -> None:
+        self._check.gradient(after.step, tasks, scale, before.meta, gradient)
+        self._check.step(before, gradient, rate, after.meta)
 
     def _stop(self) -> None:
         for hook in self._hooks:
@@ -125,10 +134,15 @@ class LoopRecorder:
         return 0 if self._state is None else self._state.step
 
     def finish(self) -> TrainingRun:
-        """The run, which methods and replays take; it is kept in the folder for `load_recording`."""
+        """The run, which methods and replays take; it is kept in the folder for `load_recording`.
+
+        Raises InputError where nothing was recorded, and where the last step is not what the learner describes.
+        """
         self._stop()
         if not self.steps:
             raise InputError("Nothing was recorded. Put the steps of the loop within recorder.step(batch).")
+        if self._last is not None:
+            self._last()
         self._tasks.write()
         run = self._runs.run()
         tasks = load_tasks(self._folder, run.peaks.device)

@@ -10,13 +10,14 @@ from typing import Literal
 import torch
 
 from metafluence.bilevel import BilevelProblem
-from metafluence.errors import InputError
+from metafluence.errors import InputError, StoreError
 from metafluence.learners import MetaLearner
 from metafluence.linalg import Solver
 from metafluence.registry import default_registry
+from metafluence.runtime import load_tensors
 from metafluence.training.loop_recorder import LoopRecorder
 from metafluence.training.recorded_tasks import load_tasks
-from metafluence.training.run import TrainingRun, load_run
+from metafluence.training.run import FILE, TrainingRun, load_run
 from metafluence.training.torch_steps import rule_of
 
 UNFINISHED = re.compile(r"(state|gradients|tasks)-\d{8}\.safetensors")
@@ -89,4 +90,10 @@ def load_recording(
     """
     tasks = load_tasks(Path(folder), torch.device(device))
     solver = inner_solver if inner_solver is not None else default_registry().build("solver", "exact")
-    return load_run(Path(folder), BilevelProblem(learner, tasks, 0.0, solver, memory_gib))
+    problem = BilevelProblem(learner, tasks, 0.0, solver, memory_gib)
+    if (Path(folder) / FILE).exists() and load_tensors(Path(folder) / FILE)[1]["problem"] != problem.fingerprint():
+        raise StoreError(
+            f"{folder} was recorded with another learner or inner solver than this one. Give the learner as it was "
+            "given to mf.record: the same settings, and a module of the same layers."
+        )
+    return load_run(Path(folder), problem)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from metafluence.bilevel import BilevelProblem
-from metafluence.runtime import hash_tensor
+from metafluence.runtime import hash_tensor, warn
 from metafluence.tasks import Weights
 from metafluence.training.kept_states import KeptStates
 from metafluence.training.run import TrainingRun, batch_gradient, load_run
@@ -17,6 +17,9 @@ from metafluence.training.step_rules import StepRule, StepState
 
 GRADIENT_SHARE = 0.25
 """Of a problem's memory_gib, for the gradients of the run's steps; a sweep replays the steps that have no room."""
+
+ELSEWHERE = 0.01
+"""Of what a run moved, by which the same run made anew may miss its end without a warning."""
 
 
 class RunRecorder:
@@ -101,7 +104,8 @@ def remade_run(run: TrainingRun, folder: Path | None = None) -> TrainingRun:
     """A run from the same start with the same batches and rates, whose replays give its very bits.
 
     That of a loop of one's own does not: its gradients were rounded otherwise, and in single precision such differences
-    may grow. Costs the steps of the run. folder: where it is kept, for `load_run`; in memory if it is None.
+    may grow. Costs the steps of the run. folder: where it is kept, for `load_run`; in memory if it is None. Warns where
+    it ends elsewhere than the run, by more than a hundredth of what that moved.
     """
     recorder = RunRecorder(run.problem, run.weights, run.rule, run.every, folder)
     state = run.state(0)
@@ -111,4 +115,12 @@ def remade_run(run: TrainingRun, folder: Path | None = None) -> TrainingRun:
         state = run.rule.step(state, gradient, rate)
         recorder.record(batch, rate, data, state)
     recorder.save()
-    return recorder.run()
+    made = recorder.run()
+    missed, moved = float((made.final - run.final).norm()), float((run.final - run.state(0).meta).norm())
+    if missed > ELSEWHERE * moved:
+        warn(
+            f"The run that was made anew misses the recorded one's end by {missed / moved:.1%} of what that moved. In "
+            "single precision rounding may have grown; in double precision the loop did something, at steps that were "
+            "not checked, that its description does not say (evaluation mode, clipping, another loss or batch)."
+        )
+    return made
