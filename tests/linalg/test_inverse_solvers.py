@@ -91,13 +91,14 @@ def test_columns_and_members_that_are_done_cost_nothing_and_stay_finite():
 
 @given(seed=seeds, terms=st.integers(1, 30), step=st.sampled_from([None, 0.1, 0.2]))
 @example(seed=1115, terms=1, step=None)  # three Lanczos steps are enough for the step's hundredth
+@example(seed=365, terms=1, step=None)  # which do not see the smallest eigenvalue
 @settings(max_examples=25)
 def test_neumann_is_its_series(seed, terms, step):
     matrix, rhs = with_spectrum([0.5, 1.0, 2.0, 9.0], seed), normal(4, 2, seed=seed + 1)
     solver = Neumann(step=step, truncation=terms, rtol=1e-300)
     found = solve(solver, DenseOperator(matrix), rhs)
     alpha = float(solver.prepare(DenseOperator(matrix), 0.0, torch.Generator().manual_seed(0)).step)
-    assert alpha == (step or pytest.approx(2 / 9.5, rel=2e-2))
+    assert alpha == step or (step is None and 0.9 * 2 / 9.5 < alpha < 2 / 9.0)
     eye = torch.eye(4, dtype=torch.float64)
     wanted = alpha * sum(torch.linalg.matrix_power(eye - alpha * matrix, j) for j in range(terms)) @ rhs
     assert gap(found.value, wanted) < 1e-10
