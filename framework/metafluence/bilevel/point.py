@@ -182,9 +182,8 @@ class Point:
 
     def outer_layers(self) -> LayerStack:
         """The layers behind F with θ held, over all query instances as one task."""
-        scaled = self.weights.task.unsqueeze(1) * self.weights.query / self.weights.query.shape[1]
         query, l2 = self.problem.tasks.query, self.problem.l2
-        return self.learner.outer_layers(self.meta, self.adapted, query, scaled, l2)
+        return self.learner.outer_layers(self.meta, self.adapted, query, self.weights.query_shares, l2)
 
     def hessian(self, jacobian: Jacobian = "total", form: Form = "exact") -> Hessian:
         """δI + Σ_i w_i H_i, matrix-free: with both defaults the exact total Hessian."""

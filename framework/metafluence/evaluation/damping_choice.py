@@ -22,7 +22,8 @@ from metafluence.attribution import AttributionMethod, Context, Targets, prepare
 from metafluence.bilevel import BilevelProblem
 from metafluence.errors import in_words
 from metafluence.evaluation.evaluation import Evaluation
-from metafluence.evaluation.method_run import execute, failed_run, lowest
+from metafluence.evaluation.extremes import lowest
+from metafluence.evaluation.method_run import execute, failed_run
 from metafluence.evaluation.plan import Plan
 from metafluence.evaluation.row import Run
 from metafluence.tasks import Removal

@@ -19,11 +19,16 @@ DRAWS = 19
 """Random sets of each size: one more set goes further than all of them by chance in 5 % of cases."""
 
 
+def lowest(scores: Tensor, count: int) -> Removal:
+    """The items of lowest score: what a method has removed."""
+    return tuple(sorted(torch.argsort(scores, stable=True)[:count].tolist()))
+
+
 def ends(scores: Tensor, counts: Sequence[int]) -> list[Removal]:
     """The items of highest score, a set for each count, and then those of lowest score."""
     order = torch.argsort(scores, stable=True).tolist()
-    highest = [tuple(sorted(order[-count:])) for count in counts]
-    return highest + [tuple(sorted(order[:count])) for count in counts]
+    highest: list[Removal] = [tuple(sorted(order[-count:])) for count in counts]
+    return highest + [lowest(scores, count) for count in counts]
 
 
 def changes_without(evaluation: Evaluation, removals: Sequence[Removal]) -> Tensor:

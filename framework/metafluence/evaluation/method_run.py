@@ -16,7 +16,7 @@ from metafluence.attribution import AttributionMethod, Scores
 from metafluence.errors import MetafluenceError, StoreError, in_words, out_of_memory
 from metafluence.evaluation.answer import answer
 from metafluence.evaluation.evaluation import Evaluation, Retests, TestQuality
-from metafluence.evaluation.extremes import changes_without, ends
+from metafluence.evaluation.extremes import changes_without, ends, lowest
 from metafluence.evaluation.ground_truth import Truth
 from metafluence.evaluation.metrics import (
     Array,
@@ -31,11 +31,6 @@ from metafluence.evaluation.metrics import (
 from metafluence.evaluation.row import NAN, RemovalCurve, Row, Run
 from metafluence.runtime import settle
 from metafluence.tasks import Removal
-
-
-def lowest(scores: Tensor, count: int) -> Removal:
-    """The items of lowest score: what a method has removed."""
-    return tuple(sorted(torch.argsort(scores, stable=True)[:count].tolist()))
 
 
 def execute(evaluation: Evaluation, method: AttributionMethod, label: str, solver: str) -> Run:

@@ -10,37 +10,37 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import FunctionType, ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import cloudpickle
 
 from metafluence.errors import RegistryError, nearest
 from metafluence.registry.description import imported_names
 
+T = TypeVar("T")
+
 
 def import_class(at: str, what: str) -> type:
     """The class at `module:Class` or `/path/file.py:Class`. Raises RegistryError saying why it cannot be had."""
     place, _, name = at.rpartition(":")
-    module = _module(place, what)
-    cls = getattr(module, name, None)
-    if not isinstance(cls, type):
-        classes = [k for k, v in vars(module).items() if isinstance(v, type) and v.__module__ == module.__name__]
-        close = nearest(name, classes)
-        guess = f" Did you mean {close[0]!r}?" if close else ""
-        raise RegistryError(f"{place} has no class {name!r}, wanted for {what}.{guess} It has: {', '.join(classes)}.")
-    return cls
+    return _named(place, name, what, type, "class")
 
 
 def import_function(file: Path, name: str, what: str) -> Callable[..., Any]:
     """A function of a user's Python file. Raises RegistryError saying why it cannot be had."""
-    module = _module(str(file), what)
-    function = getattr(module, name, None)
-    if not isinstance(function, FunctionType):
-        known = [k for k, v in vars(module).items() if isinstance(v, FunctionType) and v.__module__ == module.__name__]
-        close = nearest(name, known)
+    return _named(str(file), name, what, FunctionType, "function")
+
+
+def _named(place: str, name: str, what: str, kind: type[T], one: str) -> T:
+    """What a file or module calls `name`. Raises RegistryError where that is not of the kind, `one` in words."""
+    module = _module(place, what)
+    found = getattr(module, name, None)
+    if not isinstance(found, kind):
+        own = [k for k, v in vars(module).items() if isinstance(v, kind) and v.__module__ == module.__name__]
+        close = nearest(name, own)
         guess = f" Did you mean {close[0]!r}?" if close else ""
-        raise RegistryError(f"{file} has no function {name!r}, wanted for {what}.{guess} It has: {', '.join(known)}.")
-    return function
+        raise RegistryError(f"{place} has no {one} {name!r}, wanted for {what}.{guess} It has: {', '.join(own)}.")
+    return found
 
 
 def _module(place: str, what: str) -> ModuleType:

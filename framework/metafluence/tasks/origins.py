@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -131,6 +131,18 @@ class Origins:
         tasks = torch.arange(len(drawn)).unsqueeze(1).expand_as(drawn)
         pairs = torch.stack([tasks.flatten(), drawn.flatten()], dim=1).unique(dim=0)
         return {"task": Incidence(pairs[:, 0], pairs[:, 1])}
+
+    def gather(self, level: Level, values: Callable[[Level], Tensor]) -> Tensor:
+        """Sums over the places of each item of level `image` or `class`, [items, ...].
+
+        values: of all items of a level that holds weights, [its items, ...].
+        """
+        parts = []
+        for inner, (inside, of) in self.incidence(level).items():
+            own = values(inner)
+            total = own.new_zeros(self.count(level), *own.shape[1:])
+            parts.append(total.index_add_(0, of.to(own.device), own[inside.to(own.device)]))
+        return torch.stack(parts).sum(dim=0)
 
     def __getitem__(self, index: slice | Tensor) -> Origins:
         """Those of some of the tasks; images and classes keep their numbers."""

@@ -263,12 +263,10 @@ class TaskSet:
         if level in WEIGHED:
             return getattr(self, f"corrupted_{level}").flatten()
         origins = known_origins(self.origins, level)
-        places, wrong = torch.zeros(2, origins.count(level), dtype=torch.int64)
         if level == "class":
-            return wrong.bool()
-        for inner, (inside, of) in origins.incidence(level).items():
-            places.index_add_(0, of, torch.ones_like(of))
-            wrong.index_add_(0, of, self.corrupted_items(inner)[inside].long())
+            return torch.zeros(origins.count(level), dtype=torch.bool)
+        wrong = origins.gather(level, lambda inner: self.corrupted_items(inner).long())
+        places = origins.gather(level, lambda inner: torch.ones(self.items(inner), dtype=torch.int64))
         return (places > 0) & (wrong == places)
 
     def fingerprint(self) -> str:

@@ -73,6 +73,11 @@ class Weights:
             return getattr(self, level).flatten()
         return self.task.new_ones(known_origins(self.origins, level).count(level))
 
+    @property
+    def query_shares(self) -> Tensor:
+        """What each query instance's loss counts in the objective, w_i q_ij / n_q, [N, n_q]."""
+        return self.task.unsqueeze(1) * self.query / self.query.shape[1]
+
     def parts(self, level: Level, items: int | Sequence[int] | Tensor) -> dict[Level, Removal]:
         """The items with weights of their own that some items are, by level."""
         if check_level(level) in WEIGHED:
@@ -91,12 +96,7 @@ class Weights:
         """
         if check_level(level) in WEIGHED:
             return values(level)
-        origins, parts = known_origins(self.origins, level), []
-        for inner, (inside, of) in origins.incidence(level).items():
-            own = values(inner)
-            total = own.new_zeros(origins.count(level), *own.shape[1:])
-            parts.append(total.index_add_(0, of.to(own.device), own[inside.to(own.device)]))
-        return torch.stack(parts).sum(dim=0)
+        return known_origins(self.origins, level).gather(level, values)
 
     def set(self, level: Level, items: int | Sequence[int] | Tensor, value: float) -> Weights:
         """A copy in which the named items have weight `value`."""

@@ -54,20 +54,23 @@ def fitted_setting(
     def gap(log: float) -> Tensor:
         return scale * loop_gradient(with_setting(problem, name, math.exp(log)), meta) - theirs
 
-    def fits(log: float) -> bool:
-        return float(gap(log).norm()) <= rounding(theirs) * float(theirs.norm())
+    def small(missing: Tensor) -> bool:
+        return float(missing.norm()) <= rounding(theirs) * float(theirs.norm())
 
     h = torch.finfo(theirs.dtype).eps ** (1 / 3)
     try:
         grid = [math.log(value) + math.log(10) * k / 4 for k in range(-4 * DECADES, 4 * DECADES + 1)]
-        log = min(grid, key=lambda at: float(gap(at).norm()))
+        gaps = {log: gap(log) for log in grid}
+        log = min(gaps, key=lambda at: float(gaps[at].norm()))
+        here = gaps[log]
         for _ in range(ITERATIONS):
             slope = (gap(log + h) - gap(log - h)) / (2 * h)
-            step = -float(slope @ gap(log)) / max(float(slope @ slope), torch.finfo(slope.dtype).tiny)
+            step = -float(slope @ here) / max(float(slope @ slope), torch.finfo(slope.dtype).tiny)
             log += max(-0.5, min(0.5, step))
-            if fits(log):
+            here = gap(log)
+            if small(here):
                 short = (float(f"{math.exp(log):.{digits}g}") for digits in range(1, 8))
-                return next((number for number in short if fits(math.log(number))), math.exp(log))
+                return next((number for number in short if small(gap(math.log(number)))), math.exp(log))
     except (MetafluenceError, RuntimeError, ValueError, OverflowError):
         pass
     return None

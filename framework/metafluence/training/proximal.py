@@ -78,7 +78,7 @@ class Proximal:
             )
         point = problem.at(meta, weights)
         outputs = point.predictions
-        held = _scales(weights) * loss.observed(outputs, problem.tasks.query.targets)
+        held = weights.query_shares.unsqueeze(2) * loss.observed(outputs, problem.tasks.query.targets)
         factor = None
         if len(meta) <= DENSE:
             hessian = point.hessian(form="gauss-newton").dense()
@@ -158,8 +158,3 @@ def _scaled(gradient: Tensor, factor: Tensor | None) -> Tensor:
     if factor is None:
         return gradient
     return torch.linalg.solve_triangular(factor, gradient.unsqueeze(1), upper=False).squeeze(1)
-
-
-def _scales(weights: Weights) -> Tensor:
-    """What each query instance's loss counts in L, [N, n_q, 1]."""
-    return (weights.task.unsqueeze(1) * weights.query / weights.query.shape[1]).unsqueeze(2)

@@ -125,9 +125,7 @@ def _certificates(whole: Merged) -> list[dict[str, Any]]:
         for (level, verdict, trusted), seeds in verdicts.items():
             which = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}"
             where = ", ".join(part for part in (group.label, which) if part)
-            found.append(
-                {"noun": f"{ITEM_NAMES[level].capitalize()}", "where": where, "verdict": verdict, "ok": trusted}
-            )
+            found.append({"noun": ITEM_NAMES[level].capitalize(), "where": where, "verdict": verdict, "ok": trusted})
     return found
 
 

@@ -112,7 +112,7 @@ def _exhibit(result: StudyResult, level: Level, folder: Path, attempts: Attempts
         for name, figure in shown.figures.items()
     ]
     drawn = [picture for picture in pictures if picture is not None]
-    return {"title": f"{noun.capitalize()}", "judge": shown.judge, "remark": remark, "pictures": drawn}
+    return {"title": noun.capitalize(), "judge": shown.judge, "remark": remark, "pictures": drawn}
 
 
 def _overall(result: StudyResult, folder: Path, attempts: Attempts) -> list[dict[str, Any]]:
@@ -134,7 +134,7 @@ def facts(result: StudyResult) -> list[tuple[str, str]]:
     group = study_group(result)
     said = [
         *(
-            (f"{ITEM_NAMES[level]}", f"{len(marks)}, {int(marks.sum())} of them corrupted")
+            (ITEM_NAMES[level], f"{len(marks)}, {int(marks.sum())} of them corrupted")
             for level in result.evaluations
             for marks in [tasks.corrupted_items(level)]
         ),

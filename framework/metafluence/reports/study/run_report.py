@@ -14,7 +14,7 @@ from metafluence.errors import InputError
 from metafluence.evaluation import RunScores, TruthKind
 from metafluence.reports import NOTHING, Attempts, Notice, Table, caption, drawn_as, write_csv, write_page
 from metafluence.reports.figures import drawn_ends, ends
-from metafluence.reports.study.score_files import item_names
+from metafluence.reports.study.score_files import item_frame, item_names
 from metafluence.runtime import optional_package, warn, write_atomically
 from metafluence.tasks import ITEM_NAMES
 
@@ -85,8 +85,7 @@ def item_titles(found: RunScores) -> list[str]:
 
 def scores_frame(found: RunScores) -> pd.DataFrame:
     """A line for each item, the most harmful first: its number, names, whether it is marked as corrupted, its score."""
-    frame = pd.DataFrame({"item": range(len(found.values)), **item_names(found.tasks, found.level)})
-    frame["corrupted"] = found.tasks.corrupted_items(found.level).numpy()
+    frame = item_frame(found.tasks, found.level)
     frame["score"] = found.values.numpy()
     return frame.sort_values("score", kind="stable", ignore_index=True)
 

@@ -15,9 +15,7 @@ def score_frame(result: StudyResult, level: Level) -> pd.DataFrame:
     Columns: item; task, or image and class, by name; corrupted; a column of scores for each run (lower is more
     harmful); `true loss change` in nats, of the mean target after removal, empty where it was not made.
     """
-    tasks = result.split.train
-    frame = pd.DataFrame({"item": range(tasks.items(level)), **item_names(tasks, level)})
-    frame["corrupted"] = tasks.corrupted_items(level).numpy()
+    frame = item_frame(result.split.train, level)
     for run in result.at(level):
         if run.row.status == "ok":
             frame[_title(run)] = run.scores.numpy()
@@ -30,6 +28,13 @@ def score_frame(result: StudyResult, level: Level) -> pd.DataFrame:
 
 def _title(run: Run) -> str:
     return f"{run.row.method} {run.row.solver}".strip()
+
+
+def item_frame(tasks: TaskSet, level: Level) -> pd.DataFrame:
+    """A line for each item: its number, its names, and whether it is marked as corrupted."""
+    frame = pd.DataFrame({"item": range(tasks.items(level)), **item_names(tasks, level)})
+    frame["corrupted"] = tasks.corrupted_items(level).numpy()
+    return frame
 
 
 def item_names(tasks: TaskSet, level: Level) -> dict[str, list[str]]:

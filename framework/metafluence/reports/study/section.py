@@ -61,7 +61,7 @@ def level_section(
             text += front_sentence(groups[0], level)
         pictures.append(attempts.picture(draw, title, text, folder / "figures" / f"{name}-{level}.png"))
     return {
-        "title": f"{noun.capitalize()}",
+        "title": noun.capitalize(),
         "level": level,
         "against": f"Methods are compared with {words.name}." if table is not None and against(groups, level) else "",
         "tables": [shown for shown in (table, ends) if shown is not None],
