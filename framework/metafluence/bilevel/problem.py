@@ -17,7 +17,7 @@ from metafluence.learners import MetaLearner
 from metafluence.linalg import Solver
 from metafluence.registry import NonNegative, Positive, check_fields
 from metafluence.runtime import component_fingerprint
-from metafluence.tasks import TaskSet, Weights
+from metafluence.tasks import Batch, TaskSet, Weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +113,12 @@ class BilevelProblem:
 
     def chunk(self, meta: Tensor, weights: Weights, where: slice, init: Tensor | None) -> Chunk:
         """A few of the tasks, adapted at `meta`."""
-        return Chunk(self.learner, self.inner_solver, self.tasks, meta, weights, where, init)
+        support, query, start = (
+            self.tasks.support[where],
+            self.tasks.query[where],
+            None if init is None else init[where],
+        )
+        return Chunk(self.learner, self.inner_solver, support, query, meta, weights[where], where, start)
 
     def gradient_chunks(self, meta: Tensor, weights: Weights) -> Iterator[Chunk]:
         """All tasks, a few at a time, for one pass over their losses and gradients; do not keep the chunks."""
@@ -125,9 +130,13 @@ class BilevelProblem:
 
     def bytes_per_task(self, meta: Tensor, products: bool = True) -> int:
         """Memory of one task's graphs, for products or for a gradient alone. Measured once per shape of tasks."""
+        first, parts = slice(0, 1), (self.learner, self.inner_solver)
+        support, query, ones = self.tasks.support[first], self.tasks.query[first], Weights.ones(self.tasks)[first]
 
-        def build() -> Chunk:
-            single = self.chunk(meta, Weights.ones(self.tasks), slice(0, 1), None)
+        def build(queries: int) -> Chunk:
+            some = Batch(query.inputs[:, :queries], query.targets[:, :queries])
+            weights = replace(ones, query=ones.query[:, :queries])
+            single = Chunk(*parts, support, some, meta, weights, first, None)
             if products:
                 single.build_graphs()
             else:

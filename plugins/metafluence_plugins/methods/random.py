@@ -16,6 +16,7 @@ class RandomScore(AttributionMethod):
 
     levels: ClassVar[frozenset[Level]] = frozenset(LEVELS)
     units: ClassVar[Units] = "rank_only"
+    needs_minimum: ClassVar[bool] = False
 
     def prepare(self, context: Context) -> Context:
         return context

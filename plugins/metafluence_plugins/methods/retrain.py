@@ -30,6 +30,7 @@ class Retrain(AttributionMethod):
     levels: ClassVar[frozenset[Level]] = frozenset(LEVELS)
     edits: ClassVar[bool] = True
     retrains: ClassVar[bool] = True
+    needs_minimum: ClassVar[bool] = False
 
     def prepare(self, context: Context) -> Context:
         if _bank(context).weights.fingerprint() != context.point.weights.fingerprint():
