@@ -299,6 +299,7 @@ from .training import (
     remade_run as remade_run,
     run_adjoint as run_adjoint,
     run_tangent as run_tangent,
+    save_recording as save_recording,
     save_training as save_training,
     validate as validate,
 )
