@@ -18,16 +18,9 @@ from metafluence.learners import MetaLearner
 from metafluence.linalg import Solver
 from metafluence.progress import Observer
 from metafluence.registry import Registry
-from metafluence.runtime import (
-    Executor,
-    RemoteExecutor,
-    Shelf,
-    component_fingerprint,
-    digest_of,
-    find_device,
-    folder_of,
-)
+from metafluence.runtime import Shelf, component_fingerprint, digest_of, find_device, folder_of
 from metafluence.studies.config import StudyConfig
+from metafluence.studies.fitters import build_executor
 from metafluence.studies.kept_fits import KeptFits
 from metafluence.studies.seeding import generator_for
 from metafluence.tasks import ITEM_NAMES, Dataset, Level, Removal, Split, TaskSet, check_whole, corrupt, count_of
@@ -113,7 +106,7 @@ class Preparation:
         self._descent: Trainer | None = None
         if config.checkpoints is not None:
             self._descent = registry.build("trainer", config.checkpoints, "checkpoints")
-        self._executor = self._on_device(registry.build("executor", config.executor))
+        self._executor = build_executor(config, registry, self.device)
 
     def _refuse_for_procedure(self) -> None:
         """Raises InputError for what looks at one fit alone, where the truth is a mean over several."""
@@ -215,12 +208,6 @@ class Preparation:
             train = corrupt(train, corruption, generator)
         self._observer.done()
         return replace(split, train=train, drawn=split.train)
-
-    def _on_device(self, executor: Executor) -> Executor:
-        """The processes of one machine would share its GPU, and each take some of its memory: one at a time will do."""
-        if self.device.type == "cpu" or not isinstance(executor, RemoteExecutor):
-            return executor
-        return executor if executor.elsewhere or executor.jobs is not None else replace(executor, jobs=1)
 
     def _generator(self, purpose: str) -> torch.Generator:
         return generator_for(self.config.seed, purpose)
