@@ -15,7 +15,7 @@ from parts import EXACT, LEARNERS
 from small_problems import seeded, tasks, with_origins
 
 LEVELS = ("task", "query", "support")
-QUICK = ("maml",)
+QUICK = ()
 FAST = ("task-if", "run-influence")
 ALL = (*FAST, "tracin", "trak", "ekfac-if", "gradient-similarity", "grad-ascent", "retrain")
 

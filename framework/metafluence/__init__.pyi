@@ -38,6 +38,7 @@ from .errors import (
     UnknownNameError as UnknownNameError,
 )
 from .evaluation import (
+    Added as Added,
     Budget as Budget,
     Ceiling as Ceiling,
     Cell as Cell,
@@ -60,6 +61,7 @@ from .evaluation import (
     ScoreAgreement as ScoreAgreement,
     Standing as Standing,
     Truth as Truth,
+    added as added,
     certify as certify,
     change_agreement as change_agreement,
     compare_auroc as compare_auroc,
@@ -299,6 +301,7 @@ from .training import (
     remade_run as remade_run,
     run_adjoint as run_adjoint,
     run_tangent as run_tangent,
+    save_recording as save_recording,
     save_training as save_training,
     validate as validate,
 )

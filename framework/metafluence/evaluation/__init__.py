@@ -1,5 +1,6 @@
 """How methods are compared: ground truth, metrics, runs, error budget, certificate, grids and sweeps of solvers."""
 
+from metafluence.evaluation.additions import Added, added
 from metafluence.evaluation.certificate import Certificate, certify
 from metafluence.evaluation.damping_choice import execute_plan
 from metafluence.evaluation.damping_sweep import Damped, DampingSweep, sweep_damping

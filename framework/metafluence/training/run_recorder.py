@@ -116,11 +116,19 @@ def remade_run(run: TrainingRun, folder: Path | None = None) -> TrainingRun:
         recorder.record(batch, rate, data, state)
     recorder.save()
     made = recorder.run()
-    missed, moved = float((made.final - run.final).norm()), float((run.final - run.state(0).meta).norm())
-    if missed > ELSEWHERE * moved:
-        warn(
-            f"The run that was made anew misses the recorded one's end by {missed / moved:.1%} of what that moved. In "
-            "single precision rounding may have grown; in double precision the loop did something, at steps that were "
-            "not checked, that its description does not say (evaluation mode, clipping, another loss or batch)."
-        )
+    missed = missed_end(run, made)
+    if missed:
+        warn(missed)
     return made
+
+
+def missed_end(run: TrainingRun, made: TrainingRun) -> str:
+    """A sentence where a run that was made anew ends elsewhere than the recorded one; else empty."""
+    missed, moved = float((made.final - run.final).norm()), float((run.final - run.state(0).meta).norm())
+    if missed <= ELSEWHERE * moved:
+        return ""
+    return (
+        f"The run that was made anew misses the recorded one's end by {missed / moved:.1%} of what that moved. In "
+        "single precision rounding may have grown; in double precision the loop did something, at steps that were "
+        "not checked, that its description does not say (evaluation mode, clipping, another loss or batch)."
+    )
