@@ -28,8 +28,8 @@ def build_executor(config: StudyConfig, registry: Registry, device: torch.device
         )
     if config.distributed and isinstance(config, RunStudyConfig):
         raise InputError(
-            "The study has a recorded run, whose replays need its very bits, and `distributed: true`, which rounds sums "
-            "in another way. Remove `distributed`."
+            "The study has a recorded run, whose replays need its very bits, and `distributed: true`, which rounds "
+            "sums in another way. Remove `distributed`."
         )
     if not config.distributed:
         return _on_device(registry.build("executor", config.executor), device)

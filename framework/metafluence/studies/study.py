@@ -34,6 +34,7 @@ from metafluence.hooks import new_manager
 from metafluence.progress import Observer
 from metafluence.registry import Registry
 from metafluence.runtime import component_fingerprint, joined, write_atomically
+from metafluence.studies.candidates import CandidateScores, add_candidates
 from metafluence.studies.config import StudyConfig
 from metafluence.studies.plans import make_grid, make_plans, parts
 from metafluence.studies.preparation import Preparation, Prepared
@@ -62,6 +63,8 @@ class StudyResult:
     """Errors by source."""
     certificates: tuple[Certificate, ...]
     """By level, whether influence can be trusted."""
+    candidates: dict[Level, CandidateScores]
+    """By level, what adding tasks would do that were not trained on; empty where none are asked."""
     warnings: tuple[str, ...]
     reused: int
     """How many runs came from the store."""
@@ -154,6 +157,7 @@ class Study:
             clean=clean,
             budgets=tuple(budgets),
             certificates=tuple(certificates),
+            candidates=add_candidates(self.preparation, ready, self.plans),
             warnings=(*warnings, *self.preparation.notices),
             reused=reused,
         )
