@@ -24,10 +24,12 @@ from metafluence.evaluation.metrics import (
 from metafluence.evaluation.plan import GridPlan, Plan
 from metafluence.evaluation.predictions import Predictions
 from metafluence.evaluation.replays import Replayed, replayed
+from metafluence.evaluation.reweighting import Reweighted, reweighted
 from metafluence.evaluation.row import RemovalCurve, Row, Run, run_name
 from metafluence.evaluation.run_certificate import certify_run
 from metafluence.evaluation.run_scores import RunScores, score_run
 from metafluence.evaluation.run_trust import CHANGES, FLOOR, RunTrust, run_trust
+from metafluence.evaluation.selection import Selection, selected
 from metafluence.evaluation.solver_grid import Cell, reference_scores, run_cell
 from metafluence.evaluation.split_halves import Reliability, reliability
 from metafluence.evaluation.statistics import (
