@@ -200,9 +200,10 @@ class StudyConfig(Strict):
     checkpoints serve the methods that need some; the study's own trainer's if not given. damping: how `methods` that
     take a damping and set none come by it; as the methods have it if not given. grid: one method's scores with inner
     and outer solvers swapped against each other, at the first level. budget: methods whose error is split by where it
-    comes from. device: where tensors are: cpu, cuda, cuda:N or mps. certificate: whether influence can be trusted here
-    is checked, where there is ground truth. candidates: how many more training tasks are drawn that are not trained on,
-    to score what adding each would do; compared with exact fits with as many of them as `truth.items` says.
+    comes from. device: where tensors are: cpu, cuda, cuda:N or mps. distributed: the processes that torchrun started
+    share the tasks. certificate: whether influence can be trusted here is checked, where there is ground truth.
+    candidates: how many more training tasks are drawn that are not trained on, to score what adding each would do;
+    compared with exact fits with as many of them as `truth.items` says.
     """
 
     name: Name
@@ -228,6 +229,7 @@ class StudyConfig(Strict):
     truth: TruthConfig | None = TruthConfig()
     remove: Annotated[list[Share], BeforeValidator(listed)] = []
     executor: Spec = "processes"
+    distributed: Annotated[bool, Field(strict=True)] = False
     memory_gib: Positive = 2.0
     candidates: Annotated[int, Field(ge=1, le=10**5)] | None = None
 

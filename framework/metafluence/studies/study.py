@@ -30,9 +30,10 @@ from metafluence.evaluation import (
     reference_scores,
     run_cell,
 )
+from metafluence.hooks import new_manager
 from metafluence.progress import Observer
 from metafluence.registry import Registry
-from metafluence.runtime import component_fingerprint, write_atomically
+from metafluence.runtime import component_fingerprint, joined, write_atomically
 from metafluence.studies.candidates import CandidateScores, add_candidates
 from metafluence.studies.config import StudyConfig
 from metafluence.studies.plans import make_grid, make_plans, parts
@@ -110,7 +111,7 @@ class Study:
     def __init__(self, config: StudyConfig, registry: Registry, folder: Path, observer: Observer | None = None) -> None:
         self.config, self.folder = config, folder
         self._observer = observer or Observer()
-        self._hook = registry.hooks.hook
+        self._hook = (registry.hooks if joined().first else new_manager()).hook
         self._registry = registry
         self.preparation = Preparation(config, registry, folder, self._observer)
         dampings = config.damping.values if config.damping is not None else ()
