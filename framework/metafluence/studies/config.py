@@ -53,6 +53,7 @@ NOT_OF_A_RUN = {
     "checkpoints": "the run is the fit, and methods take its own steps (`along: run`)",
     "corruption": "the run was made with the tasks that it had",
     "l2": "the run was made with its own",
+    "candidates": "a run that never drew a task says nothing of it",
 }
 """Fields that a study of a recorded run has not, and why."""
 TASK_FILES = (".npz", ".safetensors")
@@ -199,8 +200,10 @@ class StudyConfig(Strict):
     checkpoints serve the methods that need some; the study's own trainer's if not given. damping: how `methods` that
     take a damping and set none come by it; as the methods have it if not given. grid: one method's scores with inner
     and outer solvers swapped against each other, at the first level. budget: methods whose error is split by where it
-    comes from. device: where tensors are: cpu, cuda, cuda:N or mps. certificate: whether influence can be trusted here
-    is checked, where there is ground truth.
+    comes from. device: where tensors are: cpu, cuda, cuda:N or mps. distributed: the processes that torchrun started
+    share the tasks. certificate: whether influence can be trusted here is checked, where there is ground truth.
+    candidates: how many more training tasks are drawn that are not trained on, to score what adding each would do;
+    compared with exact fits with as many of them as `truth.items` says.
     """
 
     name: Name
@@ -226,7 +229,20 @@ class StudyConfig(Strict):
     truth: TruthConfig | None = TruthConfig()
     remove: Annotated[list[Share], BeforeValidator(listed)] = []
     executor: Spec = "processes"
+    distributed: Annotated[bool, Field(strict=True)] = False
     memory_gib: Positive = 2.0
+    candidates: Annotated[int, Field(ge=1, le=10**5)] | None = None
+
+    @model_validator(mode="after")
+    def _adds_to_a_minimum(self) -> StudyConfig:
+        if self.candidates is not None and self.damping is not None:
+            raise InputError("damping is chosen by removals, and candidates are added. Set one in each method.")
+        if self.candidates is not None and self.truth is not None and self.truth.kind != "minimum":
+            raise InputError(
+                f"candidates are added in exact fits, and `kind: {self.truth.kind}` makes none. Leave candidates out, "
+                "or set `truth: {kind: minimum}`."
+            )
+        return self
 
 
 class RunStudyConfig(StudyConfig):

@@ -12,7 +12,7 @@ from metafluence.registry import Registry
 from metafluence.studies.config import RunStudyConfig, StudyConfig
 from metafluence.studies.run_inputs import read_task_file
 from metafluence.studies.seeding import generator_for
-from metafluence.tasks import Dataset, Split, TaskSet, check_whole, corrupt, count_of
+from metafluence.tasks import Dataset, Origins, Split, TaskSet, check_whole, corrupt, count_of
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
@@ -41,6 +41,23 @@ class DrawnTasks:
         for corruption in config.corruption:
             train = corrupt(train, corruption, generator)
         return replace(split, train=train, drawn=drawn)
+
+    def candidates(self, split: Split) -> TaskSet:
+        """Training tasks drawn after those that are trained on, corrupted as they are; none of them is trained on."""
+        config = self._config
+        assert self._dataset is not None
+        assert config.candidates is not None
+        count = config.episodes.train
+        episodes = replace(config.episodes, train=count + config.candidates)
+        more = self._dataset.tasks(episodes, generator_for(config.seed, "tasks"), DTYPES[config.dtype]).train
+        if not torch.equal(more[:count].query.inputs, split.clean.query.inputs):
+            raise InputError("This data set draws other training tasks where it draws more. Leave out `candidates`.")
+        found, generator = more[count:], generator_for(config.seed, "corruption of candidates")
+        if (them := found.origins) is not None:  # without the images that none of them holds
+            found = found.drawn_from(Origins.drawn(them.support, them.query, them.labels, them.classes, them.images))
+        for corruption in config.corruption:
+            found = corrupt(found, corruption, generator)
+        return found
 
     def targets(self, validation: TaskSet) -> tuple[TaskSet, TaskSet | None]:
         """The targets of scores, and the selection tasks: the last validation tasks, where dampings are chosen.

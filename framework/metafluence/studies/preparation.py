@@ -17,17 +17,10 @@ from metafluence.evaluation import DRAWS, Evaluation, Truth, draw_removals, rand
 from metafluence.linalg import Solver
 from metafluence.progress import Observer
 from metafluence.registry import Registry
-from metafluence.runtime import (
-    Executor,
-    RemoteExecutor,
-    Shelf,
-    component_fingerprint,
-    digest_of,
-    find_device,
-    folder_of,
-)
+from metafluence.runtime import Shelf, component_fingerprint, digest_of, find_device, folder_of
 from metafluence.studies.config import RunStudyConfig, StudyConfig
 from metafluence.studies.drawn_tasks import DTYPES, DrawnTasks
+from metafluence.studies.fitters import build_executor
 from metafluence.studies.kept_fits import KeptFits
 from metafluence.studies.recorded_fit import RecordedFit, open_run
 from metafluence.studies.seeding import generator_for
@@ -120,7 +113,7 @@ class Preparation:
         self._descent: Trainer | None = None
         if config.checkpoints is not None:
             self._descent = registry.build("trainer", config.checkpoints, "checkpoints")
-        self._executor = self._on_device(registry.build("executor", config.executor))
+        self._executor = build_executor(config, registry, self.device)
 
     def _refuse_for_procedure(self) -> None:
         """Raises InputError for what looks at one fit alone, where the truth is a mean over several."""
@@ -223,12 +216,6 @@ class Preparation:
             return self._recorded.problem
         tasks = split.train.to(device=self.device)
         return BilevelProblem(self._learner, tasks, self.config.l2, self._inner_solver, self.config.memory_gib)
-
-    def _on_device(self, executor: Executor) -> Executor:
-        """The processes of one machine would share its GPU, and each take some of its memory: one at a time will do."""
-        if self.device.type == "cpu" or not isinstance(executor, RemoteExecutor):
-            return executor
-        return executor if executor.elsewhere or executor.jobs is not None else replace(executor, jobs=1)
 
     def _generator(self, purpose: str) -> torch.Generator:
         return generator_for(self.config.seed, purpose)
