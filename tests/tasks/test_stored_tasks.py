@@ -206,6 +206,8 @@ def test_what_needs_all_inputs_at_once_is_refused(whole):
         mf.corrupt(whole[0][:], noise, torch.Generator().manual_seed(0)),
         mf.corrupt(whole[1], noise, torch.Generator().manual_seed(0)),
     )
+    with refused(r"needs the inputs of all tasks at once \(cat\)"):
+        torch.cat([whole[0].query.inputs, whole[1].query.inputs])
     labels = mf.Corruption(kind="query-labels", fraction=0.5, strength=0.5)
     made = [mf.corrupt(some, labels, torch.Generator().manual_seed(0)) for some in whole]
     assert same(*made)

@@ -80,15 +80,22 @@ class StoredInputs:
 
     def __getattr__(self, name: str) -> Any:
         """What else a tensor has would take all rows at once. Raises InputError."""
-        if name.startswith("_"):
-            raise AttributeError(name)
-        raise InputError(
-            f"This needs the inputs of all tasks at once ({name}), and {self.file} keeps them on disk. Give tasks[:], "
-            "which reads them all, if they fit into memory."
-        )
+        raise AttributeError(name) if name.startswith("_") else _refusal(name)
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """So would a function of torch. Raises InputError."""
+        raise _refusal(function.__name__)
 
     def detach(self) -> StoredInputs:
         return self
 
     def is_floating_point(self) -> bool:
         return self.dtype.is_floating_point
+
+
+def _refusal(what: str) -> InputError:
+    return InputError(
+        f"This needs the inputs of all tasks at once ({what}), and they are kept on disk. Give tasks[:], which reads them "
+        "all, if they fit into memory."
+    )

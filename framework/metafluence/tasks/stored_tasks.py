@@ -107,8 +107,8 @@ class _Writer:
     def add(self, part: TaskSet, files: Sequence[BinaryIO]) -> None:
         self._first = self._first or part[:1]
         _check_like(part, self._first)
-        for some in part.chunks(AT_ONCE):
-            self._write(part[some], files)
+        for start in range(0, len(part), AT_ONCE):
+            self._write(part[start : start + AT_ONCE], files)
 
     def _write(self, tasks: TaskSet, files: Sequence[BinaryIO]) -> None:
         for name in tasks.ids:
