@@ -96,6 +96,6 @@ class StoredInputs:
 
 def _refusal(what: str) -> InputError:
     return InputError(
-        f"This needs the inputs of all tasks at once ({what}), and they are kept on disk. Give tasks[:], which reads them "
-        "all, if they fit into memory."
+        f"This needs the inputs of all tasks at once ({what}), and they are kept on disk. Give tasks[:], which reads "
+        "them all, if they fit into memory."
     )
