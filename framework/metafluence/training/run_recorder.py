@@ -105,7 +105,7 @@ def remade_run(run: TrainingRun, folder: Path | None = None) -> TrainingRun:
 
     That of a loop of one's own does not: its gradients were rounded otherwise, and in single precision such differences
     may grow. Costs the steps of the run. folder: where it is kept, for `load_run`; in memory if it is None. Warns where
-    it ends elsewhere than the run, by more than a hundredth of what that moved.
+    it ends elsewhere than the run, by more than a hundredth of what that moved; parameters without effect do not count.
     """
     recorder = RunRecorder(run.problem, run.weights, run.rule, run.every, folder)
     state = run.state(0)
@@ -116,7 +116,7 @@ def remade_run(run: TrainingRun, folder: Path | None = None) -> TrainingRun:
         recorder.record(batch, rate, data, state)
     recorder.save()
     made = recorder.run()
-    missed, moved = float((made.final - run.final).norm()), float((run.final - run.state(0).meta).norm())
+    missed, moved = (float((end * run.alive).norm()) for end in (made.final - run.final, run.final - run.state(0).meta))
     if missed > ELSEWHERE * moved:
         warn(
             f"The run that was made anew misses the recorded one's end by {missed / moved:.1%} of what that moved. In "
