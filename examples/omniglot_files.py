@@ -128,7 +128,7 @@ def report(name: str, train: Callable[[Path, Any], mf.TrainingRun], judged: tupl
     unseen = run.problem.over(read_files(TEST, CLASSES).tasks(*judged))
     swept, sweep = timed(lambda: mf.run_adjoint(run, targets.gradients(), mf.LEVELS).by_weight)
     influence = {level: -swept[level][:, 0] * run.weights.of(level) for level in mf.LEVELS}
-    loss, by_loss = timed(lambda: {level: loss_scores(run, targets, level) for level in mf.LEVELS})
+    loss, by_loss = timed(lambda: loss_scores(run, targets))
     origins = run.problem.tasks.origins
     wrong = torch.tensor(["-wrong" in image for image in origins.images])
     first = round(LEFT_OUT * len(wrong))
@@ -163,6 +163,7 @@ def report(name: str, train: Callable[[Path, Any], mf.TrainingRun], judged: tupl
             print(f"{level}, lowest by {method}: {', '.join(row[1] for row in mf.ends_table(found, 3).rows)}")
 
 
-def loss_scores(run: mf.TrainingRun, targets: mf.Targets, level: mf.Level) -> Tensor:
-    context = mf.Context(run.problem.at(run.final), level, run=run)
-    return mf.attribute(mf.build("method", "loss"), context, targets).values[:, 0]
+def loss_scores(run: mf.TrainingRun, targets: mf.Targets) -> dict[mf.Level, Tensor]:
+    point, method = run.problem.at(run.final), mf.build("method", "loss")
+    contexts = {level: mf.Context(point, level, run=run) for level in mf.LEVELS}
+    return {level: mf.attribute(method, context, targets).values[:, 0] for level, context in contexts.items()}
