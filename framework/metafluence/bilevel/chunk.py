@@ -43,7 +43,7 @@ class Chunk:
         self._encoder = Encoder(learner, meta, support, query)
         self.support = Batch(self._encoder.support, support.targets)
         self.query = Batch(self._encoder.query, query.targets)
-        self._init = None if init is None else init[where]
+        self._init = init
         self._linearisations: dict[Jacobian, Linearisation] = {}
         self._weighed: tuple[tuple[Linearisation, Form], WeighedEncoder] | None = None
 

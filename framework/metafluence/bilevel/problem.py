@@ -16,7 +16,7 @@ from metafluence.errors import InputError
 from metafluence.learners import MetaLearner
 from metafluence.linalg import Solver
 from metafluence.registry import NonNegative, Positive, check_fields
-from metafluence.runtime import component_fingerprint
+from metafluence.runtime import TaskShare, component_fingerprint
 from metafluence.tasks import TaskSet, Weights
 
 
@@ -112,16 +112,20 @@ class BilevelProblem:
         parts = (learner, self.tasks.fingerprint(), repr(self.l2), solver)
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
+    def share(self, meta: Tensor, weights: Weights) -> TaskShare:
+        """The tasks that this process computes at `meta`: all, but for several processes (see `join_ranks`)."""
+        return TaskShare.of(len(self.tasks), lambda: f"{','.join(self.tasks.ids)} {weights.fingerprint()}", meta)
+
     def chunk(self, meta: Tensor, weights: Weights, where: slice, init: Tensor | None) -> Chunk:
-        """A few of the tasks, adapted at `meta`."""
+        """A few of the tasks, adapted at `meta`; init: their own θ [n, Q] to start from."""
         return Chunk(self.learner, self.inner_solver, self.tasks, meta, weights, where, init)
 
-    def gradient_chunks(self, meta: Tensor, weights: Weights) -> Iterator[Chunk]:
-        """All tasks, a few at a time, for one pass over their losses and gradients; do not keep the chunks."""
+    def gradient_chunks(self, meta: Tensor, weights: Weights, share: TaskShare) -> Iterator[Chunk]:
+        """A share of the tasks, a few at a time, for a pass over losses and gradients; do not keep the chunks."""
         self.check(meta)
         per_task = self.bytes_per_task(meta, products=False)
-        plan = MemoryPlan.for_gradients(len(self.tasks), per_task, self.memory_gib, meta.device)
-        for where in self.tasks.chunks(plan.tasks):
+        plan = MemoryPlan.for_gradients(share.size, per_task, self.memory_gib, meta.device)
+        for where in share.slices(plan.tasks):
             yield self.chunk(meta, weights, where, None)
 
     def bytes_per_task(self, meta: Tensor, products: bool = True) -> int:

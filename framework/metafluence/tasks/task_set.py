@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
@@ -174,11 +174,6 @@ class TaskSet:
             origins=None if self.origins is None else self.origins[numbers],
             counts=None if self.counts is None else self.counts[numbers],
         )
-
-    def chunks(self, size: int) -> Iterator[slice]:
-        """Consecutive slices of at most `size` tasks."""
-        for start in range(0, len(self), size):
-            yield slice(start, min(start + size, len(self)))
 
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> TaskSet:
         """The same tasks in another precision or on another device."""

@@ -105,7 +105,7 @@ def remade_run(run: TrainingRun, folder: Path | None = None) -> TrainingRun:
 
     That of a loop of one's own does not: its gradients were rounded otherwise, and in single precision such differences
     may grow. Costs the steps of the run. folder: where it is kept, for `load_run`; in memory if it is None. Warns where
-    it ends elsewhere than the run, by more than a hundredth of what that moved; parameters without effect do not count.
+    it ends elsewhere than the run, by more than a hundredth of what that moved.
     """
     recorder = RunRecorder(run.problem, run.weights, run.rule, run.every, folder)
     state = run.state(0)
@@ -116,11 +116,22 @@ def remade_run(run: TrainingRun, folder: Path | None = None) -> TrainingRun:
         recorder.record(batch, rate, data, state)
     recorder.save()
     made = recorder.run()
-    missed, moved = (float((end * run.alive).norm()) for end in (made.final - run.final, run.final - run.state(0).meta))
-    if missed > ELSEWHERE * moved:
-        warn(
-            f"The run that was made anew misses the recorded one's end by {missed / moved:.1%} of what that moved. In "
-            "single precision rounding may have grown; in double precision the loop did something, at steps that were "
-            "not checked, that its description does not say (evaluation mode, clipping, another loss or batch)."
-        )
+    missed = missed_end(run, made)
+    if missed:
+        warn(missed)
     return made
+
+
+def missed_end(run: TrainingRun, made: TrainingRun) -> str:
+    """A sentence where a run that was made anew ends elsewhere than the recorded one; else empty.
+
+    Parameters without effect do not count.
+    """
+    missed, moved = (float((end * run.alive).norm()) for end in (made.final - run.final, run.final - run.state(0).meta))
+    if missed <= ELSEWHERE * moved:
+        return ""
+    return (
+        f"The run that was made anew misses the recorded one's end by {missed / moved:.1%} of what that moved. In "
+        "single precision rounding may have grown; in double precision the loop did something, at steps that were "
+        "not checked, that its description does not say (evaluation mode, clipping, another loss or batch)."
+    )
