@@ -132,7 +132,8 @@ class BilevelProblem:
         """Memory of one task's graphs, for products or for a gradient alone. Measured once per shape of tasks."""
 
         def build() -> Chunk:
-            single = self.chunk(meta, Weights.ones(self.tasks), slice(0, 1), None)
+            first = self.tasks[:1]  # by itself: of a part, autograd would count the whole
+            single = Chunk(self.learner, self.inner_solver, first, meta, Weights.ones(first), slice(0, 1), None)
             if products:
                 single.build_graphs()
             else:

@@ -44,7 +44,7 @@ class RunRecorder:
         self._batches: list[Tensor] = []
         self._rates: list[float] = []
         self._last: StepState | None = None
-        self._peaks = problem.tasks.support.inputs.new_zeros(problem.size)
+        self._peaks = torch.zeros(problem.size, dtype=problem.tasks.dtype, device=problem.tasks.device)
         self._room = int(GRADIENT_SHARE * problem.memory_gib * 2**30 / (problem.size * self._peaks.element_size()))
         self._gradients: list[Tensor] = []  # since the last state that is kept, without a gap
 
