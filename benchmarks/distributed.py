@@ -1,7 +1,7 @@
 """What several processes save: a gradient pass, a Hessian product and task-IF scores with conv4, beside one process.
 
-Eight tasks of 5 classes with 5 support and 5 query images of 28x28 per class, float32, one thread per process. The first
-process computes alone, then all together, in turn; prints medians, and the median of the ratios. Start it by
+Eight tasks of 5 classes with 5 support and 5 query images of 28x28 per class, float32, one thread per process. The
+first process computes alone, then all together, in turn; prints medians, and the median of the ratios. Start it by
 `torchrun --nproc-per-node 2 benchmarks/distributed.py`.
 """
 
@@ -74,11 +74,8 @@ def main() -> None:
         if joined.first:
             one, all_ = (statistics.median(column) for column in zip(*rows[1:], strict=True))
             ratio = statistics.median(one / all_ for one, all_ in rows[1:])
-            load = os.getloadavg()[0]
-            print(
-                f"{name:<16}{one:>9.3f} s alone{all_:>9.3f} s in {joined.count}{ratio:>7.2f} times, load {load:.1f}",
-                flush=True,
-            )
+            text = f"{name:<16}{one:>9.3f} s alone{all_:>9.3f} s in {joined.count}{ratio:>7.2f} times"
+            print(f"{text}, load {os.getloadavg()[0]:.1f}", flush=True)
 
 
 def seconds(work: Callable[[], object]) -> float:
