@@ -188,10 +188,12 @@ from .reports.comparison import (
     write_comparison as write_comparison,
 )
 from .reports.study import (
+    cleaning_answer as cleaning_answer,
     ends_table as ends_table,
     run_answer as run_answer,
     sweep_cells as sweep_cells,
     verdict as verdict,
+    write_cleaning as write_cleaning,
     write_report as write_report,
     write_scores as write_scores,
     write_sweep as write_sweep,
@@ -213,6 +215,7 @@ from .runtime import (
     warn as warn,
 )
 from .studies import (
+    Cleaning as Cleaning,
     Comparing as Comparing,
     Comparison as Comparison,
     GridConfig as GridConfig,
@@ -224,6 +227,7 @@ from .studies import (
     StudyConfig as StudyConfig,
     StudyResult as StudyResult,
     Variation as Variation,
+    clean as clean,
     differing_versions as differing_versions,
     load_comparison as load_comparison,
     load_study as load_study,
@@ -263,8 +267,10 @@ from .tasks import (
     from_pairs as from_pairs,
     from_torchmeta as from_torchmeta,
     generators as generators,
+    open_tasks as open_tasks,
     pad_tasks as pad_tasks,
     sample as sample,
+    save_tasks as save_tasks,
     weighed as weighed,
 )
 from .training import (

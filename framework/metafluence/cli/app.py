@@ -1,4 +1,4 @@
-"""The command line: `metafluence run | report | score | sweep | data | list | show | demo`.
+"""The command line: `metafluence run | report | score | clean | sweep | data | list | show | demo`.
 
 Exit codes: 0 done, 1 a run failed, 2 bad input. Whatever needs torch is reached through `metafluence`'s lazy names, so
 that `list` answers at once.
@@ -22,6 +22,7 @@ from rich.text import Text
 
 import metafluence
 from metafluence.allocator import keep_freed_memory
+from metafluence.cli.clean import clean
 from metafluence.cli.data import data_app
 from metafluence.cli.score import score
 from metafluence.cli.study import RegistryOption, Terminated, demo, report, run
@@ -58,6 +59,7 @@ app.command()(run)
 app.command()(demo)
 app.command()(report)
 app.command()(score)
+app.command()(clean)
 app.add_typer(sweep_app, name="sweep")
 app.add_typer(data_app, name="data")
 

@@ -15,5 +15,6 @@ from metafluence.tasks.joining import join_tasks
 from metafluence.tasks.levels import ITEM_NAMES, LEVELS, WEIGHED, Level, Removal, weighed
 from metafluence.tasks.origins import Origins
 from metafluence.tasks.padding import check_whole, pad_tasks
+from metafluence.tasks.stored_tasks import open_tasks, save_tasks
 from metafluence.tasks.task_set import Batch, Task, TaskSet
 from metafluence.tasks.weights import Weights
