@@ -102,8 +102,9 @@ class BilevelProblem:
         if shapes[0] != shapes[1]:
             theirs, ours = ("inputs {} ({}) and {}".format(*shape) for shape in shapes)
             raise InputError(f"These tasks have {theirs}; the learner is bound to {ours}. Give tasks like these.")
-        self._check_tasks(tasks)
-        return replace(self, tasks=tasks.to(device=self.tasks.device), l2=0.0)
+        problem = replace(self, learner=self.learner.for_tasks(tasks), tasks=tasks.to(device=self.tasks.device), l2=0.0)
+        problem._check_tasks(tasks)
+        return problem
 
     def fingerprint(self) -> str:
         """A hash of everything a fit depends on except its trainer and start."""

@@ -123,8 +123,11 @@ def remade_run(run: TrainingRun, folder: Path | None = None) -> TrainingRun:
 
 
 def missed_end(run: TrainingRun, made: TrainingRun) -> str:
-    """A sentence where a run that was made anew ends elsewhere than the recorded one; else empty."""
-    missed, moved = float((made.final - run.final).norm()), float((run.final - run.state(0).meta).norm())
+    """A sentence where a run that was made anew ends elsewhere than the recorded one; else empty.
+
+    Parameters without effect do not count.
+    """
+    missed, moved = (float((end * run.alive).norm()) for end in (made.final - run.final, run.final - run.state(0).meta))
     if missed <= ELSEWHERE * moved:
         return ""
     return (
