@@ -74,6 +74,8 @@ def test_yaml_is_valid(page, number, tmp_path):
         for kind, named in raw["components"].items():
             for name in named:
                 assert registry.build(kind, name) is not None
+    elif "run" in raw:  # which is not there
+        assert mf.parse_comparison(raw).variations
     elif "methods" in raw and "learner" in raw:
         for size in [None, *raw.get("sizes", {})]:
             comparison = mf.parse_comparison(raw, size)

@@ -11,7 +11,7 @@ import metafluence as mf
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "framework" / "metafluence"
-FRAMEWORK = sorted(SOURCE.rglob("*.py"))
+FRAMEWORK = sorted(set(SOURCE.rglob("*.py")) - {SOURCE / "__main__.py"})
 PLUGINS = sorted((ROOT / "plugins" / "metafluence_plugins").rglob("*.py"))
 DESIGN = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
 

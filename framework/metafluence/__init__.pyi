@@ -38,6 +38,7 @@ from .errors import (
     UnknownNameError as UnknownNameError,
 )
 from .evaluation import (
+    Added as Added,
     Budget as Budget,
     Ceiling as Ceiling,
     Cell as Cell,
@@ -52,14 +53,17 @@ from .evaluation import (
     Reliability as Reliability,
     RemovalCurve as RemovalCurve,
     Replayed as Replayed,
+    Reweighted as Reweighted,
     Rival as Rival,
     Row as Row,
     Run as Run,
     RunScores as RunScores,
     RunTrust as RunTrust,
     ScoreAgreement as ScoreAgreement,
+    Selection as Selection,
     Standing as Standing,
     Truth as Truth,
+    added as added,
     certify as certify,
     change_agreement as change_agreement,
     compare_auroc as compare_auroc,
@@ -73,9 +77,11 @@ from .evaluation import (
     rank_agreement as rank_agreement,
     reliability as reliability,
     replayed as replayed,
+    reweighted as reweighted,
     run_trust as run_trust,
     score_agreement as score_agreement,
     score_run as score_run,
+    selected as selected,
     sweep_damping as sweep_damping,
 )
 from .learners import (
@@ -182,10 +188,12 @@ from .reports.comparison import (
     write_comparison as write_comparison,
 )
 from .reports.study import (
+    cleaning_answer as cleaning_answer,
     ends_table as ends_table,
     run_answer as run_answer,
     sweep_cells as sweep_cells,
     verdict as verdict,
+    write_cleaning as write_cleaning,
     write_report as write_report,
     write_scores as write_scores,
     write_sweep as write_sweep,
@@ -194,17 +202,20 @@ from .runtime import (
     Executor as Executor,
     Item as Item,
     Parcel as Parcel,
+    Ranks as Ranks,
     RemoteExecutor as RemoteExecutor,
     Result as Result,
     component_fingerprint as component_fingerprint,
     count as count,
     divided_threads as divided_threads,
     fatal as fatal,
+    join_ranks as join_ranks,
     optional_package as optional_package,
     read_state_dict as read_state_dict,
     warn as warn,
 )
 from .studies import (
+    Cleaning as Cleaning,
     Comparing as Comparing,
     Comparison as Comparison,
     GridConfig as GridConfig,
@@ -216,6 +227,7 @@ from .studies import (
     StudyConfig as StudyConfig,
     StudyResult as StudyResult,
     Variation as Variation,
+    clean as clean,
     differing_versions as differing_versions,
     load_comparison as load_comparison,
     load_study as load_study,
@@ -255,8 +267,10 @@ from .tasks import (
     from_pairs as from_pairs,
     from_torchmeta as from_torchmeta,
     generators as generators,
+    open_tasks as open_tasks,
     pad_tasks as pad_tasks,
     sample as sample,
+    save_tasks as save_tasks,
     weighed as weighed,
 )
 from .training import (
@@ -297,6 +311,7 @@ from .training import (
     remade_run as remade_run,
     run_adjoint as run_adjoint,
     run_tangent as run_tangent,
+    save_recording as save_recording,
     save_training as save_training,
     validate as validate,
 )

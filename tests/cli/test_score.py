@@ -123,7 +123,7 @@ def test_targets_may_be_drawn_as_a_study_draws_them(tmp_path):
     study = mf.parse_study(
         {"name": "x", "learner": {"use": "protonet", "backbone": "mlp"}, "l2": 1.0, "methods": ["loss"], **asked}
     )
-    drawn = mf.Study(study, mf.default_registry(), tmp_path / "study").preparation._tasks().validation
+    drawn = mf.Study(study, mf.default_registry(), tmp_path / "study").preparation.tasks.split().validation
     for text in (str(file), yaml.safe_dump(asked, default_flow_style=True)):
         assert read_targets(text, mf.default_registry(), torch.float64).fingerprint() == drawn.fingerprint()
 

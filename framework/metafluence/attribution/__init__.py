@@ -4,11 +4,10 @@ The methods themselves are plugins.
 """
 
 from metafluence.attribution.attribute import attribute, prepare_and_score
+from metafluence.attribution.context import RECORD, Context
 from metafluence.attribution.groups import by_class, by_task, group_scores
 from metafluence.attribution.method import (
-    RECORD,
     AttributionMethod,
-    Context,
     ParameterChange,
     Scores,
     SolveReport,

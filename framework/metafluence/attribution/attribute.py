@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from metafluence.attribution.method import AttributionMethod, Context, Scores, Targets, check_targets
+from metafluence.attribution.context import Context
+from metafluence.attribution.method import AttributionMethod, Scores, Targets, check_targets
 from metafluence.bilevel import STATIONARY, Point
 from metafluence.errors import InputError
 

@@ -9,68 +9,21 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import wraps
-from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from metafluence.bilevel import BilevelProblem, Jacobian, Point
+from metafluence.attribution.context import RECORD, Context
+from metafluence.bilevel import BilevelProblem, Jacobian
 from metafluence.errors import InputError
 from metafluence.linalg import Solution, Solver
-from metafluence.progress import Observer
 from metafluence.registry import Component
-from metafluence.tasks import LEVELS, Level, Removal, TaskSet, check_level
-from metafluence.training import Checkpoint, RetrainBank, TrainingRun
+from metafluence.tasks import LEVELS, Level, Removal, TaskSet
 
 Units = Literal["loss_change", "rank_only"]
-RECORD = "In a study, give a trainer of minibatches and compare with its run: `trainer: adam`, `truth: {kind: run}`."
-"""How a study gets a recorded run."""
-
-
-@dataclass(frozen=True)
-class Context:
-    """What a method may look at.
-
-    Raises:
-        InputError: for a level that there is not.
-    """
-
-    point: Point
-    """λ* with all tasks adapted."""
-    level: Level = "task"
-    """The kind of items to be scored; those of level `support` and `query` are numbered as `Weights` does."""
-    generator: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
-    bank: RetrainBank | None = None
-    """Exact retrainings about λ*."""
-    checkpoints: tuple[Checkpoint, ...] = ()
-    """Of meta-training, the last one last."""
-    strict: bool = True
-    """A solve that fails raises; else its status is in the result."""
-    run: TrainingRun | None = None
-    """The recorded run that ended in λ*."""
-    observer: Observer = field(default_factory=Observer)
-    """Is told how far long work has come."""
-    folder: Path | None = None
-    """Where long work is kept, to go on from after an interruption."""
-
-    def __post_init__(self) -> None:
-        check_level(self.level)
-
-    @property
-    def problem(self) -> BilevelProblem:
-        return self.point.problem
-
-    @property
-    def items(self) -> int:
-        """How many items the level has."""
-        return self.problem.tasks.items(self.level)
-
-    def singles(self) -> list[Removal]:
-        """Every item on its own."""
-        return [(i,) for i in range(self.items)]
 
 
 class Targets:
@@ -154,7 +107,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class ParameterChange:
-    """values [P, s]: λ(after removal) − λ* for each of s removals."""
+    """values [P, s]: λ(after removal) − λ* for each of s removals; λ(without) − λ(with) for candidates."""
 
     values: Tensor
     removals: tuple[Removal, ...]
@@ -195,6 +148,8 @@ class AttributionMethod(Component, ABC):
     """Its scores are exact retrainings, from the context's bank."""
     needs_minimum: ClassVar[bool] = True
     """Its scores are derivatives at a minimum of the training objective; a note says where λ* is none."""
+    adds: ClassVar[bool] = False
+    """It also scores candidates, which are no part of the fit (`Context.candidates`)."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -296,6 +251,14 @@ def check_context(method: AttributionMethod, context: Context) -> None:
     if context.level not in method.levels:
         known = ", ".join(level for level in LEVELS if level in method.levels)
         raise InputError(f"{name} does not support level {context.level!r}; its levels are {known}. Give one of these.")
+    if context.candidates is not None and not method.adds:
+        why = (
+            "a run that never drew a task says nothing of it" if method.needs_run else "it knows only items of the fit"
+        )
+        raise InputError(
+            f"{name} cannot score candidates: {why}. Use influence, task-if, instance-if, direct-if, retrain, loss or "
+            "gradient-similarity at a minimum."
+        )
     if method.needs_checkpoints and not context.checkpoints:
         raise InputError(
             f"{name} works on checkpoints of meta-training and there are none. In a study, name a trainer that keeps "

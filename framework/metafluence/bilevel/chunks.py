@@ -10,22 +10,23 @@ from torch import Tensor
 from metafluence.bilevel.chunk import Chunk
 from metafluence.bilevel.linearisation import Form, Jacobian
 from metafluence.bilevel.memory import MemoryPlan
+from metafluence.runtime import TaskShare
 from metafluence.tasks import Level, Removal
 
 ChunkMaker = Callable[[slice, Tensor | None], Chunk]
-"""The chunk of a slice of the tasks, with a warm start [N, Q] for the adaptation of all tasks (or None)."""
+"""The chunk of a slice of the tasks, with a warm start [n, Q] for their adaptation (or None)."""
 
 
 class Chunks:
     """Sums and per-item results over all tasks. Columns are [k, P].
 
-    Chunks keep their graphs if the plan says so, else each is rebuilt when needed, its tasks adapting from where they
-    ended before.
+    The chunks are those of this process's share of the tasks, the results those of all tasks. Chunks keep their graphs
+    if the plan says so, else each is rebuilt when needed, its tasks adapting from where they ended before.
     """
 
-    def __init__(self, count: int, make: ChunkMaker, plan: MemoryPlan, init: Tensor | None) -> None:
-        self._count, self._make, self._start = count, make, init
-        self.plan = plan
+    def __init__(self, share: TaskShare, make: ChunkMaker, plan: MemoryPlan, init: Tensor | None) -> None:
+        self.share, self._make, self.plan = share, make, plan
+        self._start = None if init is None else init[share.where]
         self._kept = list(self._build()) if plan.keeps else None
 
     @property
@@ -44,11 +45,13 @@ class Chunks:
         self._start = torch.cat(adapted)
 
     def _build(self) -> Iterator[Chunk]:
-        for start in range(0, self._count, self.plan.tasks):
-            yield self._make(slice(start, min(start + self.plan.tasks, self._count)), self._start)
+        first = self.share.where.start
+        for where in self.share.slices(self.plan.tasks):
+            start = None if self._start is None else self._start[where.start - first : where.stop - first]
+            yield self._make(where, start)
 
     def rows(self, level: Level, jacobian: Jacobian) -> Iterator[Tensor]:
-        """The responses of a few items at a time, in order, [m, P] each."""
+        """The responses of a few items of the share at a time, in order, [m, P] each."""
         for chunk in self:
             yield from chunk.responses(level, jacobian)
 
@@ -56,19 +59,24 @@ class Chunks:
         """Σ weights_i r_i over the items of each removal, each item once, [removals, P]; weights [items]."""
         pairs = [(number, item) for number, removal in enumerate(removals) for item in set(removal)]
         numbers, items = torch.tensor(pairs, dtype=torch.long, device=weights.device).reshape(-1, 2).T
-        each, parts = len(weights) // self._count, []
-        for chunk in self:
-            first, last = chunk.where.start * each, chunk.where.stop * each
-            here = (items >= first) & (items < last)
-            at, number, weight = items[here] - first, numbers[here], weights[items[here]]
-            if len(removals) > chunk.passes(level, jacobian):
-                parts.append(self._gathered(chunk.responses(level, jacobian), at, number, weight, len(removals)))
-                continue
-            coefficients = weights.new_zeros(len(removals), last - first)
-            coefficients[number, at] = weight
-            some = coefficients.split(self.plan.columns)
-            parts.append(torch.cat([chunk.sums(few, level, jacobian) for few in some]))
-        return torch.stack(parts).sum(dim=0)
+        each = len(weights) // self.share.count
+
+        def own() -> Tensor:
+            parts = []
+            for chunk in self:
+                first, last = chunk.where.start * each, chunk.where.stop * each
+                here = (items >= first) & (items < last)
+                at, number, weight = items[here] - first, numbers[here], weights[items[here]]
+                if len(removals) > chunk.passes(level, jacobian):
+                    parts.append(self._gathered(chunk.responses(level, jacobian), at, number, weight, len(removals)))
+                    continue
+                coefficients = weights.new_zeros(len(removals), last - first)
+                coefficients[number, at] = weight
+                some = coefficients.split(self.plan.columns)
+                parts.append(torch.cat([chunk.sums(few, level, jacobian) for few in some]))
+            return torch.stack(parts).sum(dim=0)
+
+        return self.share.sum(f"removed {level} {jacobian} {len(removals)}", own, numbers, items, weights)
 
     @staticmethod
     def _gathered(rows: Iterator[Tensor], at: Tensor, number: Tensor, weight: Tensor, count: int) -> Tensor:
@@ -83,34 +91,50 @@ class Chunks:
 
     def slopes(self, columns: Tensor, level: Level, jacobian: Jacobian) -> Tensor:
         """The responses times columns, [items, k]."""
-        found = []
-        for chunk in self:
-            if len(columns) > chunk.passes(level, jacobian):
-                found += [rows @ columns.T for rows in chunk.responses(level, jacobian)]
-                continue
-            parts = [chunk.slopes(some, level, jacobian) for some in columns.split(self.plan.columns)]
-            found.append(torch.cat(parts, dim=1))
-        return torch.cat(found)
+
+        def own() -> Tensor:
+            found = []
+            for chunk in self:
+                if len(columns) > chunk.passes(level, jacobian):
+                    found += [rows @ columns.T for rows in chunk.responses(level, jacobian)]
+                    continue
+                parts = [chunk.slopes(some, level, jacobian) for some in columns.split(self.plan.columns)]
+                found.append(torch.cat(parts, dim=1))
+            return torch.cat(found)
+
+        return self.share.gather(f"slopes {level} {jacobian} {len(columns)}", own, columns)
 
     def product_and_slopes(self, columns: Tensor, levels: Sequence[Level]) -> tuple[Tensor, dict[Level, Tensor]]:
         """The exact `product` [k, P] and the `slopes` [items, k] of each level, which share all but the last step."""
-        total, found = torch.zeros_like(columns), []
-        for chunk in self:
-            parts = [chunk.product_and_slopes(some, levels) for some in columns.split(self.plan.columns)]
-            total += torch.cat([product for product, _ in parts])
-            found.append([slopes for _, slopes in parts])
-        return total, {
-            level: torch.cat([torch.cat([s[level] for s in own], dim=1) for own in found]) for level in levels
-        }
+        found: list[list[dict[Level, Tensor]]] = []
+
+        def product() -> Tensor:
+            total = torch.zeros_like(columns)
+            for chunk in self:
+                parts = [chunk.product_and_slopes(some, levels) for some in columns.split(self.plan.columns)]
+                total += torch.cat([product for product, _ in parts])
+                found.append([slopes for _, slopes in parts])
+            return total
+
+        def slopes() -> list[Tensor]:
+            return [torch.cat([torch.cat([s[level] for s in own], dim=1) for own in found]) for level in levels]
+
+        what = f"product and slopes {levels} {len(columns)}"
+        total = self.share.sum(what, product, columns)
+        return total, dict(zip(levels, self.share.gather_each(what, slopes, columns), strict=True))
 
     def product(self, columns: Tensor, jacobian: Jacobian, form: Form) -> Tensor:
         """Σ_i w_i H_i v for each column, [k, P]."""
-        total = torch.zeros_like(columns)
-        for chunk in self:
-            if chunk.by_rows(len(columns), jacobian, form):
-                total += chunk.product_by_rows(columns)
-                continue
-            for start in range(0, len(columns), self.plan.columns):
-                batch = slice(start, start + self.plan.columns)
-                total[batch] += chunk.product(columns[batch], jacobian, form)
-        return total
+
+        def own() -> Tensor:
+            total = torch.zeros_like(columns)
+            for chunk in self:
+                if chunk.by_rows(len(columns), jacobian, form):
+                    total += chunk.product_by_rows(columns)
+                    continue
+                for start in range(0, len(columns), self.plan.columns):
+                    batch = slice(start, start + self.plan.columns)
+                    total[batch] += chunk.product(columns[batch], jacobian, form)
+            return total
+
+        return self.share.sum(f"product {jacobian} {form} {len(columns)}", own, columns)

@@ -35,8 +35,9 @@ class Point:
         self.problem = problem
         self.meta = meta
         self.weights = weights
-        plan = MemoryPlan.for_products(len(self), problem.bytes_per_task(meta), problem.memory_gib, meta.device)
-        self.chunks = Chunks(len(self), lambda where, start: problem.chunk(meta, weights, where, start), plan, init)
+        share = problem.share(meta, weights)
+        plan = MemoryPlan.for_products(share.size, problem.bytes_per_task(meta), problem.memory_gib, meta.device)
+        self.chunks = Chunks(share, lambda where, start: problem.chunk(meta, weights, where, start), plan, init)
 
     def __len__(self) -> int:
         """N, the number of tasks."""
@@ -48,19 +49,23 @@ class Point:
 
     @cached_property
     def adaptation(self) -> Adaptation:
-        parts = [chunk.adaptation for chunk in self.chunks]
-        return Adaptation(
-            torch.cat([p.adapted for p in parts]),
-            torch.cat([p.gradient_norm for p in parts]),
-            torch.cat([p.converged for p in parts]),
-            max(p.iterations for p in parts),
-        )
+        def own() -> list[Tensor]:
+            parts = [chunk.adaptation for chunk in self.chunks]
+            most = torch.tensor(max(p.iterations for p in parts)).expand(self.chunks.share.size)
+            named = [(p.adapted, p.gradient_norm, p.converged) for p in parts]
+            return [*(torch.cat(some) for some in zip(*named, strict=True)), most.to(self.meta.device)]
+
+        adapted, gradient_norm, converged, iterations = self.chunks.share.gather_each("adaptation", own)
+        return Adaptation(adapted, gradient_norm, converged, int(iterations.max()))
 
     @cached_property
     def _evaluated(self) -> tuple[Tensor, Tensor, Tensor]:
-        found = [(chunk.adapted, chunk.losses(), chunk.predictions()) for chunk in self.chunks]
-        adapted, losses, outputs = zip(*found, strict=True)
-        return torch.cat(adapted), torch.cat(losses), torch.cat(outputs)
+        def own() -> list[Tensor]:
+            found = [(chunk.adapted, chunk.losses(), chunk.predictions()) for chunk in self.chunks]
+            return [torch.cat(some) for some in zip(*found, strict=True)]
+
+        adapted, losses, outputs = self.chunks.share.gather_each("evaluation", own)
+        return adapted, losses, outputs
 
     @property
     def adapted(self) -> Tensor:
@@ -90,14 +95,22 @@ class Point:
 
     def partial_gradient(self, jacobian: Jacobian) -> Tensor:
         """Σ_i w_i D_λ L_O^i under the given dθ/dλ, without the l2 term, [P]."""
-        total = torch.zeros_like(self.meta)
-        for chunk in self.chunks:
-            total += chunk.gradient(jacobian)
-        return total
+
+        def own() -> Tensor:
+            total = torch.zeros_like(self.meta)
+            for chunk in self.chunks:
+                total += chunk.gradient(jacobian)
+            return total
+
+        return self.chunks.share.sum(f"gradient {jacobian}", own)
 
     def output_gradient(self, cotangents: Tensor) -> Tensor:
         """Σ_i D_λ ⟨c_i, f_i⟩, [P], for cotangents c [N, n_q, C] of the `predictions` f; θ moves with λ."""
-        return torch.stack([chunk.output_gradient(cotangents[chunk.where]) for chunk in self.chunks]).sum(dim=0)
+
+        def own() -> Tensor:
+            return torch.stack([chunk.output_gradient(cotangents[chunk.where]) for chunk in self.chunks]).sum(dim=0)
+
+        return self.chunks.share.sum("output gradient", own, cotangents)
 
     def item_weights(self, level: Level = "task") -> Tensor:
         """ω of every item of the level, [items], in the order of `responses`; removing an item changes it by −ω.
@@ -123,7 +136,10 @@ class Point:
         """`project`, a linear map of rows [m, P] to [m, k], of the responses, a few items at a time: [items, k]."""
 
         def own(inner: Level) -> Tensor:
-            return torch.cat([project(rows) for rows in self.chunks.rows(inner, jacobian)])
+            rows = self.chunks.rows(inner, jacobian)
+            return self.chunks.share.gather(
+                f"responses {inner} {jacobian}", lambda: torch.cat([project(some) for some in rows])
+            )
 
         return self._gathered(level, own)
 
@@ -159,6 +175,17 @@ class Point:
         """
         return self._gathered(level, lambda inner: self.chunks.slopes(columns.T.contiguous(), inner, jacobian))
 
+    @cached_property
+    def _instance_losses(self) -> dict[Level, Tensor]:
+        """Of support and of query instances, [N, n] each: both from one pass over the tasks."""
+
+        def own() -> list[Tensor]:
+            pairs = [(chunk.instance_losses("support"), chunk.instance_losses("query")) for chunk in self.chunks]
+            return [torch.cat(some) for some in zip(*pairs, strict=True)]
+
+        support, query = self.chunks.share.gather_each("losses of instances", own)
+        return {"support": support, "query": query}
+
     def item_losses(self, level: Level = "task") -> Tensor:
         """The loss of every item after adaptation, in nats, [items]: of a task its outer loss, else the instance's.
 
@@ -168,7 +195,7 @@ class Point:
         def own(inner: Level) -> Tensor:
             if inner == "task":
                 return self.task_losses
-            each = torch.cat([chunk.instance_losses(inner) for chunk in self.chunks])
+            each = self._instance_losses[inner]
             return torch.where(self.problem.tasks.held(inner), each, 0).flatten()
 
         if level in WEIGHED:
@@ -178,7 +205,9 @@ class Point:
 
     def outer_gradients(self) -> Tensor:
         """∂_θ L_O of every task, [N, Q]."""
-        return torch.cat([chunk.outer_gradient() for chunk in self.chunks])
+        return self.chunks.share.gather(
+            "outer gradients", lambda: torch.cat([chunk.outer_gradient() for chunk in self.chunks])
+        )
 
     def outer_layers(self) -> LayerStack:
         """The layers behind F with θ held, over all query instances as one task."""
@@ -197,7 +226,11 @@ class Point:
     def product_each(self, columns: Tensor, jacobian: Jacobian = "total") -> Tensor:
         """w_i H_i v_i, each task with its own column: V [P, N] to [P, N], without the l2 term."""
         rows = columns.T
-        return torch.cat([chunk.product_each(rows[chunk.where], jacobian) for chunk in self.chunks]).T
+
+        def own() -> Tensor:
+            return torch.cat([chunk.product_each(rows[chunk.where], jacobian) for chunk in self.chunks])
+
+        return self.chunks.share.gather(f"products {jacobian}", own, columns).T
 
     def near(self, meta: Tensor) -> Point:
         """The problem at another λ, with these weights; a learner that searches for an optimum starts from θ here."""
@@ -223,4 +256,9 @@ class Point:
 
     def inner_residual(self) -> float:
         """Largest relative residual of the inner solves made so far; NaN where graphs are not kept."""
-        return max((c.linearise("total").inner_residual for c in self.chunks.kept), default=float("nan"))
+
+        def own() -> Tensor:
+            largest = max((c.linearise("total").inner_residual for c in self.chunks.kept), default=float("nan"))
+            return self.meta.new_full((self.chunks.share.size,), largest)
+
+        return float(self.chunks.share.gather("inner residual", own).max())

@@ -16,7 +16,7 @@ from metafluence.errors import InputError
 from metafluence.learners import MetaLearner
 from metafluence.linalg import Solver
 from metafluence.registry import NonNegative, Positive, check_fields
-from metafluence.runtime import component_fingerprint
+from metafluence.runtime import TaskShare, component_fingerprint
 from metafluence.tasks import Batch, TaskSet, Weights
 
 
@@ -102,8 +102,9 @@ class BilevelProblem:
         if shapes[0] != shapes[1]:
             theirs, ours = ("inputs {} ({}) and {}".format(*shape) for shape in shapes)
             raise InputError(f"These tasks have {theirs}; the learner is bound to {ours}. Give tasks like these.")
-        self._check_tasks(tasks)
-        return replace(self, tasks=tasks.to(device=self.tasks.device), l2=0.0)
+        problem = replace(self, learner=self.learner.for_tasks(tasks), tasks=tasks.to(device=self.tasks.device), l2=0.0)
+        problem._check_tasks(tasks)
+        return problem
 
     def fingerprint(self) -> str:
         """A hash of everything a fit depends on except its trainer and start."""
@@ -111,32 +112,33 @@ class BilevelProblem:
         parts = (learner, self.tasks.fingerprint(), repr(self.l2), solver)
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
-    def chunk(self, meta: Tensor, weights: Weights, where: slice, init: Tensor | None) -> Chunk:
-        """A few of the tasks, adapted at `meta`."""
-        support, query, start = (
-            self.tasks.support[where],
-            self.tasks.query[where],
-            None if init is None else init[where],
-        )
-        return Chunk(self.learner, self.inner_solver, support, query, meta, weights[where], where, start)
+    def share(self, meta: Tensor, weights: Weights) -> TaskShare:
+        """The tasks that this process computes at `meta`: all, but for several processes (see `join_ranks`)."""
+        return TaskShare.of(len(self.tasks), lambda: f"{','.join(self.tasks.ids)} {weights.fingerprint()}", meta)
 
-    def gradient_chunks(self, meta: Tensor, weights: Weights) -> Iterator[Chunk]:
-        """All tasks, a few at a time, for one pass over their losses and gradients; do not keep the chunks."""
+    def chunk(self, meta: Tensor, weights: Weights, where: slice, init: Tensor | None) -> Chunk:
+        """A few of the tasks, adapted at `meta`; init: their own θ [n, Q] to start from."""
+        support, query = self.tasks.support[where], self.tasks.query[where]
+        return Chunk(self.learner, self.inner_solver, support, query, meta, weights[where], where, init)
+
+    def gradient_chunks(self, meta: Tensor, weights: Weights, share: TaskShare) -> Iterator[Chunk]:
+        """A share of the tasks, a few at a time, for a pass over losses and gradients; do not keep the chunks."""
         self.check(meta)
         per_task = self.bytes_per_task(meta, products=False)
-        plan = MemoryPlan.for_gradients(len(self.tasks), per_task, self.memory_gib, meta.device)
-        for where in self.tasks.chunks(plan.tasks):
+        plan = MemoryPlan.for_gradients(share.size, per_task, self.memory_gib, meta.device)
+        for where in share.slices(plan.tasks):
             yield self.chunk(meta, weights, where, None)
 
     def bytes_per_task(self, meta: Tensor, products: bool = True) -> int:
         """Memory of one task's graphs, for products or for a gradient alone. Measured once per shape of tasks."""
-        first, parts = slice(0, 1), (self.learner, self.inner_solver)
-        support, query, ones = self.tasks.support[first], self.tasks.query[first], Weights.ones(self.tasks)[first]
+        first = self.tasks[:1]
+        ones = Weights.ones(first)
 
         def build(queries: int) -> Chunk:
-            some = Batch(query.inputs[:, :queries], query.targets[:, :queries])
+            # Copies: of a part, autograd would count the whole.
+            some = Batch(first.query.inputs[:, :queries].clone(), first.query.targets[:, :queries])
             weights = replace(ones, query=ones.query[:, :queries])
-            single = Chunk(*parts, support, some, meta, weights, first, None)
+            single = Chunk(self.learner, self.inner_solver, first.support, some, meta, weights, slice(0, 1), None)
             if products:
                 single.build_graphs()
             else:

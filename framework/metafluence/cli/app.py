@@ -1,4 +1,4 @@
-"""The command line: `metafluence run | report | score | sweep | data | list | show | demo`.
+"""The command line: `metafluence run | report | score | clean | sweep | data | list | show | demo`.
 
 Exit codes: 0 done, 1 a run failed, 2 bad input. Whatever needs torch is reached through `metafluence`'s lazy names, so
 that `list` answers at once.
@@ -6,6 +6,7 @@ that `list` answers at once.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import tempfile
@@ -19,7 +20,9 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+import metafluence
 from metafluence.allocator import keep_freed_memory
+from metafluence.cli.clean import clean
 from metafluence.cli.data import data_app
 from metafluence.cli.score import score
 from metafluence.cli.study import RegistryOption, Terminated, demo, report, run
@@ -40,10 +43,23 @@ Start with `metafluence demo`. Then copy its study (printed at the end), change 
 `metafluence list` shows every part that can be swapped; a file `registry.yaml` beside a study adds parts of your own.
 """,
 )
+
+
+@app.callback()
+def several_processes(context: typer.Context) -> None:
+    """Where torchrun started several processes, `run` computes with all of them, and the first one prints."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return
+    if context.invoked_subcommand != "run":
+        raise InputError(f"`{context.invoked_subcommand}` is for one process. Start it without torchrun.")
+    console.quiet = not metafluence.join_ranks().first
+
+
 app.command()(run)
 app.command()(demo)
 app.command()(report)
 app.command()(score)
+app.command()(clean)
 app.add_typer(sweep_app, name="sweep")
 app.add_typer(data_app, name="data")
 
@@ -114,19 +130,24 @@ def main() -> None:
     try:
         app()
     except (InputError, StoreError) as error:
-        errors.print(Text(f"Error: {error}", style="red"), soft_wrap=True)
+        errors.print(Text(f"{_error()}: {error}", style="red"), soft_wrap=True)
         sys.exit(2)
     except MetafluenceError as error:
-        errors.print(Text(f"Error: {error}", style="red"), soft_wrap=True)
+        errors.print(Text(f"{_error()}: {error}", style="red"), soft_wrap=True)
         sys.exit(1)
     except Exception as error:
         with tempfile.NamedTemporaryFile("w", prefix="metafluence-", suffix=".txt", delete=False) as file:
             traceback.print_exc(file=file)
-        text = f"Error: unexpected {in_words(error)}. The traceback is in {file.name}; please report it."
+        text = f"{_error()}: unexpected {in_words(error)}. The traceback is in {file.name}; please report it."
         if out_of_memory(error):
-            text = f"Error: {in_words(error)} The traceback is in {file.name}."
+            text = f"{_error()}: {in_words(error)} The traceback is in {file.name}."
         errors.print(Text(text, style="red"), soft_wrap=True)
         sys.exit(1)
+
+
+def _error() -> str:
+    """How the message of an error begins; the first process has no number."""
+    return "Error" if os.environ.get("RANK", "0") == "0" else f"Error in process {os.environ['RANK']}"
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:

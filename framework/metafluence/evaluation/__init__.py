@@ -1,5 +1,6 @@
 """How methods are compared: ground truth, metrics, runs, error budget, certificate, grids and sweeps of solvers."""
 
+from metafluence.evaluation.additions import Added, added
 from metafluence.evaluation.certificate import Certificate, certify
 from metafluence.evaluation.damping_choice import execute_plan
 from metafluence.evaluation.damping_sweep import Damped, DampingSweep, sweep_damping
@@ -23,10 +24,12 @@ from metafluence.evaluation.metrics import (
 from metafluence.evaluation.plan import GridPlan, Plan
 from metafluence.evaluation.predictions import Predictions
 from metafluence.evaluation.replays import Replayed, replayed
+from metafluence.evaluation.reweighting import Reweighted, reweighted
 from metafluence.evaluation.row import RemovalCurve, Row, Run, run_name
 from metafluence.evaluation.run_certificate import certify_run
 from metafluence.evaluation.run_scores import RunScores, score_run
 from metafluence.evaluation.run_trust import CHANGES, FLOOR, RunTrust, run_trust
+from metafluence.evaluation.selection import Selection, selected
 from metafluence.evaluation.solver_grid import Cell, reference_scores, run_cell
 from metafluence.evaluation.split_halves import Reliability, reliability
 from metafluence.evaluation.statistics import (

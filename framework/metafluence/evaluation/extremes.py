@@ -13,7 +13,8 @@ from torch import Tensor
 
 from metafluence.attribution import Targets
 from metafluence.evaluation.evaluation import Evaluation
-from metafluence.tasks import Removal
+from metafluence.tasks import Level, Removal
+from metafluence.training import RetrainBank
 
 DRAWS = 19
 """Random sets of each size: one more set goes further than all of them by chance in 5 % of cases."""
@@ -31,6 +32,15 @@ def ends(scores: Tensor, counts: Sequence[int]) -> list[Removal]:
     return highest + [lowest(scores, count) for count in counts]
 
 
+def losses_without(bank: RetrainBank, removals: Sequence[Removal], level: Level, targets: Targets) -> Tensor:
+    """The change of every target's loss without each removal, [removals, T]; NaN where a fit failed."""
+    fits = bank.leave_out(removals, level, strict=False)
+    before = targets.losses()
+    nothing = torch.full_like(before, torch.nan)
+    pairs = zip(fits.meta.T, fits.converged, strict=True)
+    return torch.stack([targets.losses(meta) - before if good else nothing for meta, good in pairs]).cpu()
+
+
 def changes_without(evaluation: Evaluation, removals: Sequence[Removal]) -> Tensor:
     """The change of every target's loss without each removal, in nats, [removals, targets]; of the truth's kind.
 
@@ -39,13 +49,9 @@ def changes_without(evaluation: Evaluation, removals: Sequence[Removal]) -> Tens
     by_run = []
     for one in evaluation.runs:
         assert one.bank is not None, "it is asked of the truth"
-        fits = one.bank.leave_out(removals, evaluation.level, strict=False)
         targets = Targets(one.problem, one.validation, one.meta, mean=False)
-        before = targets.losses()
-        nothing = torch.full_like(before, torch.nan)
-        pairs = zip(fits.meta.T, fits.converged, strict=True)
-        by_run.append(torch.stack([targets.losses(meta) - before if good else nothing for meta, good in pairs]))
-    return torch.stack(by_run).mean(dim=0).cpu()
+        by_run.append(losses_without(one.bank, removals, evaluation.level, targets))
+    return torch.stack(by_run).mean(dim=0)
 
 
 def random_changes(evaluation: Evaluation, items: int, generator: torch.Generator) -> Tensor:

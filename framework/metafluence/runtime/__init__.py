@@ -17,7 +17,7 @@ from metafluence.runtime.executors import (
     optional_package,
     warn,
 )
-from metafluence.runtime.fingerprints import component_fingerprint, hash_tensor
+from metafluence.runtime.fingerprints import component_fingerprint, hash_parts, hash_tensor
 from metafluence.runtime.memory import (
     ACTIVATION_BYTES,
     COLUMN_BYTES,
@@ -29,6 +29,7 @@ from metafluence.runtime.memory import (
     graph_bytes,
 )
 from metafluence.runtime.provenance import versions
+from metafluence.runtime.ranks import Ranks, TaskShare, join_ranks, joined
 from metafluence.runtime.source_code import file_fingerprint
 from metafluence.runtime.state_dicts import STATE_DICT_SUFFIXES, read_state_dict
 from metafluence.runtime.storage import (

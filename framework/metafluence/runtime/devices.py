@@ -42,7 +42,8 @@ def find_device(name: str, dtype: torch.dtype) -> torch.device:
             "device: cpu."
         )
     full_precision()
-    return torch.device(device.type, device.index or 0)
+    number = torch.cuda.current_device() if device == torch.device("cuda") else device.index or 0
+    return torch.device(device.type, number)
 
 
 def available_devices() -> list[str]:

@@ -1,5 +1,7 @@
 """A study from its YAML to its results: configuration, variations, plans, preparation, stored outcomes."""
 
+from metafluence.studies.candidates import CandidateScores
+from metafluence.studies.cleaning import Cleaning, clean
 from metafluence.studies.comparison import Comparing, Stored, open_stores
 from metafluence.studies.config import GridConfig, StudyConfig, parse_study
 from metafluence.studies.dry_run import pilot

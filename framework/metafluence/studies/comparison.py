@@ -10,7 +10,7 @@ from pathlib import Path
 from metafluence.errors import InputError, MetafluenceError, StoreError, in_words
 from metafluence.progress import Observer
 from metafluence.registry import Registry
-from metafluence.runtime import load_facts, save_facts, write_atomically
+from metafluence.runtime import joined, load_facts, save_facts, write_atomically
 from metafluence.studies.config import listed
 from metafluence.studies.outcomes import Outcome, load_outcome, outcome, save_outcome
 from metafluence.studies.provenance import keep_source, local_code, made_with
@@ -54,11 +54,12 @@ class Store:
 class Comparing:
     """All variations of a study, their components built and checked before anything is computed.
 
-    What is finished is kept, and reused; a variation that fails is an outcome with its reason, and the others go on.
+    What is finished is kept (of several processes by the first), and reused; a variation that fails is an outcome with
+    its reason, and the others go on.
     """
 
     def __init__(self, comparison: Comparison, registry: Registry, folder: Path, observer: Observer | None = None):
-        self.comparison, self.store = comparison, Store(folder)
+        self.comparison, self.store = comparison, Store(joined().folder(folder))
         self._observer, self._registry = observer or Observer(), registry
         self.studies = [self._study(variation, registry) for variation in comparison.variations]
 
@@ -95,10 +96,13 @@ class Comparing:
                     Outcome(id=variation.id, varied=variation.varied, seed=variation.config.seed, reason=reason)
                 )
                 continue
+            finally:  # a lost process is no failure of a variation
+                joined().check()
             kept = outcome(variation, result)
             save_outcome(self.store.outcome(variation.id), kept)
             outcomes.append(kept)
-            finished(study, result, self.store.page(variation.id, count))
+            if joined().first:
+                finished(study, result, self.store.page(variation.id, count))
         if len(errors) == count:
             raise errors[0]
         return outcomes

@@ -48,6 +48,16 @@ WITHOUT: dict[Kind, tuple[str, ...]] = {
     "proximal": ("start", "seeds"),
 }
 """Fields of `truth` that mean nothing for a kind."""
+NOT_OF_A_RUN = {
+    "trainer": "the run is the fit",
+    "checkpoints": "the run is the fit, and methods take its own steps (`along: run`)",
+    "corruption": "the run was made with the tasks that it had",
+    "l2": "the run was made with its own",
+    "candidates": "a run that never drew a task says nothing of it",
+}
+"""Fields that a study of a recorded run has not, and why."""
+TASK_FILES = (".npz", ".safetensors")
+"""How names of files of tasks end."""
 
 
 def listed(value: Any) -> Any:
@@ -190,8 +200,10 @@ class StudyConfig(Strict):
     checkpoints serve the methods that need some; the study's own trainer's if not given. damping: how `methods` that
     take a damping and set none come by it; as the methods have it if not given. grid: one method's scores with inner
     and outer solvers swapped against each other, at the first level. budget: methods whose error is split by where it
-    comes from. device: where tensors are: cpu, cuda, cuda:N or mps. certificate: whether influence can be trusted here
-    is checked, where there is ground truth.
+    comes from. device: where tensors are: cpu, cuda, cuda:N or mps. distributed: the processes that torchrun started
+    share the tasks. certificate: whether influence can be trusted here is checked, where there is ground truth.
+    candidates: how many more training tasks are drawn that are not trained on, to score what adding each would do;
+    compared with exact fits with as many of them as `truth.items` says.
     """
 
     name: Name
@@ -217,7 +229,60 @@ class StudyConfig(Strict):
     truth: TruthConfig | None = TruthConfig()
     remove: Annotated[list[Share], BeforeValidator(listed)] = []
     executor: Spec = "processes"
+    distributed: Annotated[bool, Field(strict=True)] = False
     memory_gib: Positive = 2.0
+    candidates: Annotated[int, Field(ge=1, le=10**5)] | None = None
+
+    @model_validator(mode="after")
+    def _adds_to_a_minimum(self) -> StudyConfig:
+        if self.candidates is not None and self.damping is not None:
+            raise InputError("damping is chosen by removals, and candidates are added. Set one in each method.")
+        if self.candidates is not None and self.truth is not None and self.truth.kind != "minimum":
+            raise InputError(
+                f"candidates are added in exact fits, and `kind: {self.truth.kind}` makes none. Leave candidates out, "
+                "or set `truth: {kind: minimum}`."
+            )
+        return self
+
+
+class RunStudyConfig(StudyConfig):
+    """A study of a run that was recorded, whose tasks take the place of the training tasks.
+
+    run: its folder (`mf.record`, `mf.save_recording`). learner, inner_solver: as the run was recorded with; the learner
+    may be `FILE.py:FUNCTION`, too. dataset: what validation and test tasks are drawn from; or an .npz or .safetensors
+    file of target tasks, which are the test tasks, too. truth: `run` or `proximal`. l2: the run's own.
+    """
+
+    run: Annotated[str, Field(min_length=1)]
+    l2: NonNegative = 0.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_of_a_run(cls, raw: dict[str, Any]) -> dict[str, Any]:
+        for name, why in NOT_OF_A_RUN.items():
+            if name in raw:
+                raise InputError(f"{name} and run are both given, but {why}. Remove one of the two.")
+        asked = raw.get("truth", {})
+        return {**raw, "truth": {"kind": "run", **asked}} if isinstance(asked, dict) else raw
+
+    @model_validator(mode="after")
+    def _needs_no_training(self) -> RunStudyConfig:
+        if self.truth is not None and self.truth.kind not in ("run", "proximal"):
+            raise InputError(
+                f"truth.kind is {self.truth.kind!r}, but a recorded run has no trainer to train anew with. Set it to "
+                "run, or to proximal."
+            )
+        if self.targets_file is not None and "episodes" in self.model_fields_set:
+            raise InputError(
+                "episodes says how tasks are drawn, and dataset is a file of them. Remove episodes, or name a data set."
+            )
+        return self
+
+    @property
+    def targets_file(self) -> str | None:
+        """The file of target tasks; None where they are drawn from a data set."""
+        named = isinstance(self.dataset, str) and self.dataset.endswith(TASK_FILES)
+        return str(self.dataset) if named else None
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
@@ -237,7 +302,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
 def parse_study(raw: dict[str, Any], where: str = "The study") -> StudyConfig:
     """Validate a study given as a mapping."""
-    return check(StudyConfig, raw, where)
+    return check(RunStudyConfig if "run" in raw else StudyConfig, raw, where)
 
 
 def check(model: type[Model], raw: dict[str, Any], where: str) -> Model:

@@ -14,26 +14,19 @@ from metafluence.attribution import Targets
 from metafluence.bilevel import BilevelProblem, Diagnostics, diagnose
 from metafluence.errors import InputError
 from metafluence.evaluation import DRAWS, Evaluation, Truth, draw_removals, random_changes, retrain
-from metafluence.learners import MetaLearner
 from metafluence.linalg import Solver
 from metafluence.progress import Observer
 from metafluence.registry import Registry
-from metafluence.runtime import (
-    Executor,
-    RemoteExecutor,
-    Shelf,
-    component_fingerprint,
-    digest_of,
-    find_device,
-    folder_of,
-)
-from metafluence.studies.config import StudyConfig
+from metafluence.runtime import Shelf, component_fingerprint, digest_of, find_device, folder_of
+from metafluence.studies.config import RunStudyConfig, StudyConfig
+from metafluence.studies.drawn_tasks import DTYPES, DrawnTasks
+from metafluence.studies.fitters import build_executor
 from metafluence.studies.kept_fits import KeptFits
+from metafluence.studies.recorded_fit import RecordedFit, open_run
 from metafluence.studies.seeding import generator_for
-from metafluence.tasks import ITEM_NAMES, Dataset, Level, Removal, Split, TaskSet, check_whole, corrupt, count_of
-from metafluence.training import Checkpoint, Fit, RetrainBank, Trainer
+from metafluence.tasks import ITEM_NAMES, Level, Removal, Split, TaskSet, count_of
+from metafluence.training import Checkpoint, Fit, RetrainBank, Trainer, TrainingRun, missed_end
 
-DTYPES = {"float64": torch.float64, "float32": torch.float32}
 DOING = {
     "minimum": ("retraining", "exact fits"),
     "run": ("replaying", "replays"),
@@ -104,16 +97,23 @@ class Preparation:
             raise InputError(f"damping is chosen by retraining, on some of the validation tasks; the study {lacks}.")
         self._refuse_for_procedure()
         self.device = find_device(config.device, DTYPES[config.dtype])
-        self._dataset: Dataset = registry.build("dataset", config.dataset)
-        self._learner: MetaLearner = registry.build("learner", config.learner)
         self._inner_solver: Solver = registry.build("solver", config.inner_solver, "inner_solver")
-        self._trainer: Trainer = registry.build("trainer", config.trainer)
+        self._recorded: TrainingRun | None = None
+        if isinstance(config, RunStudyConfig):
+            self._recorded = open_run(config, registry, self._inner_solver, self.device)
+            self._trainer: Trainer = RecordedFit(Path(config.run), self._recorded.fingerprint())
+        else:
+            self._learner = registry.build("learner", config.learner)
+            self._trainer = registry.build("trainer", config.trainer)
+        self.tasks = DrawnTasks(
+            config, registry, None if self._recorded is None else self._recorded.problem.tasks.to(device="cpu")
+        )
         if config.truth is not None and config.truth.replays:
             self._trainer = self._trainer.recording()
         self._descent: Trainer | None = None
         if config.checkpoints is not None:
             self._descent = registry.build("trainer", config.checkpoints, "checkpoints")
-        self._executor = self._on_device(registry.build("executor", config.executor))
+        self._executor = build_executor(config, registry, self.device)
 
     def _refuse_for_procedure(self) -> None:
         """Raises InputError for what looks at one fit alone, where the truth is a mean over several."""
@@ -133,12 +133,18 @@ class Preparation:
 
     def start(self) -> Started:
         """Draw the tasks and fit, if that is not done yet."""
-        split = self._tasks()
-        tasks = split.train.to(device=self.device)
-        problem = BilevelProblem(self._learner, tasks, self.config.l2, self._inner_solver, self.config.memory_gib)
+        self._observer.stage("sampling tasks")
+        split = self.tasks.split()
+        self._observer.done()
+        problem = self._problem(split)
         self._claim(problem, split)
         self._fits = KeptFits(problem, split.validation, self.shelf, self._observer, self.notices.append)
-        fit = self._fits.fit("meta-training", "fit", self._trainer, self._generator("fit"))
+        stage = "meta-training" if self._recorded is None else "making the run anew"
+        fit = self._fits.fit(stage, "fit", self._trainer, self._generator("fit"))
+        if self._recorded is not None and fit.run is not None and (missed := missed_end(self._recorded, fit.run)):
+            self.notices.append(missed)
+        if split.test is split.validation:
+            self.notices.append("The target tasks are the test tasks, too, and edits were chosen by their loss.")
         checkpoints = fit.checkpoints
         if self._descent is not None:
             name = f"checkpoints-{component_fingerprint(self._descent)}"
@@ -162,7 +168,7 @@ class Preparation:
             ]
         bank = self.bank(started)
         validation, test = (part.to(device=self.device) for part in (split.validation, split.test))
-        targets, selection = self.split_validation(validation)
+        targets, selection = self.tasks.targets(validation)
         evaluations: dict[Level, Evaluation] = {}
         others = self._other_seeds(problem, split, targets)
         for level in self.config.levels:
@@ -205,22 +211,11 @@ class Preparation:
         generator = self._generator(f"truth {level}")
         return draw_removals(items, asked.items, asked.subsets, asked.subset_share, generator)
 
-    def _tasks(self) -> Split:
-        self._observer.stage("sampling tasks")
-        dtype = DTYPES[self.config.dtype]
-        split = self._dataset.tasks(self.config.episodes, self._generator("tasks"), dtype)
-        check_whole(split.train, self.config.levels)
-        train, generator = split.train, self._generator("corruption")
-        for corruption in self.config.corruption:
-            train = corrupt(train, corruption, generator)
-        self._observer.done()
-        return replace(split, train=train, drawn=split.train)
-
-    def _on_device(self, executor: Executor) -> Executor:
-        """The processes of one machine would share its GPU, and each take some of its memory: one at a time will do."""
-        if self.device.type == "cpu" or not isinstance(executor, RemoteExecutor):
-            return executor
-        return executor if executor.elsewhere or executor.jobs is not None else replace(executor, jobs=1)
+    def _problem(self, split: Split) -> BilevelProblem:
+        if self._recorded is not None:
+            return self._recorded.problem
+        tasks = split.train.to(device=self.device)
+        return BilevelProblem(self._learner, tasks, self.config.l2, self._inner_solver, self.config.memory_gib)
 
     def _generator(self, purpose: str) -> torch.Generator:
         return generator_for(self.config.seed, purpose)
@@ -257,16 +252,6 @@ class Preparation:
             lambda sentence: self.notices.append(f"Retraining: {sentence}"),
             expected,
         )
-
-    def split_validation(self, validation: TaskSet) -> tuple[TaskSet, TaskSet | None]:
-        """The targets of scores, and the selection tasks: the last validation tasks, where dampings are chosen.
-
-        The fit, where its trainer judges its steps, has all of them.
-        """
-        if self.config.damping is None:
-            return validation, None
-        kept = count_of(self.config.damping.share, len(validation))
-        return validation[: len(validation) - kept], validation[len(validation) - kept :]
 
     def _other_seeds(self, problem: BilevelProblem, split: Split, targets: TaskSet) -> list[_Seed]:
         """Fits from other seeds, banks about them, and the same targets there."""

@@ -30,9 +30,11 @@ from metafluence.evaluation import (
     reference_scores,
     run_cell,
 )
+from metafluence.hooks import new_manager
 from metafluence.progress import Observer
 from metafluence.registry import Registry
-from metafluence.runtime import component_fingerprint, write_atomically
+from metafluence.runtime import component_fingerprint, joined, write_atomically
+from metafluence.studies.candidates import CandidateScores, add_candidates
 from metafluence.studies.config import StudyConfig
 from metafluence.studies.plans import make_grid, make_plans, parts
 from metafluence.studies.preparation import Preparation, Prepared
@@ -61,6 +63,8 @@ class StudyResult:
     """Errors by source."""
     certificates: tuple[Certificate, ...]
     """By level, whether influence can be trusted."""
+    candidates: dict[Level, CandidateScores]
+    """By level, what adding tasks would do that were not trained on; empty where none are asked."""
     warnings: tuple[str, ...]
     reused: int
     """How many runs came from the store."""
@@ -107,7 +111,7 @@ class Study:
     def __init__(self, config: StudyConfig, registry: Registry, folder: Path, observer: Observer | None = None) -> None:
         self.config, self.folder = config, folder
         self._observer = observer or Observer()
-        self._hook = registry.hooks.hook
+        self._hook = (registry.hooks if joined().first else new_manager()).hook
         self._registry = registry
         self.preparation = Preparation(config, registry, folder, self._observer)
         dampings = config.damping.values if config.damping is not None else ()
@@ -153,6 +157,7 @@ class Study:
             clean=clean,
             budgets=tuple(budgets),
             certificates=tuple(certificates),
+            candidates=add_candidates(self.preparation, ready, self.plans),
             warnings=(*warnings, *self.preparation.notices),
             reused=reused,
         )

@@ -15,15 +15,15 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from metafluence.errors import ConfigError, nearest
 from metafluence.registry import NonNegative, Seed, Share
-from metafluence.studies.config import StudyConfig, check, listed, parse_study, read_mapping
+from metafluence.studies.config import RunStudyConfig, StudyConfig, check, listed, parse_study, read_mapping
 from metafluence.studies.overrides import changed
 from metafluence.studies.wrong_fields import no_field
 from metafluence.tasks import Level
 
 SEED = "seed"
-WORK = ("seed", "dtype", "dataset", "episodes", "corruption", "learner", "l2", "inner_solver", "trainer")
+WORK = ("seed", "dtype", "dataset", "episodes", "corruption", "learner", "l2", "inner_solver", "trainer", "run")
 """The parts of a study that its fit depends on. Variations that agree in them share their stored work."""
-NOT_ASKED = {"name", "about", "device", "executor", "memory_gib"}
+NOT_ASKED = {"name", "about", "device", "executor", "distributed", "memory_gib"}
 """The parts that change no result."""
 
 Changes = dict[str, Any]
@@ -109,7 +109,7 @@ class Variation:
         dump = self.config.model_dump(mode="json")
         truth = self.config.truth
         start = None if truth is None else str(truth.begins)
-        parts = {name: dump[name] for name in WORK} | {"start": start}
+        parts = {name: dump[name] for name in WORK if name in dump} | {"start": start}
         return _hash(parts)[:12]
 
 
@@ -157,6 +157,7 @@ def parse_comparison(
     _refuse_unknown(single, names, where)
     variations = tuple(_variations(single, plural, where))
     _refuse_twins(variations, where)
+    _refuse_other_fits(variations, where)
     # A size, or a change, may drop a level of which something is published.
     levels = {level for variation in variations for level in variation.config.levels} | set(_levels_named(raw))
     for stated in plural.published:
@@ -178,7 +179,7 @@ def load_study(path: Path) -> StudyConfig:
 
 
 def _refuse_unknown(single: dict[str, Any], plural: set[str], where: str) -> None:
-    known = [*StudyConfig.model_fields, *plural]
+    known = [*RunStudyConfig.model_fields, *plural]
     for name in single:
         if name not in known:
             raise ConfigError(f"{where}: {no_field(name, known)}")
@@ -237,6 +238,22 @@ def _refuse_twins(variations: Sequence[Variation], where: str) -> None:
             said = ", ".join(part for part in (variation.label, f"seed {variation.config.seed}") if part)
             raise ConfigError(f"{where}: {said} asks for what another variation does already. Remove one of them.")
         seen.add(key)
+
+
+def _refuse_other_fits(variations: Sequence[Variation], where: str) -> None:
+    """Raises ConfigError where seeds or `vary` ask for other fits of one recorded run."""
+    first: dict[str, RunStudyConfig] = {}
+    for config in (variation.config for variation in variations):
+        if not isinstance(config, RunStudyConfig):
+            continue
+        known = first.setdefault(config.run, config)
+        for name in ("seed", "learner", "inner_solver", "dtype"):
+            if getattr(config, name) != getattr(known, name):
+                field = "seeds has several values" if name == SEED else f"vary changes {name}"
+                raise ConfigError(
+                    f"{where}: {field}, but run is one fit, {config.run!r}, whatever they are. Give one, or vary run "
+                    "with it: a recorded run for each."
+                )
 
 
 def _hash(value: Any) -> str:

@@ -44,7 +44,8 @@ def _sentence(model: type[BaseModel], raw: Mapping[str, Any], error: dict[str, A
     if kind.startswith("missing"):  # a place of a list of fixed length
         hints, path = hints[:-1], path[:-1]
     reason = error.get("ctx", {}).get("error")
-    if isinstance(reason, InputError) and str(reason).startswith((f"{_dotted(raw, path)}.", f"{_dotted(raw, path)} ")):
+    own = (f"{_dotted(raw, path)}.", f"{_dotted(raw, path)} ") if path else ""
+    if isinstance(reason, InputError) and str(reason).startswith(own):
         return f"{where}: {reason}"
     value = repr(_value(raw, path))
     value = value if len(value) <= SHOWN else f"{value[:SHOWN]}..."

@@ -133,6 +133,10 @@ class Weights:
             changes[level] = flat.reshape(own.shape)
         return replace(self, **changes)
 
+    def joined(self, other: Weights) -> Weights:
+        """Those of these tasks and then of others, as `join_tasks` has them."""
+        return Weights(*(torch.cat([getattr(self, level), getattr(other, level)]) for level in WEIGHED))
+
     def tasks_of(self, level: Level, items: int | Sequence[int] | Tensor) -> Tensor:
         """The numbers of the tasks that hold any of the items, in order."""
         found: set[int] = set()

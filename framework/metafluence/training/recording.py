@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,9 +15,10 @@ from metafluence.errors import InputError, StoreError
 from metafluence.learners import MetaLearner
 from metafluence.linalg import Solver
 from metafluence.registry import default_registry
-from metafluence.runtime import load_tensors
+from metafluence.runtime import joined, load_tensors
+from metafluence.training.kept_states import KeptStates
 from metafluence.training.loop_recorder import LoopRecorder
-from metafluence.training.recorded_tasks import load_tasks
+from metafluence.training.recorded_tasks import RecordedTasks, as_tasks, load_tasks
 from metafluence.training.run import FILE, TrainingRun, load_run
 from metafluence.training.torch_steps import rule_of
 
@@ -53,12 +55,13 @@ def record(
         classes: the class of each image, by the names that `step` is given; the folder part of the name if None.
 
     Raises:
-        InputError: an optimiser or options that cannot be replayed, or a folder with other files.
+        InputError: an optimiser or options that cannot be replayed, a folder with other files, or several processes.
     """
     if reduction not in ("mean", "sum") and not (isinstance(reduction, int | float) and reduction > 0):
         raise InputError(f"The reduction is {reduction!r}. Give 'mean', 'sum', or the loss over the tasks' mean loss.")
     if min(check_every, every) < 1:
         raise InputError(f"check_every is {check_every} and every {every}. Give numbers of steps from 1 on.")
+    _refuse_in_several()
     rule = rule_of(optimiser, clip)
     where = Path(folder)
     _clear(where)
@@ -66,14 +69,39 @@ def record(
     return LoopRecorder(where, learner, optimiser, rule, reduction, check_every, every, solver, memory_gib, classes)
 
 
+def _refuse_in_several() -> None:
+    """Raises InputError where several processes share the tasks."""
+    if joined().count > 1:
+        raise InputError(
+            f"A recorded loop is for one process, and {joined().count} share the tasks here: they round its sums in "
+            "another way, and replays need its very bits. Start this without torchrun, or leave join_ranks out."
+        )
+
+
 def _clear(folder: Path) -> None:
     """Remove a recording that was not finished. Raises InputError where there are other files, or a finished one."""
     files = list(folder.glob("*"))
     ours = [file for file in files if UNFINISHED.fullmatch(file.name)]
     if len(ours) < len(files):
-        raise InputError(f"{folder} holds a recording or other files. Record each loop in a folder of its own.")
+        raise InputError(f"{folder} holds a recording or other files. Give each run a folder of its own.")
     for file in ours:
         file.unlink()
+
+
+def save_recording(run: TrainingRun, folder: str | Path) -> None:
+    """Keep the run of a trainer with its tasks, for `load_recording`, `metafluence score` and studies.
+
+    folder: new, or with a recording that was not finished, which is lost. Raises InputError for other folders.
+    """
+    where = Path(folder)
+    _clear(where)
+    written = RecordedTasks(where)
+    written.add(as_tasks(run.problem.tasks, 1)[0], named=True)
+    written.write()
+    tasks = load_tasks(where, run.problem.tasks.device)  # whose images are numbered as they come
+    weights = replace(run.weights, origins=tasks.origins)
+    kept = run.kept_in(KeptStates(where, run.states.identity))
+    replace(kept, problem=replace(run.problem, tasks=tasks), weights=weights).save(where)
 
 
 def load_recording(
@@ -84,14 +112,17 @@ def load_recording(
     memory_gib: float = 2.0,
     device: str = "cpu",
 ) -> TrainingRun:
-    """The run that `record` kept in a folder. `learner` and `inner_solver` as when the loop was recorded.
+    """The run that `record` or `save_recording` kept in a folder. `learner` and `inner_solver` as when it was made.
 
-    Raises StoreError where there is none, it is of another learner, or files are damaged.
+    Raises StoreError where there is none, it is of another learner, or files are damaged; InputError in several
+    processes (`join_ranks`).
     """
+    _refuse_in_several()
     tasks = load_tasks(Path(folder), torch.device(device))
     solver = inner_solver if inner_solver is not None else default_registry().build("solver", "exact")
-    problem = BilevelProblem(learner, tasks, 0.0, solver, memory_gib)
-    if (Path(folder) / FILE).exists() and load_tensors(Path(folder) / FILE)[1]["problem"] != problem.fingerprint():
+    facts = load_tensors(Path(folder) / FILE)[1] if (Path(folder) / FILE).exists() else {}
+    problem = BilevelProblem(learner, tasks, facts.get("l2", 0.0), solver, memory_gib)
+    if facts and facts["problem"] != problem.fingerprint():
         raise StoreError(
             f"{folder} was recorded with another learner or inner solver than this one. Give the learner as it was "
             "given to mf.record: the same settings, and a module of the same layers."

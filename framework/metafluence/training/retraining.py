@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +26,7 @@ from metafluence.runtime import (
     hash_tensor,
     warn,
 )
-from metafluence.tasks import Level, Removal, TaskSet, Weights, check_removals
+from metafluence.tasks import Level, Removal, TaskSet, Weights, check_removals, join_tasks
 from metafluence.training.proximal import NearModel, Proximal
 from metafluence.training.run import TrainingRun
 from metafluence.training.trainer import Fit, Shared, Trainer
@@ -132,8 +133,48 @@ class RetrainBank:
         """
         removals = check_removals(removals, self._problem.tasks.items(level), level)
         keys = [_key(level, removal, weight) for removal in removals]
+        retrained = self._found(dict(zip(keys, removals, strict=True)), keys, level, weight)
+        if strict and not bool(retrained.converged.all()):
+            bad = int((~retrained.converged).nonzero()[0])
+            items = sorted(removals[bad])
+            named = f"{items}" if len(items) <= NAMED else f"{items[:NAMED]} and {len(items) - NAMED} more"
+            text = f"{retrained.complaint()} The first is that without {level} {named}"
+            if not retrained.reasons[bad]:
+                text += f": gradient norm {retrained.gradient_norm[bad]:.1e}"
+                text += ". Give the trainer more steps, raise l2, or smooth the network"
+            raise ConvergenceError(f"{text}.")
+        return retrained
+
+    def under(self, weights: Sequence[Weights]) -> Retrained:
+        """λ under each of some weights of all items, made as `leave_out` makes it. Failed fits are marked."""
+        keys = [f"weights-{one.fingerprint()}" for one in weights]
+        return self._found(dict(zip(keys, weights, strict=True)), keys, "task", 0.0)
+
+    def joining(self, tasks: TaskSet) -> RetrainBank:
+        """A bank whose fits have other tasks beside the problem's, of weight zero; `under` fits with some of them.
+
+        Its fits are not stored. Raises InputError for tasks of another shape, and for banks that do not retrain.
+        """
+        if self._run is not None:
+            raise InputError(
+                "A recorded run never drew these tasks, so they have no effect in its replays. Add them with a bank "
+                "that retrains: RetrainBank(..., start='warm')."
+            )
+        if self._proximal is not None:
+            raise InputError("A model near the fit is one of the fit's own tasks. Add tasks with start='warm'.")
+        self._problem.over(tasks)
+        joined = copy(self)
+        theirs = tasks.to(device=self._problem.tasks.device)
+        joined._problem = replace(self._problem, tasks=join_tasks(self._problem.tasks, theirs))
+        none = Weights.ones(theirs).without("task", range(len(theirs)))
+        joined.weights = self.weights.joined(none)
+        joined._kept, joined._shared, joined._shelf = {}, None, None
+        return joined
+
+    def _found(self, asked: dict[str, Removal | Weights], keys: list[str], level: Level, weight: float) -> Retrained:
+        """What the keys stand for, made where it is not kept."""
         self._load(keys)
-        missing = {k: r for k, r in zip(keys, removals, strict=True) if k not in self._kept}
+        missing = {key: one for key, one in asked.items() if key not in self._kept}
         work = self._work(len(missing), level, weight)
         names = list(missing)
         found = self._executor.map(work, list(missing.values()), self._notice)
@@ -146,7 +187,7 @@ class RetrainBank:
         def column(name: str) -> Tensor:
             return torch.tensor([f[name] for f in facts], dtype=torch.float64)
 
-        retrained = Retrained(
+        return Retrained(
             torch.stack([self._kept[key][0] for key in keys], dim=1).to(self._problem.tasks.device),
             column("converged").bool(),
             column("gradient_norm"),
@@ -156,19 +197,9 @@ class RetrainBank:
             max((f.get("shared_seconds", 0.0) for f in facts), default=0.0),
             max((f.get("shared_products", 0) for f in facts), default=0),
         )
-        if strict and not bool(retrained.converged.all()):
-            bad = int((~retrained.converged).nonzero()[0])
-            items = sorted(removals[bad])
-            named = f"{items}" if len(items) <= NAMED else f"{items[:NAMED]} and {len(items) - NAMED} more"
-            text = f"{retrained.complaint()} The first is that without {level} {named}"
-            if not retrained.reasons[bad]:
-                text += f": gradient norm {retrained.gradient_norm[bad]:.1e}"
-                text += ". Give the trainer more steps, raise l2, or smooth the network"
-            raise ConvergenceError(f"{text}.")
-        return retrained
 
-    def _work(self, fits: int, level: Level, weight: float) -> Callable[[Removal], Fit | str]:
-        """What makes a fit without a removal."""
+    def _work(self, fits: int, level: Level, weight: float) -> Callable[[Removal | Weights], Fit | str]:
+        """What makes a fit without a removal, or under other weights."""
         if self._run is not None:
             return _Replay(self._sent(self._run, fits), level, weight)
         if self._proximal is not None:
@@ -199,7 +230,7 @@ class RetrainBank:
                 tensors, facts = found
                 self._kept[key] = (tensors["meta"], facts)
 
-    def _keep(self, key: str, removal: Removal, level: Level, found: Fit | str) -> None:
+    def _keep(self, key: str, removal: Removal | Weights, level: Level, found: Fit | str) -> None:
         if isinstance(found, str):
             nothing = torch.full((self._problem.size,), torch.nan, dtype=self._problem.tasks.dtype)
             fit, reason = Fit(nothing, float("nan"), False, 0, 0, 0.0), found
@@ -207,7 +238,7 @@ class RetrainBank:
             fit, reason = found, ""
         facts = {
             "level": level,
-            "items": sorted(removal),
+            "items": [] if isinstance(removal, Weights) else sorted(removal),
             "gradient_norm": fit.gradient_norm,
             "converged": fit.converged,
             "steps": fit.steps,
@@ -235,9 +266,9 @@ class _Refit:
     validation: TaskSet | None
     weights: Weights
 
-    def __call__(self, removal: Removal) -> Fit | str:
+    def __call__(self, removal: Removal | Weights) -> Fit | str:
         """The fit, or the reason why there is none without these items."""
-        weights = self.weights.scaled(self.level, removal, self.weight)
+        weights = _changed(self.weights, self.level, removal, self.weight)
         generator = torch.Generator().manual_seed(self.seed)
         try:
             fit = self.trainer.fit(self.problem, weights, self.init, generator, validation=self.validation)
@@ -254,11 +285,11 @@ class _Replay:
     level: Level
     weight: float
 
-    def __call__(self, removal: Removal) -> Fit | str:
+    def __call__(self, removal: Removal | Weights) -> Fit | str:
         """The end of the replay, or the reason why there is none."""
         started = time.perf_counter()
         try:
-            meta = self.run.replay(self.run.weights.scaled(self.level, removal, self.weight))
+            meta = self.run.replay(_changed(self.run.weights, self.level, removal, self.weight))
         except (RemovalError, SolverError, ConvergenceError) as error:
             return str(error)
         return Fit(meta, float("nan"), True, self.run.steps, 0, time.perf_counter() - started)
@@ -272,12 +303,16 @@ class _Near:
     level: Level
     weight: float
 
-    def __call__(self, removal: Removal) -> Fit | str:
+    def __call__(self, removal: Removal | Weights) -> Fit | str:
         """The model, or the reason why there is none without these items."""
         try:
-            return self.near.fit(self.near.weights.scaled(self.level, removal, self.weight))
+            return self.near.fit(_changed(self.near.weights, self.level, removal, self.weight))
         except (RemovalError, SolverError) as error:
             return str(error)
+
+
+def _changed(weights: Weights, level: Level, removal: Removal | Weights, weight: float) -> Weights:
+    return removal if isinstance(removal, Weights) else weights.scaled(level, removal, weight)
 
 
 def _key(level: Level, removal: Removal, weight: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -14,7 +15,7 @@ from torch import Tensor
 from metafluence.bilevel import BilevelProblem, Point
 from metafluence.errors import ConvergenceError, InputError, StoreError
 from metafluence.learners import NetworkLearner
-from metafluence.runtime import check_identity, load_tensors, save_tensors, warn
+from metafluence.runtime import check_identity, hash_tensor, load_tensors, save_tensors, warn
 from metafluence.tasks import WEIGHED, Level, Weights
 from metafluence.training.kept_states import KeptStates
 from metafluence.training.step_rules import RULES, StepRule, StepState
@@ -98,7 +99,10 @@ class TrainingRun:
 
     def in_memory(self) -> TrainingRun:
         """The same run with its states in memory."""
-        kept = KeptStates()
+        return self.kept_in(KeptStates())
+
+    def kept_in(self, kept: KeptStates) -> TrainingRun:
+        """The same run with its states, without gradients, in another place."""
         for step in range(self.steps + 1):
             if step in self.states:
                 kept.put(self._kept(step))
@@ -194,6 +198,14 @@ class TrainingRun:
             alive[where] = 0.0
         return alive
 
+    def fingerprint(self) -> str:
+        """A hash of the problem, the weights, the steps, and where they start and end."""
+        digest = hashlib.sha256(f"{self.problem.fingerprint()} {self.weights.fingerprint()} {self.rule}".encode())
+        digest.update(repr(self.rates).encode())
+        for tensor in (*self.batches, self.state(0).meta, self.final):
+            hash_tensor(digest, tensor)
+        return digest.hexdigest()[:16]
+
     def save(self, folder: Path) -> None:
         """Write all but the kept states and the problem to a folder, for `load_run`."""
         tensors = {
@@ -206,7 +218,7 @@ class TrainingRun:
             "query": self.weights.query,
         }
         facts = {"problem": self.problem.fingerprint(), "rule": [type(self.rule).__name__, asdict(self.rule)]}
-        facts.update(every=self.every, drift=self.drift, identity=self.states.identity)
+        facts.update(l2=self.problem.l2, every=self.every, drift=self.drift, identity=self.states.identity)
         save_tensors(folder / FILE, tensors, facts)
 
     def _kept(self, step: int) -> StepState:

@@ -44,7 +44,7 @@ class RunRecorder:
         self._batches: list[Tensor] = []
         self._rates: list[float] = []
         self._last: StepState | None = None
-        self._peaks = problem.tasks.support.inputs.new_zeros(problem.size)
+        self._peaks = torch.zeros(problem.size, dtype=problem.tasks.dtype, device=problem.tasks.device)
         self._room = int(GRADIENT_SHARE * problem.memory_gib * 2**30 / (problem.size * self._peaks.element_size()))
         self._gradients: list[Tensor] = []  # since the last state that is kept, without a gap
 
@@ -116,11 +116,22 @@ def remade_run(run: TrainingRun, folder: Path | None = None) -> TrainingRun:
         recorder.record(batch, rate, data, state)
     recorder.save()
     made = recorder.run()
-    missed, moved = float((made.final - run.final).norm()), float((run.final - run.state(0).meta).norm())
-    if missed > ELSEWHERE * moved:
-        warn(
-            f"The run that was made anew misses the recorded one's end by {missed / moved:.1%} of what that moved. In "
-            "single precision rounding may have grown; in double precision the loop did something, at steps that were "
-            "not checked, that its description does not say (evaluation mode, clipping, another loss or batch)."
-        )
+    missed = missed_end(run, made)
+    if missed:
+        warn(missed)
     return made
+
+
+def missed_end(run: TrainingRun, made: TrainingRun) -> str:
+    """A sentence where a run that was made anew ends elsewhere than the recorded one; else empty.
+
+    Parameters without effect do not count.
+    """
+    missed, moved = (float((end * run.alive).norm()) for end in (made.final - run.final, run.final - run.state(0).meta))
+    if missed <= ELSEWHERE * moved:
+        return ""
+    return (
+        f"The run that was made anew misses the recorded one's end by {missed / moved:.1%} of what that moved. In "
+        "single precision rounding may have grown; in double precision the loop did something, at steps that were "
+        "not checked, that its description does not say (evaluation mode, clipping, another loss or batch)."
+    )

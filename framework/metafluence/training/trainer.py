@@ -175,22 +175,33 @@ def loss_gradient(problem: BilevelProblem, meta: Tensor, weights: Weights | None
     One forward and one backward pass, a few tasks at a time; nothing is kept for Hessian products.
     """
     weights = weights or Weights.ones(problem.tasks)
-    gradient = problem.l2 * meta.detach()
-    losses, outputs = [], []
-    for chunk in problem.gradient_chunks(meta.detach(), weights):
-        gradient = gradient + chunk.gradient("total")
-        losses.append(chunk.losses() * chunk.weights.task)
-        outputs.append(chunk.predictions())
-    return _quality(problem, torch.cat(losses), torch.cat(outputs)), gradient
+    meta = meta.detach()
+    share = problem.share(meta, weights)
+    found: list[tuple[Tensor, Tensor]] = []
+
+    def own() -> Tensor:
+        gradient = torch.zeros_like(meta)
+        for chunk in problem.gradient_chunks(meta, weights, share):
+            gradient += chunk.gradient("total")
+            found.append((chunk.losses() * chunk.weights.task, chunk.predictions()))
+        return gradient
+
+    gradient = share.sum("loss gradient", own) + problem.l2 * meta
+    losses, outputs = share.gather_each("losses", lambda: [torch.cat(some) for some in zip(*found, strict=True)])
+    return _quality(problem, losses, outputs), gradient
 
 
 def validate(problem: BilevelProblem, meta: Tensor) -> Quality:
     """Mean loss and accuracy of the tasks of `problem` at `meta` [P]."""
-    losses, outputs = [], []
-    for chunk in problem.gradient_chunks(meta.detach(), Weights.ones(problem.tasks)):
-        losses.append(chunk.losses())
-        outputs.append(chunk.predictions())
-    return _quality(problem, torch.cat(losses), torch.cat(outputs))
+    meta, weights = meta.detach(), Weights.ones(problem.tasks)
+    share = problem.share(meta, weights)
+
+    def own() -> list[Tensor]:
+        found = [(chunk.losses(), chunk.predictions()) for chunk in problem.gradient_chunks(meta, weights, share)]
+        return [torch.cat(some) for some in zip(*found, strict=True)]
+
+    losses, outputs = share.gather_each("validation", own)
+    return _quality(problem, losses, outputs)
 
 
 def quality_at(point: Point) -> Quality:

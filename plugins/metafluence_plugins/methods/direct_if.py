@@ -34,6 +34,7 @@ class DirectIF(AttributionMethod):
 
     levels: ClassVar[frozenset[Level]] = frozenset({"task", "query", "class"})
     edits: ClassVar[bool] = True
+    adds: ClassVar[bool] = True
 
     @property
     def additive(self) -> bool:

@@ -19,6 +19,7 @@ class GradientSimilarity(AttributionMethod):
     levels: ClassVar[frozenset[Level]] = frozenset(LEVELS)
     units: ClassVar[Units] = "rank_only"
     needs_minimum: ClassVar[bool] = False
+    adds: ClassVar[bool] = True
 
     @property
     def additive(self) -> bool:
@@ -30,7 +31,7 @@ class GradientSimilarity(AttributionMethod):
     def scores(self, state: Context, targets: Targets) -> Scores:
         goals = targets.gradients()
         if self.kind == "dot":
-            return Scores(state.point.removal_slopes(goals, state.level), state.level, self.units)
-        own = state.point.responses(state.level) * state.point.item_weights(state.level)
+            return Scores(state.scored.removal_slopes(goals, state.level), state.level, self.units)
+        own = state.scored.responses(state.level) * state.scored.item_weights(state.level)
         own = torch.nn.functional.normalize(own, dim=0)
         return Scores(own.T @ torch.nn.functional.normalize(goals, dim=0), state.level, self.units)

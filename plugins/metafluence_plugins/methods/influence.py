@@ -16,6 +16,7 @@ from metafluence import (
     Context,
     Curvature,
     Hessian,
+    InputError,
     Jacobian,
     Level,
     LinearOperator,
@@ -54,16 +55,21 @@ class InfluenceFunction(AttributionMethod):
 
     levels: ClassVar[frozenset[Level]] = frozenset(LEVELS)
     edits: ClassVar[bool] = True
+    adds: ClassVar[bool] = True
 
     @property
     def additive(self) -> bool:
         return not self.leave_out
 
     def prepare(self, context: Context) -> Influence:
+        if context.candidates is not None and self.leave_out:
+            raise InputError("Candidates are no part of the fit that could be left out. Set leave_out: false.")
         old = context.point
         if self.inner_solver is not None and not old.problem.learner.unrolls:
             problem = old.problem.solving_with(self.inner_solver)
             context = replace(context, point=problem.at(old.meta, old.weights, old.adapted))
+            if context.candidates is not None:
+                context = context.adding(context.candidates.problem.tasks)
         return Influence(self, context)
 
     def scores(self, state: Influence, targets: Targets) -> Scores:
@@ -74,14 +80,14 @@ class InfluenceFunction(AttributionMethod):
             change = self.parameter_change(state, context.singles())
             return Scores(change.values.T @ goals, context.level, self.units, change.solve, change.notes)
         solution = state.full.solve(goals, context.generator, context.strict, self.judge)
-        values = context.point.removal_slopes(solution.value, context.level, state.jacobian)
+        values = context.scored.removal_slopes(solution.value, context.level, state.jacobian)
         return Scores(values, context.level, self.units, SolveReport.of(solution, state.full.matvecs), state.notes)
 
     def parameter_change(self, state: Influence, removals: Sequence[Removal]) -> ParameterChange:
         context = state.context
         if self.leave_out:
             return self._newton_steps(state, removals)
-        rhs = context.point.removed(removals, context.level, state.jacobian)
+        rhs = context.scored.removed(removals, context.level, state.jacobian)
         solution = state.full.solve(rhs, context.generator, context.strict, self.judge)
         return ParameterChange(
             solution.value, tuple(removals), SolveReport.of(solution, state.full.matvecs), state.notes

@@ -15,10 +15,11 @@ class LossScore(AttributionMethod):
     levels: ClassVar[frozenset[Level]] = frozenset(LEVELS)
     units: ClassVar[Units] = "rank_only"
     needs_minimum: ClassVar[bool] = False
+    adds: ClassVar[bool] = True
 
     def prepare(self, context: Context) -> Context:
         return context
 
     def scores(self, state: Context, targets: Targets) -> Scores:
-        values = -state.point.item_losses(state.level).unsqueeze(1).expand(-1, len(targets.losses()))
+        values = -state.scored.item_losses(state.level).unsqueeze(1).expand(-1, len(targets.losses()))
         return Scores(values, state.level, self.units)

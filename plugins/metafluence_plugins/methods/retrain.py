@@ -10,8 +10,10 @@ import torch
 
 from metafluence import (
     LEVELS,
+    Added,
     AttributionMethod,
     Context,
+    ConvergenceError,
     InputError,
     Level,
     ParameterChange,
@@ -20,6 +22,7 @@ from metafluence import (
     Scores,
     SolveReport,
     Targets,
+    added,
 )
 
 
@@ -31,6 +34,7 @@ class Retrain(AttributionMethod):
     edits: ClassVar[bool] = True
     retrains: ClassVar[bool] = True
     needs_minimum: ClassVar[bool] = False
+    adds: ClassVar[bool] = True
 
     def prepare(self, context: Context) -> Context:
         if _bank(context).weights.fingerprint() != context.point.weights.fingerprint():
@@ -41,6 +45,10 @@ class Retrain(AttributionMethod):
         return context
 
     def scores(self, state: Context, targets: Targets) -> Scores:
+        if state.candidates is not None:
+            fits = _added(state)
+            report = SolveReport(products=int(fits.with_items.products.sum()))
+            return Scores(fits.loss_change(targets), state.level, self.units, report)
         found = _bank(state).leave_out(state.singles(), state.level)
         before = targets.losses()
         values = torch.stack([targets.losses(m) - before for m in found.meta.T])
@@ -48,8 +56,17 @@ class Retrain(AttributionMethod):
         return Scores(values, state.level, self.units, report, seconds=found.cost())
 
     def parameter_change(self, state: Context, removals: Sequence[Removal]) -> ParameterChange:
+        if state.candidates is not None:
+            return ParameterChange(_added(state, removals).change, tuple(removals))
         change = _bank(state).leave_out(removals, state.level).meta - state.point.meta.unsqueeze(1)
         return ParameterChange(change, tuple(removals))
+
+
+def _added(context: Context, removals: Sequence[Removal] | None = None) -> Added:
+    found = added(context, removals)
+    if found.complaint:
+        raise ConvergenceError(found.complaint)
+    return found
 
 
 def _bank(context: Context) -> RetrainBank:

@@ -11,7 +11,7 @@ import pandas as pd
 from metafluence.registry import write_yaml
 from metafluence.reports import BOLD, Attempts, Group, Notice, caption, shared_part, study_group, write_csv, write_page
 from metafluence.reports.figures import error_budget, exhibit, grid_figures, predicted_against_true, trust_figure
-from metafluence.reports.study.score_files import score_frame
+from metafluence.reports.study.score_files import candidate_frame, score_frame
 from metafluence.reports.study.section import level_section
 from metafluence.reports.study.verdicts import verdict
 from metafluence.runtime import versions, warn
@@ -42,7 +42,7 @@ def budget_refusals(result: StudyResult) -> list[tuple[str, str]]:
 
 def write_report(result: StudyResult, folder: Path, notice: Notice = warn) -> Path:
     """Write report.html, results.csv, scores-LEVEL.csv with all items by name, tables/LEVEL.tex and .md, figures/*.png,
-    and grid.csv and budget.csv if any.
+    and candidates-LEVEL.csv, grid.csv and budget.csv if any.
 
     Args:
         result: Of the study.
@@ -56,6 +56,9 @@ def write_report(result: StudyResult, folder: Path, notice: Notice = warn) -> Pa
     attempts.make("results.csv", lambda: write_csv(folder / "results.csv", frame(result)), None)
     for level in result.evaluations:
         attempts.make(f"scores-{level}.csv", partial(_write_scores, result, level, folder), None)
+    for level, found in result.candidates.items():
+        write = partial(write_csv, folder / f"candidates-{level}.csv", candidate_frame(found))
+        attempts.make(f"candidates-{level}.csv", write, None)
     for name, parts in {"grid": result.grid, "budget": result.budgets}.items():
         if parts:
             lines = pd.DataFrame([part.facts() for part in parts])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from metafluence.evaluation import Run
-from metafluence.studies import StudyResult
+from metafluence.studies import CandidateScores, StudyResult
 from metafluence.tasks import Level, TaskSet
 
 
@@ -23,6 +23,19 @@ def score_frame(result: StudyResult, level: Level) -> pd.DataFrame:
     if truth is not None:
         known = {removal[0]: float(change) for removal, change in zip(truth.removals, truth.loss_change, strict=True)}
         frame["true loss change"] = [known.get(item) for item in range(len(frame))]
+    return frame
+
+
+def candidate_frame(found: CandidateScores) -> pd.DataFrame:
+    """The same of candidates: a column of scores for each method (higher: adding it helps more), and the exact fits.
+
+    `true gain`: the mean target's loss without the item minus that with it, in nats; empty where it was not made.
+    """
+    frame = item_frame(found.tasks, found.level)
+    for title, scores in found.scores.items():
+        frame[title] = scores.numpy()
+    if found.true:
+        frame["true gain"] = [found.true.get(item) for item in range(len(frame))]
     return frame
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from metafluence.reports import findings, study_group
-from metafluence.studies import StudyResult
+from metafluence.studies import CandidateScores, StudyResult
 from metafluence.tasks import ITEM_NAMES
 
 
@@ -12,9 +12,29 @@ def verdict(result: StudyResult) -> list[str]:
     sentences = findings(study_group(result))
     if result.config.damping is not None:
         sentences.append(_policy(result))
+    sentences += [_added(found) for found in result.candidates.values()]
     if result.failed:
         sentences.append(f"{len(result.failed)} of {len(result.rows)} runs failed; the reasons stand below the table.")
     return sentences
+
+
+def _added(found: CandidateScores) -> str:
+    """How well methods know which candidates would help."""
+    noun, count = ITEM_NAMES[found.level], found.tasks.items(found.level)
+    if not found.scores:
+        return f"No method scores the {noun} of the candidates: {next(iter(found.refused.values()), 'none was asked.')}"
+    file = f"candidates-{found.level}.csv"
+    said = f"{file} says what adding each of {count} {noun} of candidates would do, which were not trained on"
+    if len(found.true) > 2:
+        each = {name: found.agreement(name) for name in found.scores}
+        ranks = ", ".join(
+            f"{name} {one.value:.2f} ({one.low:.2f} to {one.high:.2f})"
+            for name, one in sorted(each.items(), key=lambda pair: -pair[1].value)
+        )
+        helped = sum(value > 0 for value in found.true.values())
+        said += f". {len(found.true)} of them were added exactly, which helps in {helped}. Spearman with that: {ranks}"
+    unable = f". Not by {', '.join(found.refused)}: {next(iter(found.refused.values()))}" if found.refused else "."
+    return f"{said}{unable} {found.complaint}".rstrip()
 
 
 def _policy(result: StudyResult) -> str:
