@@ -34,18 +34,20 @@ def asked(learner: str = "logistic-head", level: mf.Level = "task", seed: int = 
 
 def joined_fit(context: mf.Context, own: Weights) -> torch.Tensor:
     """λ of the fit with the candidates under some weights, from its own objective, stacked by hand."""
+    assert context.candidates is not None
     first, second = context.problem.tasks, context.candidates.problem.tasks
-    halves = [mf.Batch(*(torch.cat([getattr(getattr(t, half), part) for t in (first, second)])
+    support, query = [mf.Batch(*(torch.cat([getattr(getattr(t, half), part) for t in (first, second)])
               for part in ("inputs", "targets"))) for half in ("support", "query")]  # fmt: skip
-    whole = mf.TaskSet(*halves, first.ids + second.ids)
+    whole = mf.TaskSet(support, query, first.ids + second.ids)
     ones = Weights.ones(first)
-    weights = Weights(*(torch.cat([getattr(w, level) for w in (ones, own)]) for level in mf.WEIGHED))
+    task, support, query = (torch.cat([getattr(w, level) for w in (ones, own)]) for level in mf.WEIGHED)
+    weights = Weights(task, support, query)
     return NEWTON.fit(replace(context.problem, tasks=whole), weights, context.point.meta).meta
 
 
 def along(context: mf.Context, item: int, scale: float, weight: float = 0.0) -> torch.Tensor:
     """λ without an item minus λ with it, its tasks added with weight `scale`; or with its weights times `weight`."""
-    own = Weights.ones(context.candidates.problem.tasks)
+    own = Weights.ones(context.scored.problem.tasks)
     held = torch.zeros_like(own.task)
     held[own.tasks_of(context.level, [item])] = scale
     whole = replace(own, task=held)
