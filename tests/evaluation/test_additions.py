@@ -9,6 +9,7 @@ from hypothesis import given, settings, strategies as st
 
 import metafluence as mf
 from metafluence import BilevelProblem, InputError, Weights
+from metafluence.testing.worlds import world
 from metafluence_plugins.executors.serial import Serial
 from metafluence_plugins.methods.gradient_similarity import GradientSimilarity
 from metafluence_plugins.methods.influence import InfluenceFunction
@@ -142,3 +143,14 @@ def test_what_cannot_be_asked_of_candidates_is_refused():
     fewer = replace(context, candidates=None).adding(context.problem.tasks)
     with pytest.raises(InputError, match="Two tasks are called"):
         mf.added(fewer)
+
+
+def test_a_run_that_never_drew_the_candidates_refuses_them():
+    here = world(0)
+    run = here.run
+    fit = mf.Fit(run.final, 0.0, False, run.steps, 0, 0.0, run=run)
+    asked = mf.Context(here.problem.at(run.final)).adding(here.validation)
+    for start, says in (("replay", "never drew these tasks"), (mf.Proximal(0.1), "start='warm'")):
+        bank = mf.RetrainBank(here.problem, fit, NEWTON, Serial(), start=start)
+        with pytest.raises(InputError, match=says):
+            mf.added(replace(asked, bank=bank))
