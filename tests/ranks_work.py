@@ -30,7 +30,7 @@ def numbers(learners=QUICK, methods=FAST) -> dict[str, torch.Tensor]:
     problems["rebuilt"] = mf.BilevelProblem(LEARNERS["logistic-head"](), tasks(5), 0.1, EXACT, 1e-6)
     problems["single"] = mf.BilevelProblem(LEARNERS["logistic-head"](), tasks(1), 0.1, EXACT)
     found = {f"{name} {what}": value for name, problem in problems.items() for what, value in of_point(problem)}
-    return found | of_methods(methods)
+    return found | (of_methods(methods) if methods else {})
 
 
 def of_point(problem):
@@ -109,5 +109,7 @@ def work(rank: int, count: int, port: int, folder: Path, named: tuple = ()) -> N
     os.environ.update({name: str(value) for name, value in found.items()})
     torch.set_num_threads(1)
     ranks = mf.join_ranks()
+    kept = ranks.folder(folder / "store")
+    (kept / "copied.txt").write_text((kept / "inside" / "kept.txt").read_text() + str(rank))
     torch.save(numbers(*named), folder / f"{ranks.rank}.pt")
     (folder / f"{ranks.rank}.json").write_text(json.dumps(failures(ranks.rank, ranks.count)))

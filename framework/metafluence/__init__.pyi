@@ -267,8 +267,10 @@ from .tasks import (
     from_pairs as from_pairs,
     from_torchmeta as from_torchmeta,
     generators as generators,
+    open_tasks as open_tasks,
     pad_tasks as pad_tasks,
     sample as sample,
+    save_tasks as save_tasks,
     weighed as weighed,
 )
 from .training import (

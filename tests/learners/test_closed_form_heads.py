@@ -6,6 +6,7 @@ from hypothesis import given, settings, strategies as st
 from sklearn.linear_model import Ridge
 from sklearn.neighbors import NearestCentroid
 
+import metafluence as mf
 from metafluence import Batch, BilevelProblem, InputError, TaskSet, Weights
 from metafluence.testing.problems import random_meta, task_sets
 from metafluence_plugins.backbones.mlp import MLP
@@ -52,6 +53,37 @@ def test_protonet_classifies_by_the_nearest_centroid(tasks):
         assert torch.allclose(point.adapted[i].reshape(learner.ways, -1), centroids)
         wanted = (-torch.cdist(query, centroids).square()).log_softmax(dim=-1)
         assert torch.allclose(point.predictions[i].log_softmax(dim=-1), wanted, atol=1e-9)
+
+
+def test_protonet_is_judged_on_tasks_of_other_numbers_of_classes():
+    """Trained 3-way, judged 2-way and 4-way, as torch says it."""
+    generator = torch.Generator().manual_seed(0)
+
+    def of(ways: int) -> TaskSet:
+        halves = [
+            Batch(
+                torch.randn(2, each * ways, 2, generator=generator, dtype=torch.float64),
+                torch.arange(ways).repeat(each).expand(2, -1).clone(),
+            )
+            for each in (2, 3)
+        ]
+        return TaskSet(*halves, ("one", "two"))
+
+    problem = BilevelProblem(ProtoNet(MLP((3,))), of(3), 0.0, EXACT)
+    meta = random_meta(problem)
+    for ways in (2, 4):
+        tasks = of(ways)
+        targets = mf.Targets(problem, tasks, meta, mean=False)
+        for i, loss in enumerate(targets.losses()):
+            support, query = (problem.learner.encode(meta, half.inputs[i]) for half in (tasks.support, tasks.query))
+            prototypes = torch.stack([support[tasks.support.targets[i] == c].mean(dim=0) for c in range(ways)])
+            wanted = torch.nn.functional.cross_entropy(-torch.cdist(query, prototypes).square(), tasks.query.targets[i])
+            assert torch.allclose(loss, wanted, atol=1e-10)
+        fresh = BilevelProblem(ProtoNet(MLP((3,))), tasks, 0.0, EXACT).at(meta)
+        torch.testing.assert_close(targets.gradients(), fresh.task_gradients("total"))
+    assert problem.learner.ways == 3
+    with pytest.raises(InputError, match="4 classes, but ProtoNet is set to ways=3"):
+        BilevelProblem(ProtoNet(MLP((3,)), shrinkage=0.1), of(3), 0.0, EXACT).over(of(4))
 
 
 def test_a_class_that_lost_its_last_instance_is_named():

@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 import metafluence as mf
 from metafluence.hooks import hookimpl
 from metafluence.runtime import Ranks, ranks
-from metafluence.studies.config import RunStudyConfig
 from metafluence.studies.fitters import build_executor
 from metafluence.studies.study import Study
 from small_studies import changed, command, write
@@ -44,12 +43,19 @@ def test_several_processes_make_each_fit_together_or_none(monkeypatch):
     assert type(build_executor(mf.parse_study(study), registry, CPU)).__name__ == "Serial"
     with pytest.raises(mf.InputError, match="executor 'processes', and `distributed: true`"):
         build_executor(mf.parse_study({**study, "executor": "processes"}), registry, CPU)
-    run = {name: value for name, value in study.items() if name not in ("learner", "l2", "corruption")}
-    config = RunStudyConfig.model_construct(**{**run, "run": "folder", "distributed": True})
-    with pytest.raises(mf.InputError, match="recorded run, whose replays need its very bits"):
-        build_executor(config, registry, CPU)
     with pytest.raises(mf.InputError, match="torchrun started 2 processes, and each would do all of this study"):
         build_executor(mf.parse_study({**study, "distributed": False}), registry, CPU)
+
+
+def test_a_recorded_loop_is_for_one_process(monkeypatch, tmp_path):
+    monkeypatch.setattr(ranks, "_joined", [Ranks(0, 2)])
+    module = torch.nn.Linear(2, 2)
+    learner = mf.build("learner", "protonet", backbone=module)
+    optimiser = torch.optim.SGD(module.parameters(), lr=0.1)
+    for work in (lambda: mf.record(tmp_path / "a", learner, optimiser), lambda: mf.load_recording(tmp_path, learner)):
+        with pytest.raises(mf.InputError, match="A recorded loop is for one process, and 2 share the tasks here"):
+            work()
+    assert not (tmp_path / "a").exists()
 
 
 def test_plugins_hear_of_a_study_from_the_first_process_alone(monkeypatch, tmp_path):

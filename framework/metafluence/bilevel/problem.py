@@ -102,8 +102,9 @@ class BilevelProblem:
         if shapes[0] != shapes[1]:
             theirs, ours = ("inputs {} ({}) and {}".format(*shape) for shape in shapes)
             raise InputError(f"These tasks have {theirs}; the learner is bound to {ours}. Give tasks like these.")
-        self._check_tasks(tasks)
-        return replace(self, tasks=tasks.to(device=self.tasks.device), l2=0.0)
+        problem = replace(self, learner=self.learner.for_tasks(tasks), tasks=tasks.to(device=self.tasks.device), l2=0.0)
+        problem._check_tasks(tasks)
+        return problem
 
     def fingerprint(self) -> str:
         """A hash of everything a fit depends on except its trainer and start."""
@@ -131,7 +132,8 @@ class BilevelProblem:
         """Memory of one task's graphs, for products or for a gradient alone. Measured once per shape of tasks."""
 
         def build() -> Chunk:
-            single = self.chunk(meta, Weights.ones(self.tasks), slice(0, 1), None)
+            first = self.tasks[:1]  # by itself: of a part, autograd would count the whole
+            single = Chunk(self.learner, self.inner_solver, first, meta, Weights.ones(first), slice(0, 1), None)
             if products:
                 single.build_graphs()
             else:

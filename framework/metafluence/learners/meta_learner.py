@@ -126,6 +126,12 @@ class MetaLearner(Component, ABC):
         """
         return self
 
+    def for_tasks(self, tasks: TaskSet) -> Self:
+        """This bound learner for other tasks, its meta-parameters the same: itself, unless it works for any number of
+        classes. For it must not matter which of its own tasks these are.
+        """
+        return self
+
     def check_tasks(self, tasks: TaskSet) -> None:
         """Asked of a bound learner. Raises InputError for tasks that it cannot work on: by default where tasks adapt
         and a class is in queries alone.

@@ -17,7 +17,7 @@ from metafluence.runtime.executors import (
     optional_package,
     warn,
 )
-from metafluence.runtime.fingerprints import component_fingerprint, hash_tensor
+from metafluence.runtime.fingerprints import component_fingerprint, hash_parts, hash_tensor
 from metafluence.runtime.memory import (
     ACTIVATION_BYTES,
     COLUMN_BYTES,

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import types
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -64,6 +65,12 @@ def module_fingerprint(module: nn.Module) -> str:
 
 def hash_tensor(digest: hashlib._Hash, tensor: Tensor) -> None:
     """Feed a tensor's type, shape and bytes to a hash."""
-    digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    digest.update(flat.view(torch.uint8).numpy().tobytes())  # numpy has no bfloat16
+    hash_parts(digest, tensor.dtype, tensor.shape, [tensor])
+
+
+def hash_parts(digest: hashlib._Hash, dtype: torch.dtype, shape: torch.Size, parts: Iterable[Tensor]) -> None:
+    """As `hash_tensor`, of a tensor whose rows come in parts."""
+    digest.update(f"{dtype}{tuple(shape)}".encode())
+    for part in parts:
+        flat = part.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().data)  # numpy has no bfloat16

@@ -9,7 +9,7 @@ import torch
 from metafluence.errors import InputError
 from metafluence.registry import Registry
 from metafluence.runtime import Executor, RemoteExecutor, joined
-from metafluence.studies.config import RunStudyConfig, StudyConfig
+from metafluence.studies.config import StudyConfig
 
 START = "torchrun --nproc-per-node 2 -m metafluence run STUDY.yaml"
 
@@ -25,11 +25,6 @@ def build_executor(config: StudyConfig, registry: Registry, device: torch.device
         raise InputError(
             f"torchrun started {count} processes, and each would do all of this study. Say `distributed: true` in it "
             "(or `--set distributed=true`), or start it without torchrun."
-        )
-    if config.distributed and isinstance(config, RunStudyConfig):
-        raise InputError(
-            "The study has a recorded run, whose replays need its very bits, and `distributed: true`, which rounds "
-            "sums in another way. Remove `distributed`."
         )
     if not config.distributed:
         return _on_device(registry.build("executor", config.executor), device)

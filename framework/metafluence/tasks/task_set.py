@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from metafluence.errors import InputError
-from metafluence.runtime import hash_tensor
+from metafluence.runtime import hash_parts, hash_tensor
 from metafluence.tasks.items import check_level
 from metafluence.tasks.levels import WEIGHED, Level
 from metafluence.tasks.origins import Origins, known_origins
+from metafluence.tasks.stored_inputs import StoredInputs
 from metafluence.tasks.targets import check_classes, clean_targets
 
 
@@ -268,7 +269,8 @@ class TaskSet:
         """A hash of everything a result can depend on: ids, values, shapes and types."""
         digest = hashlib.sha256("\0".join(self.ids).encode())
         for tensor in (self.support.inputs, self.support.targets, self.query.inputs, self.query.targets):
-            hash_tensor(digest, tensor)
+            parts = tensor.parts() if isinstance(tensor, StoredInputs) else [tensor]
+            hash_parts(digest, tensor.dtype, tensor.shape, parts)
         if self.counts is not None:
             hash_tensor(digest, self.counts)
         if self.origins is not None:
@@ -301,7 +303,8 @@ def _check_half(half: str, batch: Batch, ids: tuple[str, ...]) -> None:
         )
     if not inputs.is_floating_point():
         raise InputError(f"The {half} inputs are {inputs.dtype}. Convert them to floating point, scaled to about 1.")
-    _check_finite(half, "inputs", inputs, ids)
+    if not isinstance(inputs, StoredInputs):  # they were checked when they were written
+        _check_finite(half, "inputs", inputs, ids)
     if targets.is_floating_point():
         _check_finite(half, "targets", targets, ids)
 

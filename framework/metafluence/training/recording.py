@@ -15,7 +15,7 @@ from metafluence.errors import InputError, StoreError
 from metafluence.learners import MetaLearner
 from metafluence.linalg import Solver
 from metafluence.registry import default_registry
-from metafluence.runtime import load_tensors
+from metafluence.runtime import joined, load_tensors
 from metafluence.training.kept_states import KeptStates
 from metafluence.training.loop_recorder import LoopRecorder
 from metafluence.training.recorded_tasks import RecordedTasks, as_tasks, load_tasks
@@ -55,17 +55,27 @@ def record(
         classes: the class of each image, by the names that `step` is given; the folder part of the name if None.
 
     Raises:
-        InputError: an optimiser or options that cannot be replayed, or a folder with other files.
+        InputError: an optimiser or options that cannot be replayed, a folder with other files, or several processes.
     """
     if reduction not in ("mean", "sum") and not (isinstance(reduction, int | float) and reduction > 0):
         raise InputError(f"The reduction is {reduction!r}. Give 'mean', 'sum', or the loss over the tasks' mean loss.")
     if min(check_every, every) < 1:
         raise InputError(f"check_every is {check_every} and every {every}. Give numbers of steps from 1 on.")
+    _refuse_in_several()
     rule = rule_of(optimiser, clip)
     where = Path(folder)
     _clear(where)
     solver = inner_solver if inner_solver is not None else default_registry().build("solver", "exact")
     return LoopRecorder(where, learner, optimiser, rule, reduction, check_every, every, solver, memory_gib, classes)
+
+
+def _refuse_in_several() -> None:
+    """Raises InputError where several processes share the tasks."""
+    if joined().count > 1:
+        raise InputError(
+            f"A recorded loop is for one process, and {joined().count} share the tasks here: they round its sums in "
+            "another way, and replays need its very bits. Start this without torchrun, or leave join_ranks out."
+        )
 
 
 def _clear(folder: Path) -> None:
@@ -104,8 +114,10 @@ def load_recording(
 ) -> TrainingRun:
     """The run that `record` or `save_recording` kept in a folder. `learner` and `inner_solver` as when it was made.
 
-    Raises StoreError where there is none, it is of another learner, or files are damaged.
+    Raises StoreError where there is none, it is of another learner, or files are damaged; InputError in several
+    processes (`join_ranks`).
     """
+    _refuse_in_several()
     tasks = load_tasks(Path(folder), torch.device(device))
     solver = inner_solver if inner_solver is not None else default_registry().build("solver", "exact")
     facts = load_tensors(Path(folder) / FILE)[1] if (Path(folder) / FILE).exists() else {}

@@ -44,7 +44,7 @@ class RunRecorder:
         self._batches: list[Tensor] = []
         self._rates: list[float] = []
         self._last: StepState | None = None
-        self._peaks = problem.tasks.support.inputs.new_zeros(problem.size)
+        self._peaks = torch.zeros(problem.size, dtype=problem.tasks.dtype, device=problem.tasks.device)
         self._room = int(GRADIENT_SHARE * problem.memory_gib * 2**30 / (problem.size * self._peaks.element_size()))
         self._gradients: list[Tensor] = []  # since the last state that is kept, without a gap
 
@@ -123,8 +123,11 @@ def remade_run(run: TrainingRun, folder: Path | None = None) -> TrainingRun:
 
 
 def missed_end(run: TrainingRun, made: TrainingRun) -> str:
-    """A sentence where a run that was made anew ends elsewhere than the recorded one; else empty."""
-    missed, moved = float((made.final - run.final).norm()), float((run.final - run.state(0).meta).norm())
+    """A sentence where a run that was made anew ends elsewhere than the recorded one; else empty.
+
+    Parameters without effect do not count.
+    """
+    missed, moved = (float((end * run.alive).norm()) for end in (made.final - run.final, run.final - run.state(0).meta))
     if missed <= ELSEWHERE * moved:
         return ""
     return (

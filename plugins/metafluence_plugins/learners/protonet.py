@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from metafluence import (
     NonNegative,
     Positive,
     RemovalError,
+    TaskSet,
     Ways,
     weighted_mean,
 )
@@ -50,6 +52,17 @@ class ProtoNet(FeatureLearner, ImplicitLearner):
     @property
     def adapted_size(self) -> int:
         return (self.ways or 0) * self.width
+
+    def for_tasks(self, tasks: TaskSet) -> Self:
+        """With as many prototypes as these tasks have classes: a network of 30-way training is judged 5-way.
+
+        Not with a shrinkage, where a class that a task has not got has a prototype at zero.
+        """
+        if self.shrinkage or tasks.ways == self.ways:
+            return self
+        other = copy(self)
+        object.__setattr__(other, "ways", tasks.ways)
+        return other
 
     def predict(self, rows: Tensor, adapted: Tensor, inputs: Tensor) -> Tensor:
         prototypes = adapted.unflatten(-1, (self.ways or 0, -1))
