@@ -53,14 +53,12 @@ def write_cleaning(found: Cleaning, folder: Path) -> list[Path]:
         frame[title] = scores.numpy()
     evidence = found.evidence
     removed = evidence.removed if evidence is not None else {found.method: (), "loss": ()}
-    lost = set(removed[found.method])
-    order = frame.sort_values(found.method, kind="stable")
+    order, count = frame.sort_values(found.method, kind="stable"), len(removed[found.method])
     why = [
         f"number {rank} of {len(order)} by {found.method}{', and of largest loss' if item in removed['loss'] else ''}"
         for rank, item in enumerate(order.index, start=1)
     ]
-    gone = order.index.isin(lost)
-    tables = {"removed": order.assign(why=why)[gone], "kept": order[~gone]}
+    tables = {"removed": order.assign(why=why).head(count), "kept": order.tail(len(order) - count)}
     if evidence is not None:
         tried = {**evidence.change, **{f"random {i}": float(x) for i, x in enumerate(evidence.random, start=1)}}
         tables["evidence"] = pd.DataFrame({"without": tried.keys(), "change of the mean loss": tried.values()})
