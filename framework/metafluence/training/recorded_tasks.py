@@ -69,7 +69,8 @@ class RecordedTasks:
 
     def _add(self, tasks: TaskSet, i: int, named: bool) -> int:
         """The number of one of these tasks."""
-        name, sizes = tasks.ids[i], dict(zip(("support", "query"), _sizes(tasks)[i].tolist(), strict=True))
+        name, (support, query) = tasks.ids[i], _sizes(tasks)[i].tolist()
+        sizes = {"support": support, "query": query}
         parts = {f"{half}.{what}": _part(tasks, half, what)[i, : sizes[half]].cpu().clone() for half, what in PARTS}
         digest = _digest(parts)
         if self._images is not None and tasks.origins is not None:
