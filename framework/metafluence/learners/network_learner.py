@@ -204,7 +204,7 @@ class NetworkLearner(MetaLearner):
         if self.network.mixes_instances:
             return super().pull_each(meta, inputs, cotangents)
         found = gradients_each(self.network, meta[: self.network.size], inputs, cotangents)
-        return nn.functional.pad(found, (0, self.extra_size))
+        return nn.functional.pad(found, (0, self.extra_size)) if self.extra_size else found
 
     def parameter_uses(self, shape: torch.Size) -> float:
         return max(1.0, multiplications(self.network, shape) / self.network.size)

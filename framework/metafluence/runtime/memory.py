@@ -21,8 +21,8 @@ COLUMN_BYTES = 2**27
 """Graphs times the columns that go through them together. Larger batches only fall out of the caches: at 256 columns
 a column costs twice as much as at 64."""
 
-ROW_BYTES = 2**27
-"""Per-instance gradients [instances, P] formed together."""
+ROW_BYTES = 2**24
+"""Per-instance gradients [instances, P] formed together: more of them fall out of the caches."""
 
 ACTIVATION_BYTES = 2**23
 """The largest layer's inputs, over the tasks whose layers are traced together."""
