@@ -9,6 +9,7 @@ from hypothesis import given, settings, strategies as st
 
 import metafluence as mf
 from metafluence import BilevelProblem, InputError, Weights
+from metafluence.testing.worlds import world
 from metafluence_plugins.executors.serial import Serial
 from metafluence_plugins.methods.gradient_similarity import GradientSimilarity
 from metafluence_plugins.methods.influence import InfluenceFunction
@@ -34,18 +35,20 @@ def asked(learner: str = "logistic-head", level: mf.Level = "task", seed: int = 
 
 def joined_fit(context: mf.Context, own: Weights) -> torch.Tensor:
     """λ of the fit with the candidates under some weights, from its own objective, stacked by hand."""
+    assert context.candidates is not None
     first, second = context.problem.tasks, context.candidates.problem.tasks
-    halves = [mf.Batch(*(torch.cat([getattr(getattr(t, half), part) for t in (first, second)])
+    support, query = [mf.Batch(*(torch.cat([getattr(getattr(t, half), part) for t in (first, second)])
               for part in ("inputs", "targets"))) for half in ("support", "query")]  # fmt: skip
-    whole = mf.TaskSet(*halves, first.ids + second.ids)
+    whole = mf.TaskSet(support, query, first.ids + second.ids)
     ones = Weights.ones(first)
-    weights = Weights(*(torch.cat([getattr(w, level) for w in (ones, own)]) for level in mf.WEIGHED))
+    task, support, query = (torch.cat([getattr(w, level) for w in (ones, own)]) for level in mf.WEIGHED)
+    weights = Weights(task, support, query)
     return NEWTON.fit(replace(context.problem, tasks=whole), weights, context.point.meta).meta
 
 
 def along(context: mf.Context, item: int, scale: float, weight: float = 0.0) -> torch.Tensor:
     """λ without an item minus λ with it, its tasks added with weight `scale`; or with its weights times `weight`."""
-    own = Weights.ones(context.candidates.problem.tasks)
+    own = Weights.ones(context.scored.problem.tasks)
     held = torch.zeros_like(own.task)
     held[own.tasks_of(context.level, [item])] = scale
     whole = replace(own, task=held)
@@ -140,3 +143,15 @@ def test_what_cannot_be_asked_of_candidates_is_refused():
     fewer = replace(context, candidates=None).adding(context.problem.tasks)
     with pytest.raises(InputError, match="Two tasks are called"):
         mf.added(fewer)
+
+
+def test_a_run_that_never_drew_the_candidates_refuses_them():
+    here = world(0)
+    run = here.run
+    fit = mf.Fit(run.final, 0.0, False, run.steps, 0, 0.0, run=run)
+    asked = mf.Context(here.problem.at(run.final)).adding(here.validation)
+    replays = mf.RetrainBank(here.problem, fit, NEWTON, Serial(), start="replay")
+    near = mf.RetrainBank(here.problem, fit, NEWTON, Serial(), start=mf.Proximal(0.1))
+    for bank, says in ((replays, "never drew these tasks"), (near, "start='warm'")):
+        with pytest.raises(InputError, match=says):
+            mf.added(replace(asked, bank=bank))

@@ -41,11 +41,12 @@ def test_the_most_harmful_images_are_removed_and_the_evidence_is_the_fit_without
 
     mf.write_cleaning(found, tmp_path / "clean")
     removed, kept, evidence = (pd.read_csv(tmp_path / "clean" / f"{n}.csv") for n in ("removed", "kept", "evidence"))
+    assert found.tasks.origins is not None
     names = found.tasks.origins.images
     assert sorted(removed["image"]) == sorted(names[i] for i in gone)
     assert sorted([*removed["image"], *kept["image"]]) == sorted(names)
     assert {"class", "instance-if exact", "loss", "why"} <= set(removed)
-    assert removed["why"][0].startswith(f"number 1 of {len(names)} by instance-if exact")
+    assert str(removed["why"][0]).startswith(f"number 1 of {len(names)} by instance-if exact")
     assert list(evidence["without"]) == ["instance-if exact", "loss", "random 1", "random 2", "random 3"]
 
 
@@ -58,7 +59,9 @@ def cleaning(change: float, loss: float, random: list[float], replays: bool = Fa
 @pytest.mark.parametrize(
     ("change", "random", "says"),
     [
-        (-0.5, [0.1, -0.1, 0.2], "Remove these 2 images"),
+        (-0.5, [0.1, -0.1, 0.2] * 7, "Remove these 2 images"),
+        (-0.5, [0.1, -0.1, 0.2], "Try 19 random sets or more before you decide"),
+        (-0.5, [0.1, -0.1, float("nan")] * 7, "Try 19 random sets or more before you decide"),
         (-0.05, [0.1, -0.1, 0.2], "No improvement beyond random removals is shown"),
         (0.05, [0.1, 0.3, 0.2], "Do not remove these 2 images"),
         (float("nan"), [0.1, 0.3, 0.2], "There is no evidence for removing"),
@@ -68,7 +71,7 @@ def test_the_answer_claims_no_more_than_the_evidence_shows(change, random, says)
     answer, beside = mf.cleaning_answer(cleaning(change, -0.2, random))
     assert answer.startswith(says)
     assert "Loss finds wrong labels, influence finds what hurts these targets" in beside
-    assert ("further than" in beside) == (min(random) > -0.2)
+    assert "further than" in beside
 
 
 def test_nothing_is_removed_where_nothing_harms():

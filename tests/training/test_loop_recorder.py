@@ -518,9 +518,8 @@ def no_tasks(model, optimiser, recorder, make):
 def other_shape(model, optimiser, recorder, make):
     with recorder.step(EPISODES[0]):
         make()
-    smaller = EPISODES[1]
-    halves = smaller.support, mf.Batch(smaller.query.inputs[:, 1:], smaller.query.targets[:, 1:])
-    with recorder.step(TaskSet(*halves, ("a", "b", "c"))):
+    halves = [mf.Batch(half.inputs[..., 1:], half.targets) for half in (EPISODES[1].support, EPISODES[1].query)]
+    with recorder.step(TaskSet(*halves, ids=("a", "b", "c"))):
         make()
 
 

@@ -175,6 +175,17 @@ class Point:
         """
         return self._gathered(level, lambda inner: self.chunks.slopes(columns.T.contiguous(), inner, jacobian))
 
+    @cached_property
+    def _instance_losses(self) -> dict[Level, Tensor]:
+        """Of support and of query instances, [N, n] each: both from one pass over the tasks."""
+
+        def own() -> list[Tensor]:
+            pairs = [(chunk.instance_losses("support"), chunk.instance_losses("query")) for chunk in self.chunks]
+            return [torch.cat(some) for some in zip(*pairs, strict=True)]
+
+        support, query = self.chunks.share.gather_each("losses of instances", own)
+        return {"support": support, "query": query}
+
     def item_losses(self, level: Level = "task") -> Tensor:
         """The loss of every item after adaptation, in nats, [items]: of a task its outer loss, else the instance's.
 
@@ -184,9 +195,7 @@ class Point:
         def own(inner: Level) -> Tensor:
             if inner == "task":
                 return self.task_losses
-            each = self.chunks.share.gather(
-                f"losses {inner}", lambda: torch.cat([chunk.instance_losses(inner) for chunk in self.chunks])
-            )
+            each = self._instance_losses[inner]
             return torch.where(self.problem.tasks.held(inner), each, 0).flatten()
 
         if level in WEIGHED:
@@ -222,6 +231,11 @@ class Point:
             return torch.cat([chunk.product_each(rows[chunk.where], jacobian) for chunk in self.chunks])
 
         return self.chunks.share.gather(f"products {jacobian}", own, columns).T
+
+    def near(self, meta: Tensor) -> Point:
+        """The problem at another λ, with these weights; a learner that searches for an optimum starts from θ here."""
+        searches = self.learner.adapted_size and not self.learner.unrolls
+        return self.problem.at(meta, self.weights, self.adapted if searches else None)
 
     def part(self, tasks: Tensor, scale: float) -> Point:
         """The same λ with some of the tasks, their weights times `scale`."""

@@ -59,10 +59,11 @@ def check_whole(tasks: TaskSet, levels: Sequence[Level]) -> None:
         )
 
 
+def widened(values: Tensor, most: int) -> Tensor:
+    """Values [N, n, ...] of instances with `most` a task, those that lack by copies of the task's first one."""
+    return torch.cat([values, values[:, :1].expand(-1, most - values.shape[1], *values.shape[2:])], dim=1)
+
+
 def _padded(halves: Sequence[Batch]) -> list[Batch]:
     most = max(len(half.targets) for half in halves)
-
-    def fill(values: Tensor) -> Tensor:
-        return torch.cat([values, values[:1].expand(most - len(values), *values.shape[1:])])
-
-    return [Batch(fill(half.inputs), fill(half.targets)) for half in halves]
+    return [Batch(*(widened(part.unsqueeze(0), most)[0] for part in (h.inputs, h.targets))) for h in halves]

@@ -135,7 +135,8 @@ class Weights:
 
     def joined(self, other: Weights) -> Weights:
         """Those of these tasks and then of others, as `join_tasks` has them."""
-        return Weights(*(torch.cat([getattr(self, level), getattr(other, level)]) for level in WEIGHED))
+        task, support, query = (torch.cat([getattr(self, level), getattr(other, level)]) for level in WEIGHED)
+        return Weights(task, support, query)
 
     def tasks_of(self, level: Level, items: int | Sequence[int] | Tensor) -> Tensor:
         """The numbers of the tasks that hold any of the items, in order."""

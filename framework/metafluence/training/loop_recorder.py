@@ -105,6 +105,11 @@ class LoopRecorder:
             )
         gradient, rate = self._made
         numbers, scale = self._tasks.add(tasks, named), self._scale(len(tasks))
+        if self._tasks.differ and self._check.problem.learner.mixes_instances:
+            raise InputError(
+                "Tasks of this loop differ in numbers of instances, and its network mixes instances (batch norm in "
+                "training mode), so that padding would change it. Give it tasks of one size, or use group norm."
+            )
         self._weigh(numbers, scale)
         after = StepState(before.step + 1, (self._meta(), *(self._flat(part) for part in self._moments())))
         self._last = partial(self._check_step, tasks, scale, before, gradient, rate, after)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from metafluence.errors import InputError, StoreError
 from metafluence.runtime import hash_tensor, load_tensors, save_tensors
-from metafluence.tasks import Batch, Origins, Task, TaskSet
+from metafluence.tasks import Batch, Origins, Task, TaskSet, pad_tasks, widened
 from metafluence.training.recorded_origins import IMAGES, JoinedOrigins, joined_origins
 
 FILES = "tasks-*.safetensors"
@@ -21,7 +22,8 @@ FILES = "tasks-*.safetensors"
 class RecordedTasks:
     """Tasks of a loop, in files of a folder. The same task (by its id; without one, by its values) is one item.
 
-    The marks of corruption and the images that instances come from are kept, too.
+    The marks of corruption and the images that instances come from are kept, too. Tasks may differ in numbers of
+    instances, if they name no images; they are padded when they are read.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -31,34 +33,45 @@ class RecordedTasks:
         self._written = 0
         self._shapes: list[tuple[int, ...]] = []
         self._images: JoinedOrigins | None = None
+        self._sizes: set[tuple[int, int]] = set()
+
+    @property
+    def differ(self) -> bool:
+        """Whether tasks so far differ in numbers of instances."""
+        return len(self._sizes) > 1
 
     def add(self, tasks: TaskSet, named: bool) -> Tensor:
         """Their numbers [b].
 
-        Raises InputError where a task has the id of another one, or another shape; where only some tasks have images,
-        and where an image has two classes.
+        Raises InputError where a task has the id of another one, or instances of another shape; where only some tasks
+        have images, or such tasks differ in numbers of instances; and where an image has two classes.
         """
-        shapes = [tuple(part.shape[1:]) for h in _halves(tasks) for part in (h.inputs, h.targets)]
+        shapes = [tuple(part.shape[2:]) for h in _halves(tasks) for part in (h.inputs, h.targets)]
         self._shapes = self._shapes or shapes
         if shapes != self._shapes:
             raise InputError(
-                f"The tasks of this step have tensors of shapes {shapes}, those before {self._shapes}. Draw all tasks "
-                "with one way, shot and number of queries."
+                f"The instances of this step have tensors of shapes {shapes}, those before {self._shapes}. Give all "
+                "tasks instances of one shape."
             )
+        self._sizes |= set(map(tuple, _sizes(tasks).tolist()))
         if not self._numbers and tasks.origins is not None:
             self._images = JoinedOrigins()
         if (tasks.origins is None) != (self._images is None):
             raise InputError(
                 "Some tasks of this loop name their images and some do not. Name those of all, or of none."
             )
+        if self._images is not None and self.differ:
+            raise InputError(
+                "Tasks of this loop differ in numbers of instances and name their images. Draw tasks of one size, or "
+                "leave the names out."
+            )
         return torch.tensor([self._add(tasks, i, named) for i in range(len(tasks))])
 
     def _add(self, tasks: TaskSet, i: int, named: bool) -> int:
         """The number of one of these tasks."""
-        name, parts = (
-            tasks.ids[i],
-            {f"{half}.{what}": _part(tasks, half, what)[i].cpu().clone() for half, what in PARTS},
-        )
+        name, (support, query) = tasks.ids[i], _sizes(tasks)[i].tolist()
+        sizes = {"support": support, "query": query}
+        parts = {f"{half}.{what}": _part(tasks, half, what)[i, : sizes[half]].cpu().clone() for half, what in PARTS}
         digest = _digest(parts)
         if self._images is not None and tasks.origins is not None:
             parts |= self._images.add(tasks.origins[torch.tensor([i])])
@@ -78,7 +91,10 @@ class RecordedTasks:
         if not self._waiting:
             return
         ids, parts = zip(*self._waiting, strict=True)
-        stacked = {key: torch.stack([part[key] for part in parts]) for key in parts[0]}
+        stacked = {key: _joined([part[key].unsqueeze(0) for part in parts]) for key in parts[0]}
+        stacked["counts"] = torch.tensor(
+            [[len(part[f"{half}.targets"]) for half in ("support", "query")] for part in parts]
+        )
         facts = {"ids": list(ids), **(self._images.taken() if self._images is not None else {})}
         save_tensors(self._folder / FILES.replace("*", f"{self._written:08d}"), stacked, facts)
         self._written, self._waiting = self._written + len(ids), []
@@ -106,13 +122,20 @@ def load_tasks(folder: Path, device: torch.device) -> TaskSet:
             stacked.setdefault(name, []).append(part)
     if not ids:
         raise StoreError(f"There are no recorded tasks in {folder}. Record a loop there with mf.record.")
-    joined = {name: torch.cat(stacked.pop(name)) for name in list(stacked)}
+    joined = {name: _joined(stacked.pop(name)) for name in list(stacked)}
+    counts = joined.get("counts")
+    if counts is not None and bool((counts == counts[0]).all()):
+        counts = None
     halves = (
         Batch(joined[f"{half}.inputs"].to(device), joined[f"{half}.targets"].to(device))
         for half in ("support", "query")
     )
     marks = (joined.get(f"{half}.corrupted") for half in ("support", "query"))
-    return TaskSet(*halves, tuple(ids), *marks, origins=joined_origins(joined, named))  # type: ignore[arg-type]
+    tasks = TaskSet(*halves, tuple(ids), *marks, joined_origins(joined, named), counts)  # type: ignore[arg-type]
+    if counts is None:
+        return tasks
+    held = {f"corrupted_{h}": _part(tasks, h, "corrupted") & tasks.held(h).cpu() for h in ("support", "query")}
+    return replace(tasks, **held)
 
 
 def as_tasks(batch: Any, step: int, classes: Mapping[str, str] | None = None) -> tuple[TaskSet, bool]:
@@ -124,15 +147,13 @@ def as_tasks(batch: Any, step: int, classes: Mapping[str, str] | None = None) ->
     anything else.
     """
     if isinstance(batch, TaskSet):
-        if batch.counts is not None:
-            raise InputError("A recorded loop has tasks of one size, but these are padded. Sample one size of tasks.")
         return batch, True
     if isinstance(batch, Task):
         return TaskSet.stack([batch]), True
     if not isinstance(batch, Sequence) or not len(batch):
         raise _unknown(batch)
     if all(isinstance(task, Task) for task in batch):
-        return TaskSet.stack(batch), True
+        return pad_tasks(batch), True
     if _is_parts(batch):
         single = batch[1].dim() == (2 if batch[1].is_floating_point() else 1)
         each = [batch] if single else list(zip(*batch, strict=True))
@@ -141,11 +162,16 @@ def as_tasks(batch: Any, step: int, classes: Mapping[str, str] | None = None) ->
     for parts in each:
         if not _is_parts(parts) or len(parts) != len(each[0]):
             raise _unknown(parts)
-    tasks = TaskSet.stack(
+    tasks = pad_tasks(
         Task(f"step-{step}-{i}", Batch(parts[0], parts[1]), Batch(parts[2], parts[3])) for i, parts in enumerate(each)
     )
     if len(each[0]) == 4:
         return tasks, False
+    if tasks.counts is not None:
+        raise InputError(
+            "Tasks of this step differ in numbers of instances and name their images. Draw tasks of one size, or leave "
+            "the names out."
+        )
     origins = Origins.named([parts[4] for parts in each], [parts[5] for parts in each], classes)
     return TaskSet(tasks.support, tasks.query, tasks.ids, origins=origins), False
 
@@ -161,6 +187,17 @@ def _unknown(given: Any) -> InputError:
         "(support_x, support_y, query_x, query_y), one for each task of the step; after these four, in all tasks or in "
         "none, the names of the support images and of the query images."
     )
+
+
+def _sizes(tasks: TaskSet) -> Tensor:
+    """Numbers of support and query instances of each task, [N, 2]."""
+    return torch.stack([tasks.held(half).sum(dim=1).cpu() for half in ("support", "query")], dim=1)
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """Parts [k, n, ...] as one, widened to the largest n."""
+    most = max(part.shape[1] for part in parts)
+    return torch.cat([widened(part, most) for part in parts])
 
 
 def _halves(tasks: TaskSet) -> tuple[Batch, Batch]:
