@@ -1,9 +1,10 @@
 """Influence through recorded meta-training runs on real Omniglot: conv4, 5-way 1-shot, fresh episodes, plain Adam.
 
 Needs METAFLUENCE_DATA with omniglot in it. Each episode is drawn from the published training classes and seen once.
-Random 5 % of the episodes are left out, or have weight .9, and the run is replayed. Prints, for every case: accuracy on
-tasks of unseen classes, LDS (Spearman correlation of predicted and replayed changes of the mean loss of validation
-tasks, over random sets) and slope of the prediction, on request other methods beside it, and what `run_trust` says.
+Random 5 % of the episodes (with --after, of those of later steps) are left out, or have weight .9, and the run is
+replayed. Prints, for every case: accuracy on tasks of unseen classes, LDS (Spearman correlation of predicted and
+replayed changes of the mean loss of validation tasks, over random sets) and slope of the prediction, on request other
+methods beside it, and what `run_trust` says.
 With --accuracy it prints the accuracy of several seeds alone, which is the price of a smooth network.
 Weights start at He's scale.
 """
@@ -89,7 +90,7 @@ def accuracy_of_seeds(name: str, options: argparse.Namespace) -> None:
 
 def run_case(name: str, options: argparse.Namespace) -> None:
     # Another seed than the run's: its first set would be the first batches, whole.
-    draws, count = torch.Generator().manual_seed(1000 + options.seed), options.steps * options.batch
+    draws = torch.Generator().manual_seed(1000 + options.seed)
     bilevel, drawn, trainer = problem_of(name, options)
     adam = trainer.recording()
     start = he_start(bilevel, torch.Generator().manual_seed(options.seed))
@@ -104,12 +105,13 @@ def run_case(name: str, options: argparse.Namespace) -> None:
     scores = found.values[:, 0].double().numpy()
     accuracy = mf.validate(bilevel.over(drawn.test), run.final).accuracy
     print(
-        f"{name}, width {options.width}, {options.steps} x {options.batch}, seed {options.seed}: "
+        f"{name}, width {options.width}, {options.steps} x {options.batch} after {options.after}, seed {options.seed}: "
         f"accuracy {accuracy:.3f}, training {training:.0f} s, sweep/run {sweep / training:.1f}",
         flush=True,
     )
-    share = round(0.05 * count)
-    sets = [tuple(torch.randperm(count, generator=draws)[:share].tolist()) for _ in range(options.subsets)]
+    late = torch.cat(run.batches[options.after :]).unique()
+    share = round(0.05 * len(late))
+    sets = [tuple(late[torch.randperm(len(late), generator=draws)[:share]].tolist()) for _ in range(options.subsets)]
     predicted = sums(scores, sets)
     others = {name: sums(s, sets) for name, s in compared(run, targets).items()} if options.others else {}
     for what, part in (("left out", 1.0), ("weight .9", 0.1)):
@@ -133,6 +135,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--subsets", type=int, default=16)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--after", type=int, default=0, help="ask about the episodes of the steps after this one only")
     parser.add_argument("--others", action="store_true", help="other methods beside it")
     parser.add_argument("--accuracy", action="store_true", help="the accuracy of three seeds, and nothing else")
     parser.add_argument("--trust", action="store_true", help="also try whether the run can be trusted")

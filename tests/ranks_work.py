@@ -62,8 +62,8 @@ def of_methods(methods) -> dict[str, torch.Tensor]:
     problem = mf.BilevelProblem(LEARNERS["logistic-head"](), with_origins(tasks(7)), 1.0, EXACT)
     trainer = mf.build("trainer", "adam", steps=4, batch=4, checkpoints=2, validate_every=2, record=True)
     fit = trainer.fit(problem, generator=seeded(), validation=tasks(3, seed=5))
-    near = mf.build("trainer", "newton", max_steps=2)
-    bank = mf.RetrainBank(problem, fit, near, mf.build("executor", "serial"))
+    newton = mf.build("trainer", "newton", tolerance=1e-11)
+    bank = mf.RetrainBank(problem, fit, newton, mf.build("executor", "serial"))
     context = mf.Context(problem.at(fit.meta), "task", seeded(), bank, fit.checkpoints, False, fit.run)
     targets = mf.Targets(problem, tasks(3, seed=9), fit.meta, mean=False)
     found = {"adam": fit.meta}

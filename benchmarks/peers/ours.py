@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from problem import CLASSES, L2, Single
+from problem import L2, Single
 from torch import Tensor
 
 import metafluence as mf
@@ -25,7 +25,7 @@ METHODS = {
 
 def methods(single: Single, wanted: dict[str, tuple[str, dict]] = METHODS) -> dict[str, Callable[[], Tensor]]:
     """By method: a function that computes all scores [training, targets] from nothing but the trained network."""
-    learner = mf.build("learner", "joint", backbone=single.module, ways=CLASSES)
+    learner = mf.build("learner", "joint", backbone=single.module, ways=single.classes)
     train = _tasks(single.inputs.unsqueeze(0), single.labels.unsqueeze(0))
     targets = _tasks(single.target_inputs.unsqueeze(1), single.target_labels.unsqueeze(1))
     meta = torch.cat([p.detach().flatten() for p in single.module.parameters()])
@@ -43,8 +43,9 @@ def methods(single: Single, wanted: dict[str, tuple[str, dict]] = METHODS) -> di
 def exact(single: Single, targets: int) -> Tensor:
     """Scores on the first targets under the exact Gauss-Newton matrix, [training, targets]."""
     few = Single(
-        single.module, single.inputs, single.labels, single.target_inputs[:targets], single.target_labels[:targets]
-    )
+        single.module, single.inputs, single.labels,
+        single.target_inputs[:targets], single.target_labels[:targets], single.classes,
+    )  # fmt: skip
     return methods(few, {"it": ("influence", {"curvature": "gauss-newton", "solver": {"use": "cg", "rtol": 1e-5}})})[
         "it"
     ]()

@@ -1,4 +1,4 @@
-"""The single-level problem for all libraries: 1,000 training and 50 target instances, two networks."""
+"""The single-level problem for all libraries: 1,000 training and 50 target instances, four networks."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-TRAIN, TARGETS, CLASSES, L2 = 1000, 50, 10, 1e-2
+TRAIN, TARGETS, L2 = 1000, 50, 1e-2
 
 
 def mlp() -> nn.Module:
     """About 20 thousand parameters."""
-    return nn.Sequential(nn.Flatten(), nn.Linear(784, 25), nn.Tanh(), nn.Linear(25, CLASSES))
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 25), nn.Tanh(), nn.Linear(25, 10))
 
 
 def conv() -> nn.Module:
@@ -23,11 +23,33 @@ def conv() -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(1, 16, 3, padding=1), nn.Tanh(), nn.AvgPool2d(2),
         nn.Conv2d(16, 32, 3, padding=1), nn.Tanh(), nn.AvgPool2d(2),
-        nn.Flatten(), nn.Linear(1568, 66), nn.Tanh(), nn.Linear(66, CLASSES),
+        nn.Flatten(), nn.Linear(1568, 66), nn.Tanh(), nn.Linear(66, 10),
     )  # fmt: skip
 
 
-NETWORKS = {"mlp": mlp, "conv": conv}
+def conv4() -> nn.Module:
+    """The network of few-shot learning, without a norm: 111,749 parameters."""
+    blocks: list[nn.Module] = []
+    for channels in (1, 64, 64, 64):
+        blocks += [nn.Conv2d(channels, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+    return nn.Sequential(*blocks, nn.Flatten(), nn.Linear(64, 5))
+
+
+def deep() -> nn.Module:
+    """Three layers on a hundred features: 19,610 parameters."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(100, 128), nn.ReLU(), nn.Linear(128, 48), nn.ReLU(), nn.Linear(48, 10))
+
+
+@dataclass(frozen=True)
+class Network:
+    """A module, the classes it tells apart, and the side of the images it sees."""
+
+    make: Callable[[], nn.Module]
+    classes: int = 10
+    side: int = 28
+
+
+NETWORKS = {"mlp": Network(mlp), "conv": Network(conv), "conv4": Network(conv4, 5), "deep": Network(deep, 10, 10)}
 
 
 @dataclass(frozen=True)
@@ -39,6 +61,7 @@ class Single:
     labels: Tensor
     target_inputs: Tensor
     target_labels: Tensor
+    classes: int
 
     @property
     def size(self) -> int:
@@ -48,15 +71,17 @@ class Single:
 def make(network: str) -> Single:
     """Noisy images of ten random patterns, some labels wrong; trained by a few hundred steps of Adam."""
     torch.manual_seed(0)
-    patterns = nn.functional.interpolate(torch.randn(CLASSES, 1, 7, 7), scale_factor=4)
+    made = NETWORKS[network]
+    classes, size = made.classes, (made.side, made.side)
+    patterns = nn.functional.interpolate(torch.randn(classes, 1, 7, 7), size=size)
 
     def draw(count: int) -> tuple[Tensor, Tensor]:
-        labels = torch.arange(count) % CLASSES
-        images = 0.5 * patterns[labels] + torch.randn(count, 1, 28, 28)
+        labels = torch.arange(count) % classes
+        images = 0.5 * patterns[labels] + torch.randn(count, 1, *size)
         wrong = torch.rand(count) < 0.1
-        return images, torch.where(wrong, torch.randint(CLASSES, (count,)), labels)
+        return images, torch.where(wrong, torch.randint(classes, (count,)), labels)
 
-    module = NETWORKS[network]()
+    module = made.make()
     inputs, labels = draw(TRAIN)
     target_inputs, target_labels = draw(TARGETS)
     optimiser = torch.optim.Adam(module.parameters(), lr=2e-3)
@@ -67,7 +92,7 @@ def make(network: str) -> Single:
         optimiser.zero_grad()
         (loss + penalty).backward()
         optimiser.step()
-    return Single(module.requires_grad_(True), inputs, labels, target_inputs, target_labels)
+    return Single(module.requires_grad_(True), inputs, labels, target_inputs, target_labels, classes)
 
 
 def gradient_pass(single: Single) -> None:

@@ -124,7 +124,7 @@ def test_tracin_is_dattri_s_on_the_same_checkpoints(seed, which, gradients, datt
 
 @seeds
 @pytest.mark.parametrize("dim", [6, 64])
-@pytest.mark.parametrize("kind", ["rademacher", "gaussian"])
+@pytest.mark.parametrize("kind", ["sparse", "rademacher", "gaussian"])
 def test_trak_is_dattri_s_with_the_same_projection(seed, dim, kind, monkeypatch, dattri):
     """For one model, up to −n: theirs is what adding an instance does to the loss, ours what removing it does.
 

@@ -26,7 +26,7 @@ def fewer(tasks: TaskSet) -> TaskSet:
     return TaskSet(tasks.support, query, tasks.ids)
 
 
-@pytest.mark.parametrize("kind", ["rademacher", "gaussian"])
+@pytest.mark.parametrize("kind", ["sparse", "rademacher", "gaussian"])
 def test_every_block_of_a_projection_is_drawn_anew(kind, monkeypatch):
     monkeypatch.setattr(f"{Projection.__module__}.BLOCK_BYTES", 4 * 64 * 8)  # four rows of 64 numbers
     matrix = Projection(12, 64, kind, 0).apply(torch.eye(12).double())
@@ -84,7 +84,7 @@ def test_several_models_multiply_their_means(level):
     weights = Weights.ones(problem.tasks).set("query", 1, 0.5)
     context = Context(problem.at(metas[-1], weights), level, checkpoints=checkpoints)
     found = mf.attribute(method, context, targets).values
-    projection, kernels, factors = Projection(problem.size, 64, "rademacher", 0), [], []
+    projection, kernels, factors = Projection(problem.size, 64, "sparse", 0), [], []
     count, n = problem.tasks.query.targets.shape
     own = weights.query.flatten()
     for meta in metas:

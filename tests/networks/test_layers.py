@@ -185,7 +185,9 @@ def check(made: FlatModule, seed: int) -> None:
     each = autograd_gradients(made, flat.unsqueeze(0), inputs.unsqueeze(0), cotangents.unsqueeze(0), names)[0]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = gradients_each(made, flat, inputs.unflatten(0, (groups, -1)), cotangents.unflatten(0, (groups, -1)))
+        columns = torch.stack([cotangents, 2 * cotangents]).unflatten(1, (groups, -1))
+        found, twice = gradients_each(made, flat, inputs.unflatten(0, (groups, -1)), columns)
+    assert torch.equal(2 * found, twice)
     wanted = each.unflatten(0, (groups, -1)).sum(dim=1)
     assert float((found - wanted).norm()) <= 1e-10 * float(wanted.norm())
     leaf = flat.clone().requires_grad_()

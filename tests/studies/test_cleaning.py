@@ -59,7 +59,9 @@ def cleaning(change: float, loss: float, random: list[float], replays: bool = Fa
 @pytest.mark.parametrize(
     ("change", "random", "says"),
     [
-        (-0.5, [0.1, -0.1, 0.2], "Remove these 2 images"),
+        (-0.5, [0.1, -0.1, 0.2] * 7, "Remove these 2 images"),
+        (-0.5, [0.1, -0.1, 0.2], "Try 19 random sets or more before you decide"),
+        (-0.5, [0.1, -0.1, float("nan")] * 7, "Try 19 random sets or more before you decide"),
         (-0.05, [0.1, -0.1, 0.2], "No improvement beyond random removals is shown"),
         (0.05, [0.1, 0.3, 0.2], "Do not remove these 2 images"),
         (float("nan"), [0.1, 0.3, 0.2], "There is no evidence for removing"),
@@ -69,7 +71,7 @@ def test_the_answer_claims_no_more_than_the_evidence_shows(change, random, says)
     answer, beside = mf.cleaning_answer(cleaning(change, -0.2, random))
     assert answer.startswith(says)
     assert "Loss finds wrong labels, influence finds what hurts these targets" in beside
-    assert ("further than" in beside) == (min(random) > -0.2)
+    assert "further than" in beside
 
 
 def test_nothing_is_removed_where_nothing_harms():

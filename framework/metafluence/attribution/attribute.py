@@ -42,7 +42,7 @@ def attribute(method: AttributionMethod, context: Context, targets: Targets) -> 
         targets: at the same λ*.
 
     Returns:
-        Scores [items, T]; a note says where λ* is no minimum of the training objective.
+        Scores [items, T]; a note says where λ* is no minimum of the training objective, if the method needs one.
 
     Raises:
         InputError: for a level that the method does not support, and for targets of another problem or at another λ.
@@ -58,7 +58,7 @@ def attribute(method: AttributionMethod, context: Context, targets: Targets) -> 
     """
     check_targets(context, targets)  # before all work, and whatever the method's state is
     _, scores = prepare_and_score(method, context, targets)
-    note = "" if method.retrains or context.run is not None else _not_stationary(context.point)
+    note = _not_stationary(context.point) if method.needs_minimum and context.run is None else ""
     return replace(scores, notes=(*scores.notes, note)) if note else scores
 
 

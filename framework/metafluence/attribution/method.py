@@ -37,14 +37,15 @@ class Targets:
     def at(self, meta: Tensor) -> Targets:
         """The same targets at other meta-parameters [P]."""
         other = copy(self)
-        other.point = self.problem.at(meta, init=self.point.adapted)
+        other.point = self.point.near(meta)
         return other
 
     def solving_with(self, inner_solver: Solver) -> Targets:
         """The same targets, their inner Hessians solved by another solver."""
         other = copy(self)
         other.problem = self.problem.solving_with(inner_solver)
-        return other.at(self.point.meta)
+        other.point = other.problem.at(self.point.meta, init=self.point.adapted)
+        return other
 
     @property
     def count(self) -> int:
@@ -59,7 +60,7 @@ class Targets:
 
     def losses(self, meta: Tensor | None = None) -> Tensor:
         """Losses [T] at `meta`, after adapting to the targets' support there; at λ* where it is None."""
-        point = self.point if meta is None else self.problem.at(meta, init=self.point.adapted)
+        point = self.point if meta is None else self.point.near(meta)
         return point.task_losses.mean().unsqueeze(0) if self.mean else point.task_losses
 
 
@@ -145,6 +146,8 @@ class AttributionMethod(Component, ABC):
     """It also predicts parameters, by `parameter_change`."""
     retrains: ClassVar[bool] = False
     """Its scores are exact retrainings, from the context's bank."""
+    needs_minimum: ClassVar[bool] = True
+    """Its scores are derivatives at a minimum of the training objective; a note says where λ* is none."""
     adds: ClassVar[bool] = False
     """It also scores candidates, which are no part of the fit (`Context.candidates`)."""
 

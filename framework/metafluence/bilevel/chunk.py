@@ -15,37 +15,50 @@ from metafluence.bilevel.unrolled_linearisation import UnrolledLinearisation
 from metafluence.errors import InputError
 from metafluence.learners import Adaptation, ImplicitLearner, MetaLearner
 from metafluence.linalg import Solver
-from metafluence.tasks import Batch, Level, TaskSet, Weights
+from metafluence.tasks import Batch, Level, Weights
 
 
 class Chunk:
-    """A few tasks at a point: one encoder pass, one adaptation, and one linearisation per Jacobian.
+    """A few tasks at a point, those at `where`: one encoder pass, one adaptation, and one linearisation per Jacobian.
 
-    The tasks adapt when something first needs it, once. A learner that unrolls adapts again to be differentiated: ask
-    it for the gradient before the losses, which then reuse its steps.
+    The tasks are encoded and adapt when something first needs it, once. A learner that unrolls adapts again to be
+    differentiated: ask it for the gradient before the losses, which then reuse its steps.
     """
 
     def __init__(
         self,
         learner: MetaLearner,
         inner_solver: Solver,
-        tasks: TaskSet,
+        support: Batch,
+        query: Batch,
         meta: Tensor,
         weights: Weights,
         where: slice,
         init: Tensor | None,
     ) -> None:
         self._learner, self._inner_solver = learner, inner_solver
-        self.where = where
-        support, query = tasks.support[where], tasks.query[where]
-        self.weights = weights[where]
-        self.rows = meta[learner.own].expand(support.inputs.shape[0], -1)
-        self._encoder = Encoder(learner, meta, support, query)
-        self.support = Batch(self._encoder.support, support.targets)
-        self.query = Batch(self._encoder.query, query.targets)
+        self.where, self.weights = where, weights
+        self._halves = support, query
+        self.rows = meta[learner.own].expand(len(self.weights.task), -1)
+        self._encoder = Encoder(learner, meta, *self._halves)
         self._init = init
         self._linearisations: dict[Jacobian, Linearisation] = {}
         self._weighed: tuple[tuple[Linearisation, Form], WeighedEncoder] | None = None
+
+    @cached_property
+    def _encoded(self) -> list[Batch]:
+        features = self._encoder.split(self._encoder.features.detach())
+        return [Batch(part, half.targets) for part, half in zip(features, self._halves, strict=True)]
+
+    @property
+    def support(self) -> Batch:
+        """The support's features."""
+        return self._encoded[0]
+
+    @property
+    def query(self) -> Batch:
+        """The query's features."""
+        return self._encoded[1]
 
     @cached_property
     def adaptation(self) -> Adaptation:
@@ -136,7 +149,9 @@ class Chunk:
         """w_i D_λ ∂L_O^i/∂ω for the weight of every instance, in order: some rows [instances, P] at a time."""
         at = self.linearise(jacobian)
         if level == "query" and at.separates:
-            yield from self._encoder.pullback_queries(self._weigh(at.query_gradients()))
+            yield from (
+                rows[0] for rows in self._encoder.pullback_queries(self._weigh(at.query_gradients()).unsqueeze(0))
+            )
             return
         lam, features = _split(at, at.instance_gradients(level))
         pulled = []
@@ -211,6 +226,35 @@ class Chunk:
         else:
             found = weighed.product(columns, features)
         return self._with_rows(found, None if lam is None else lam.sum(dim=1))
+
+    def by_rows(self, columns: int, jacobian: Jacobian, form: Form) -> bool:
+        """Whether `product_by_rows` takes fewer multiplications than `product`: for many columns, and convolutions."""
+        if form != "gauss-newton" or columns < 2:
+            return False
+        at = self.linearise(jacobian)
+        if not at.separates:
+            return False
+        # Per parameter and instance: two derivatives, each of two products, for every column; or a backward pass and
+        # a gradient for every output, on one forward pass, and then two products with each column.
+        uses, outputs = self._encoder.parameter_uses(), at.output_pullback[0].shape[-1]
+        return 4 * columns * uses > (1 + 3 * outputs) * uses + 2 * columns * outputs
+
+    def product_by_rows(self, columns: Tensor) -> Tensor:
+        """The Gauss-Newton `product` with θ held, from the rows of the outputs' Jacobian, a few instances at a time."""
+        at, loss = self.linearise("held"), self._learner.output_loss
+        assert loss is not None
+        outputs = at.output_pullback[0].detach().flatten(0, 1)
+        scale = (self.weights.task.unsqueeze(1) * self.weights.query / self.weights.query.shape[1]).flatten()
+        identity = torch.eye(outputs.shape[1]).to(outputs).reshape(-1, 1, 1, outputs.shape[1])
+        pulled = at.pull_outputs(identity.expand(-1, *self.weights.query.shape, -1))[1]
+        total, start = torch.zeros_like(columns), 0
+        for rows in self._encoder.pullback_queries(pulled):  # [outputs, m, P]
+            some = slice(start, start + rows.shape[1])
+            moved = (rows.flatten(0, 1) @ columns.T).unflatten(0, rows.shape[:2]).permute(2, 1, 0)
+            curved = loss.curvature(outputs[some], moved) * scale[some].unsqueeze(1)
+            total += curved.permute(0, 2, 1).flatten(1) @ rows.flatten(0, 1)
+            start = some.stop
+        return total
 
     def product_each(self, rows: Tensor, jacobian: Jacobian) -> Tensor:
         """w_i H_i v_i of every task with its own column, [n, P] to [n, P]; H_i exact."""

@@ -129,6 +129,9 @@ class Chunks:
         def own() -> Tensor:
             total = torch.zeros_like(columns)
             for chunk in self:
+                if chunk.by_rows(len(columns), jacobian, form):
+                    total += chunk.product_by_rows(columns)
+                    continue
                 for start in range(0, len(columns), self.plan.columns):
                     batch = slice(start, start + self.plan.columns)
                     total[batch] += chunk.product(columns[batch], jacobian, form)

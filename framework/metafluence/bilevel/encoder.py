@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from metafluence.tasks import Batch
 
 
 class Encoder:
-    """Z(λ) for the n tasks of a chunk, and products with J = ∂Z/∂λ.
+    """Z(λ) for the n tasks of a chunk, and products with J = ∂Z/∂λ. Images are encoded when something first needs it.
 
     Columns are [k, P]; features are the two stacks [n, n_s, ...] and [n, n_q, ...]; lists of features are empty for a
     learner without an encoder. All images go through the network together, unless it mixes the instances of a batch:
@@ -29,14 +30,15 @@ class Encoder:
         self._counts = tuple(h.shape[0] * h.shape[1] for h in self._halves)
         self._lead = tuple(h.shape[:2] for h in self._halves)
         self.meta = meta.detach().requires_grad_(learner.encodes)
+
+    @cached_property
+    def features(self) -> Tensor:
+        """Z of all images, support first, as a function of λ."""
         with torch.enable_grad():
-            if learner.mixes_instances and learner.encodes:
-                alone = vmap(learner.encode, in_dims=(None, 0))
-                self.features = torch.cat([alone(self.meta, h).flatten(0, 1) for h in self._halves])
-            else:
-                flat = torch.cat([h.flatten(0, 1) for h in self._halves])
-                self.features = learner.encode(self.meta, flat)
-        self.support, self.query = (part.detach() for part in self.split(self.features))
+            if self._learner.mixes_instances and self._learner.encodes:
+                alone = vmap(self._learner.encode, in_dims=(None, 0))
+                return torch.cat([alone(self.meta, h).flatten(0, 1) for h in self._halves])
+            return self._learner.encode(self.meta, torch.cat([h.flatten(0, 1) for h in self._halves]))
 
     def zeros(self, columns: int) -> Tensor:
         """Zeros [columns, P]."""
@@ -68,16 +70,24 @@ class Encoder:
             return self.meta.new_zeros(self._lead[0][0], self.meta.numel())
         meta = self.meta.detach()
         if self._learner.mixes_instances:
-            found = [self._learner.pull_each(meta, h, g) for h, g in zip(self._halves, cotangents, strict=True)]
-            return found[0] + found[1]
-        return self._learner.pull_each(meta, torch.cat(self._halves, dim=1), torch.cat(cotangents, dim=1))
+            pairs = zip(self._halves, cotangents, strict=True)
+            return torch.stack([self._learner.pull_each(meta, h, g.unsqueeze(0))[0] for h, g in pairs]).sum(dim=0)
+        inputs, joined = torch.cat(self._halves, dim=1), torch.cat(cotangents, dim=1)
+        return self._learner.pull_each(meta, inputs, joined.unsqueeze(0))[0]
 
     def pullback_queries(self, cotangents: Tensor) -> Iterator[Tensor]:
-        """Jᵀ g of every query instance on its own, task by task, some rows [instances, P] at a time."""
-        inputs, g = self._halves[1].flatten(0, 1).unsqueeze(1), cotangents.flatten(0, 1).unsqueeze(1)
-        size = count_within(ROW_BYTES, self.meta.numel() * self.meta.element_size())
-        for some in (slice(start, start + size) for start in range(0, len(g), size)):
-            yield self._learner.pull_each(self.meta.detach(), inputs[some], g[some])
+        """Jᵀ g of every query instance on its own, for k cotangents g of each [k, n, n_q, ...].
+
+        Task by task, some instances at a time: [k, instances, P].
+        """
+        inputs, g = self._halves[1].flatten(0, 1).unsqueeze(1), cotangents.flatten(1, 2).unsqueeze(2)
+        size = count_within(ROW_BYTES, len(g) * self.meta.numel() * self.meta.element_size())
+        for some in (slice(start, start + size) for start in range(0, len(inputs), size)):
+            yield self._learner.pull_each(self.meta.detach(), inputs[some], g[:, some])
+
+    def parameter_uses(self) -> float:
+        """How often an instance's pass multiplies by each parameter."""
+        return self._learner.parameter_uses(self._halves[1].shape[2:])
 
     def pushforward_each(self, rows: Tensor) -> list[Tensor]:
         """J v_i for task i alone: rows [n, P] to tangents [1, n, n_s, ...] and [1, n, n_q, ...]."""

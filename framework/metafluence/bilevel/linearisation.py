@@ -230,7 +230,7 @@ class Linearisation(ABC):
                 f"gauss-newton needs an outer loss of the outputs, and {type(self._learner).__name__} declares no "
                 "output_loss. Use the curvature exact."
             )
-        outputs, dual, pulled = self._output_pullback
+        outputs, dual, pulled = self.output_pullback
         (moved,) = batched_vjp(pulled, [dual], along)
         weigh_query = self._weighed["query"].detach()
         scale = (weights.unsqueeze(-1) * weigh_query / weigh_query.shape[-1]).unsqueeze(-1)
@@ -238,11 +238,11 @@ class Linearisation(ABC):
 
     def pull_outputs(self, cotangents: Tensor) -> list[Tensor]:
         """Jᵀ (∂f)ᵀ times cotangents [k, n, n_q, C] of the outputs f for the query, by explicit part: [k, n, ...]."""
-        outputs = self._output_pullback[0]
+        outputs = self.output_pullback[0]
         return self.pullback(batched_vjp([outputs], [*self.explicit, self._theta], [cotangents]))
 
     @cached_property
-    def _output_pullback(self) -> tuple[Tensor, Tensor, list[Tensor]]:
+    def output_pullback(self) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Outputs f for the query, a dual c of them, and cᵀ ∂f by the explicit parts and θ, which is linear in c."""
         with torch.enable_grad():
             outputs = self._learner.predict(self._rows, self._theta, self._features[1])

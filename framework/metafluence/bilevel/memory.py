@@ -10,6 +10,9 @@ import torch
 from metafluence.runtime import COLUMN_BYTES, GRADIENT_GRAPH_BYTES, KEPT_GRAPH_BYTES, count_within, graph_bytes
 from metafluence.tasks import TaskSet
 
+FEW = 16
+"""Query instances."""
+
 
 @dataclass(frozen=True, eq=False)
 class GraphSizes:
@@ -17,12 +20,21 @@ class GraphSizes:
 
     _measured: dict[tuple[object, ...], int] = field(default_factory=dict)
 
-    def per_task(self, tasks: TaskSet, products: bool, build: Callable[[], object]) -> int:
-        """Bytes that `build`, which builds one task's graphs, keeps: for products, or for a gradient alone."""
+    def per_task(self, tasks: TaskSet, products: bool, build: Callable[[int], object]) -> int:
+        """Bytes of one task's graphs: for products, or for a gradient alone.
+
+        build: builds them for a task with its first so many query instances. Where there are many, a few show what each
+        takes, since the losses of two query instances share nothing but what the support made.
+        """
         shapes = (tasks.support.targets.shape[1:], tasks.query.targets.shape[1:])
         key = (products, tasks.dtype, *shapes)
         if key not in self._measured:
-            self._measured[key] = max(1, graph_bytes(build))
+            queries = tasks.query.targets.shape[1]
+            measured = min(queries, 2 * FEW)
+            size = graph_bytes(lambda: build(measured))
+            if queries > measured:
+                size += (queries - measured) * (size - graph_bytes(lambda: build(FEW))) // FEW
+            self._measured[key] = max(1, size)
         return self._measured[key]
 
 

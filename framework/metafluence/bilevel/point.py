@@ -232,6 +232,11 @@ class Point:
 
         return self.chunks.share.gather(f"products {jacobian}", own, columns).T
 
+    def near(self, meta: Tensor) -> Point:
+        """The problem at another λ, with these weights; a learner that searches for an optimum starts from θ here."""
+        searches = self.learner.adapted_size and not self.learner.unrolls
+        return self.problem.at(meta, self.weights, self.adapted if searches else None)
+
     def part(self, tasks: Tensor, scale: float) -> Point:
         """The same λ with some of the tasks, their weights times `scale`."""
         problem, kept = self.problem, self.weights[tasks]

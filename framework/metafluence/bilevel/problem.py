@@ -17,7 +17,7 @@ from metafluence.learners import MetaLearner
 from metafluence.linalg import Solver
 from metafluence.registry import NonNegative, Positive, check_fields
 from metafluence.runtime import TaskShare, component_fingerprint
-from metafluence.tasks import TaskSet, Weights
+from metafluence.tasks import Batch, TaskSet, Weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +118,8 @@ class BilevelProblem:
 
     def chunk(self, meta: Tensor, weights: Weights, where: slice, init: Tensor | None) -> Chunk:
         """A few of the tasks, adapted at `meta`; init: their own θ [n, Q] to start from."""
-        return Chunk(self.learner, self.inner_solver, self.tasks, meta, weights, where, init)
+        support, query = self.tasks.support[where], self.tasks.query[where]
+        return Chunk(self.learner, self.inner_solver, support, query, meta, weights[where], where, init)
 
     def gradient_chunks(self, meta: Tensor, weights: Weights, share: TaskShare) -> Iterator[Chunk]:
         """A share of the tasks, a few at a time, for a pass over losses and gradients; do not keep the chunks."""
@@ -130,10 +131,14 @@ class BilevelProblem:
 
     def bytes_per_task(self, meta: Tensor, products: bool = True) -> int:
         """Memory of one task's graphs, for products or for a gradient alone. Measured once per shape of tasks."""
+        first = self.tasks[:1]
+        ones = Weights.ones(first)
 
-        def build() -> Chunk:
-            first = self.tasks[:1]  # by itself: of a part, autograd would count the whole
-            single = Chunk(self.learner, self.inner_solver, first, meta, Weights.ones(first), slice(0, 1), None)
+        def build(queries: int) -> Chunk:
+            # Copies: of a part, autograd would count the whole.
+            some = Batch(first.query.inputs[:, :queries].clone(), first.query.targets[:, :queries])
+            weights = replace(ones, query=ones.query[:, :queries])
+            single = Chunk(self.learner, self.inner_solver, first.support, some, meta, weights, slice(0, 1), None)
             if products:
                 single.build_graphs()
             else:

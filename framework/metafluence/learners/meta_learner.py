@@ -158,12 +158,21 @@ class MetaLearner(Component, ABC):
         return inputs
 
     def pull_each(self, meta: Tensor, inputs: Tensor, cotangents: Tensor) -> Tensor:
-        """Jᵀ g of every group of instances alone, J of `encode`: inputs [n, m, *shape], g [n, m, ...] to [n, P]."""
+        """Jᵀ g of every group of instances alone, J of `encode`, for k cotangents g of each.
+
+        inputs [n, m, *shape], g [k, n, m, ...] to [k, n, P].
+        """
 
         def one(instances: Tensor, g: Tensor) -> Tensor:
-            return vjp(lambda lam: self.encode(lam, instances), meta)[1](g)[0]
+            return vmap(vjp(lambda lam: self.encode(lam, instances), meta)[1])(g)[0]
 
-        return vmap(one)(inputs, cotangents)
+        return vmap(one, in_dims=(0, 1), out_dims=1)(inputs, cotangents)
+
+    def parameter_uses(self, shape: torch.Size) -> float:
+        """How often `encode` multiplies by each of its parameters, for an instance of `shape`: many times in a
+        convolution. One if it is not known.
+        """
+        return 1.0
 
     @abstractmethod
     def adapt(self, rows: Tensor, support: Batch, weights: Tensor, init: Tensor | None) -> Adaptation:

@@ -23,6 +23,7 @@ from metafluence.networks import (
     build_module,
     gradients_each,
     layered_loss,
+    multiplications,
     per_task_norms,
     probe_module,
     running_norms,
@@ -204,6 +205,9 @@ class NetworkLearner(MetaLearner):
             return super().pull_each(meta, inputs, cotangents)
         found = gradients_each(self.network, meta[: self.network.size], inputs, cotangents)
         return nn.functional.pad(found, (0, self.extra_size))
+
+    def parameter_uses(self, shape: torch.Size) -> float:
+        return max(1.0, multiplications(self.network, shape) / self.network.size)
 
     def outer_layers(self, meta: Tensor, adapted: Tensor, query: Batch, weights: Tensor, shift: float) -> LayerStack:
         if not self.encodes or self.extra_size:

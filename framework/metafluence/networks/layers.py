@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from metafluence.errors import SolverError
 from metafluence.networks.flat_module import FlatModule, mixing_layer
 from metafluence.networks.layer_proof import proven_layers
 from metafluence.networks.losses import OutputLoss
-from metafluence.networks.trace import Layer, Trace
+from metafluence.networks.trace import Layer, Trace, output_shapes
 from metafluence.runtime import ACTIVATION_BYTES, TRACE_BYTES, count_within
 
 
@@ -82,19 +83,31 @@ def layered_loss(
 
 
 def gradients_each(network: FlatModule, meta: Tensor, inputs: Tensor, cotangents: Tensor) -> Tensor:
-    """Jᵀ g of every group of instances on its own: inputs [n, m, *shape], cotangents [n, m, ...] to [n, P].
+    """Jᵀ g of every group of instances on its own: inputs [n, m, *shape], cotangents [k, n, m, ...] to [k, n, P].
 
     From one pass over all of them: a layer's gradient is the product of its inputs and its output's gradients.
     """
     n, m = inputs.shape[:2]
     names = proven_layers(network, inputs.shape[2:])
-    found = meta.new_empty(n, network.size)
+    found = meta.new_empty(len(cotangents), n, network.size)
     start, size = 0, 1
     while start < n:
         some = slice(start, min(start + size, n))
         trace = Trace(network, meta.detach().unsqueeze(0), inputs[some].flatten(0, 1).unsqueeze(0), names)
-        trace.group_gradients(cotangents[some].flatten(0, 1).unsqueeze(0), found[some])
+        for own, out in zip(cotangents, found, strict=True):
+            trace.group_gradients(own[some].flatten(0, 1).unsqueeze(0), out[some])
         start += size
         widest = max((x.inputs[0].numel() // x.inputs.shape[1] for x in trace.layers), default=1)
         size = count_within(TRACE_BYTES, meta.element_size() * max(m * widest, network.size))
     return found
+
+
+def multiplications(network: FlatModule, shape: torch.Size) -> int:
+    """Of one instance's pass through the linear layers: their parameters, as often as each is used."""
+    modules = {name: network.module.get_submodule(name) for name in proven_layers(network, shape)}
+    inputs = network.flat().new_zeros(1, *shape)
+    shapes = output_shapes(network, network.flat(), inputs, modules)
+    return sum(
+        module.weight[0].numel() * shapes[name][0].numel()  # type: ignore[operator, union-attr]
+        for name, module in modules.items()
+    )

@@ -18,6 +18,7 @@ class GradientSimilarity(AttributionMethod):
 
     levels: ClassVar[frozenset[Level]] = frozenset(LEVELS)
     units: ClassVar[Units] = "rank_only"
+    needs_minimum: ClassVar[bool] = False
     adds: ClassVar[bool] = True
 
     @property

@@ -1,8 +1,9 @@
-"""Random projections of gradients, made block by block and never held."""
+"""Random projections of gradients: sparse ones, and dense ones that are made block by block and never held."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -11,20 +12,26 @@ from torch import Tensor
 BLOCK_BYTES = 2**24
 
 
+Kind = Literal["sparse", "rademacher", "gaussian"]
+"""sparse: every row of the matrix has one entry, ±1, and all columns as many (Charikar et al. 2002), which costs no
+product. rademacher: entries ±1/√dim. gaussian: normal ones of variance 1/dim."""
+
+
 @dataclass(frozen=True)
 class Projection:
-    """A fixed random matrix [size, dim] with entries of variance 1/dim, which keeps lengths on average.
-
-    rademacher: entries ±1/√dim; gaussian: normal. The same seed gives the same matrix, on any device.
-    """
+    """A fixed random matrix [size, dim] that keeps lengths on average. The same seed gives the same one anywhere."""
 
     size: int
     dim: int
-    kind: Literal["rademacher", "gaussian"]
+    kind: Kind
     seed: int
 
     def apply(self, rows: Tensor) -> Tensor:
         """Rows [m, size] to [m, dim]."""
+        if self.kind == "sparse":
+            signs, order = (part.to(rows.device) for part in self._entries)
+            mixed = (rows * signs.to(rows.dtype))[:, order]
+            return torch.nn.functional.pad(mixed, (0, -self.size % self.dim)).unflatten(1, (-1, self.dim)).sum(dim=1)
         found = rows.new_zeros(len(rows), self.dim)
         step = max(1, BLOCK_BYTES // (self.dim * rows.element_size()))
         generator = torch.Generator().manual_seed(self.seed)
@@ -32,6 +39,13 @@ class Projection:
             some = rows[:, start : start + step]
             found += some @ self._block(some, generator)
         return found / self.dim**0.5
+
+    @cached_property
+    def _entries(self) -> tuple[Tensor, Tensor]:
+        """Of the sparse matrix: the sign of each row [size] (int8), and the rows in the order of their columns."""
+        generator = torch.Generator().manual_seed(self.seed)
+        signs = torch.randint(0, 2, (self.size,), generator=generator, dtype=torch.int8).mul_(2).sub_(1)
+        return signs, torch.randperm(self.size, generator=generator)
 
     def _block(self, like: Tensor, generator: torch.Generator) -> Tensor:
         shape = (like.shape[1], self.dim)

@@ -16,6 +16,7 @@ class RandomScore(AttributionMethod):
 
     levels: ClassVar[frozenset[Level]] = frozenset(LEVELS)
     units: ClassVar[Units] = "rank_only"
+    needs_minimum: ClassVar[bool] = False
     adds: ClassVar[bool] = True
 
     def prepare(self, context: Context) -> Context:

@@ -33,6 +33,7 @@ class Retrain(AttributionMethod):
     levels: ClassVar[frozenset[Level]] = frozenset(LEVELS)
     edits: ClassVar[bool] = True
     retrains: ClassVar[bool] = True
+    needs_minimum: ClassVar[bool] = False
     adds: ClassVar[bool] = True
 
     def prepare(self, context: Context) -> Context:

@@ -68,6 +68,7 @@ class TracIn(AttributionMethod):
     levels: ClassVar[frozenset[Level]] = frozenset(LEVELS)
     units: ClassVar[Units] = "rank_only"
     edits: ClassVar[bool] = True
+    needs_minimum: ClassVar[bool] = False
 
     @property
     def additive(self) -> bool:
@@ -90,16 +91,15 @@ class TracIn(AttributionMethod):
         if self.along == "run":
             run = check_run(context.run, context.point)
             return Trace(context, run.weights, lambda: _own_steps(run), jacobian)
-        problem, weights = context.problem, context.point.weights
-        points = [problem.at(c.taken_at, weights, context.point.adapted) for c in context.checkpoints]
+        points = [context.point.near(c.taken_at) for c in context.checkpoints]
         steps = [0, *(c.step for c in context.checkpoints)]
         rates = [
             c.learning_rate * (now - before)
             for c, before, now in zip(context.checkpoints, steps, steps[1:], strict=False)
         ]
-        every = torch.arange(len(context.problem.tasks))
+        every = torch.arange(len(context.point))
         taken = [Taken(point, rate, every) for point, rate in zip(points, rates, strict=True)]
-        return Trace(context, weights, lambda: iter(taken), jacobian)
+        return Trace(context, context.point.weights, lambda: iter(taken), jacobian)
 
     def scores(self, state: Trace, targets: Targets) -> Scores:
         total = state.weights.task.new_zeros(state.context.items, targets.count)

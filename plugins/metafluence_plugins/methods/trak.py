@@ -24,7 +24,7 @@ from metafluence import (
     Units,
     weighed,
 )
-from metafluence_plugins.methods.projection import Projection
+from metafluence_plugins.methods.projection import Kind, Projection
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class TRAK(AttributionMethod):
     """
 
     dim: Count = 512
-    projection: Literal["rademacher", "gaussian"] = "rademacher"
+    projection: Kind = "sparse"
     ridge: NonNegative = 1.0
     """Relative to the kernel's mean eigenvalue."""
     models: Literal["fit", "checkpoints"] = "fit"
@@ -70,6 +70,7 @@ class TRAK(AttributionMethod):
 
     levels: ClassVar[frozenset[Level]] = frozenset(LEVELS)
     units: ClassVar[Units] = "rank_only"
+    needs_minimum: ClassVar[bool] = False
 
     @property
     def additive(self) -> bool:
@@ -88,8 +89,7 @@ class TRAK(AttributionMethod):
             )
         points = [context.point]
         if self.models == "checkpoints":
-            start, weights = context.point.adapted, context.point.weights
-            points = [context.problem.at(c.meta, weights, start) for c in context.checkpoints]
+            points = [context.point.near(c.meta) for c in context.checkpoints]
         projection = Projection(context.problem.size, self.dim, self.projection, self.seed)
         models = tuple(self._model(point, projection, context.level) for point in points)
         return Ensemble(context, projection, models)

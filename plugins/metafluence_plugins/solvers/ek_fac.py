@@ -27,6 +27,9 @@ from metafluence import (
 # Per-instance gradients of a layer are made for as many instances at a time as fit in this.
 INSTANCE_BYTES = 2**28
 
+GRAM_WIDTH = 256
+"""Narrower matrices are multiplied at once: smaller blocks cost more than half of the work saves."""
+
 
 @dataclass(frozen=True, eq=False)
 class Factors:
@@ -163,20 +166,31 @@ def _factors(layer: Layer, gradients: list[Tensor], weights: Tensor) -> Factors:
     covariance = sum((scale * g).flatten(1, 2).mT @ g.flatten(1, 2) for g in gradients)
     assert isinstance(covariance, Tensor)
     output_values, output_vectors = torch.linalg.eigh(covariance)
-    a = _right(layer.inputs, input_vectors)
-    eigenvalues = torch.zeros(len(a), output_vectors.shape[-1], a.shape[-1], dtype=a.dtype, device=a.device)
+    eigenvalues = _diagonal(layer.inputs, gradients, weights, output_vectors, input_vectors)
+    return Factors(layer.index, input_values, input_vectors, output_values, output_vectors, eigenvalues)
+
+
+def _diagonal(inputs: Tensor, gradients: list[Tensor], weights: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """The Fisher's own diagonal in the basis: Σ_j w_j (leftᵀ (Σ_places g aᵀ) right)², summed over `gradients`."""
+    places, outputs = inputs.shape[2], left.shape[1]
+    found = torch.zeros(len(left), left.shape[-1], right.shape[-1], dtype=left.dtype, device=left.device)
+    # Either all places' inputs are rotated, once for all gradients, or every instance's gradient matrix.
+    inputs_first = places <= outputs * len(gradients)
+    a = _right(inputs, right) if inputs_first else inputs
+    size = max(1, INSTANCE_BYTES // (len(left) * outputs * a.shape[-1] * a.element_size()))
     for g in gradients:
-        rotated = _right(g, output_vectors)
-        if a.shape[2] == 1:  # one place: the square of a product is the product of squares
-            scaled = rotated.squeeze(2).square() * weights.unsqueeze(-1)
-            eigenvalues += scaled.mT @ a.squeeze(2).square()
+        if places == 1:  # the square of a product is the product of squares
+            rotated = _right(g, left).squeeze(2)
+            found += (rotated.square() * weights.unsqueeze(-1)).mT @ a.squeeze(2).square()
             continue
-        size = max(1, INSTANCE_BYTES // (eigenvalues.numel() * a.element_size()))
         for start in range(0, a.shape[1], size):
             some = slice(start, start + size)
-            each = rotated[:, some].mT @ a[:, some]  # [n, instances, p, q]
-            eigenvalues += (each.square() * weights[:, some, None, None]).sum(dim=1)
-    return Factors(layer.index, input_values, input_vectors, output_values, output_vectors, eigenvalues)
+            each = g[:, some].mT @ a[:, some]  # [n, instances, o, i]
+            if not inputs_first:
+                each = _right(each, right)
+            each = _right(each.mT, left)
+            found += (each.square() * weights[:, some, None, None]).sum(dim=1).mT
+    return found
 
 
 def _join(factors: tuple[Factors, ...]) -> Factors:
@@ -188,10 +202,19 @@ def _join(factors: tuple[Factors, ...]) -> Factors:
 def _principal(x: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues and eigenvectors of xᵀx for x [n, m, i], without the zeros that m < i leaves."""
     if x.shape[1] >= x.shape[2]:
-        return torch.linalg.eigh(x.mT @ x)
+        return torch.linalg.eigh(_gram(x))
     q, r = torch.linalg.qr(x.mT)
     values, vectors = torch.linalg.eigh(r @ r.mT)
     return values, q @ vectors
+
+
+def _gram(x: Tensor) -> Tensor:
+    """xᵀx for x [n, m, i], of whose two equal corners one is made."""
+    if x.shape[2] < GRAM_WIDTH:
+        return x.mT @ x
+    one, other = x.tensor_split(2, dim=2)
+    corner = one.mT @ other
+    return torch.cat([torch.cat([_gram(one), corner], dim=2), torch.cat([corner.mT, _gram(other)], dim=2)], dim=1)
 
 
 def _right(x: Tensor, basis: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from metafluence.evaluation import DRAWS
 from metafluence.reports import write_csv
 from metafluence.reports.study.score_files import item_frame
 from metafluence.studies import Cleaning
@@ -17,7 +18,7 @@ def cleaning_answer(found: Cleaning) -> list[str]:
     evidence = found.evidence
     if evidence is None:
         return [f"Nothing is removed: {found.method} predicts of no image that the targets would do better without it."]
-    count, draws = len(evidence.removed[found.method]), len(evidence.random)
+    count, draws = len(evidence.removed[found.method]), int(evidence.random.isfinite().sum())
     again = "the replay" if found.replays else "the refit"
     tasks = f"{found.judges} {'test tasks' if found.fresh else 'target tasks, for which the scores were made,'}"
     change, chance = evidence.change[found.method], evidence.by_chance
@@ -28,7 +29,11 @@ def cleaning_answer(found: Cleaning) -> list[str]:
     if isnan(change):
         first = f"There is no evidence for removing these {count} images: {again} without them failed."
     elif evidence.beats_random(found.method) and change < 0:
-        first = f"Remove these {count} images: {numbers}, and none of them goes as far."
+        luck = f"and none of them goes as far, which happens by chance once in {draws + 1} times"
+        shown = (
+            f"Remove these {count} images" if draws >= DRAWS else f"Try {DRAWS} random sets or more before you decide"
+        )
+        first = f"{shown}: {numbers}, {luck}."
     elif change < 0:
         first = f"No improvement beyond random removals is shown for these {count} images: {numbers}."
     else:
