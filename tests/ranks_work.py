@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -62,8 +63,8 @@ def of_methods(methods) -> dict[str, torch.Tensor]:
     problem = mf.BilevelProblem(LEARNERS["logistic-head"](), with_origins(tasks(7)), 1.0, EXACT)
     trainer = mf.build("trainer", "adam", steps=4, batch=4, checkpoints=2, validate_every=2, record=True)
     fit = trainer.fit(problem, generator=seeded(), validation=tasks(3, seed=5))
-    near = mf.build("trainer", "newton", max_steps=2)
-    bank = mf.RetrainBank(problem, fit, near, mf.build("executor", "serial"))
+    newton = mf.build("trainer", "newton", tolerance=1e-11)
+    bank = mf.RetrainBank(problem, fit, newton, mf.build("executor", "serial"))
     context = mf.Context(problem.at(fit.meta), "task", seeded(), bank, fit.checkpoints, False, fit.run)
     targets = mf.Targets(problem, tasks(3, seed=9), fit.meta, mean=False)
     found = {"adam": fit.meta}
@@ -108,6 +109,7 @@ def work(rank: int, count: int, port: int, folder: Path, named: tuple = ()) -> N
     found = {"RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "LOCAL_RANK": rank}
     os.environ.update({name: str(value) for name, value in found.items()})
     torch.set_num_threads(1)
+    tempfile.tempdir = str(folder)
     ranks = mf.join_ranks()
     kept = ranks.folder(folder / "store")
     (kept / "copied.txt").write_text((kept / "inside" / "kept.txt").read_text() + str(rank))

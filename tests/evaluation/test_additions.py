@@ -150,7 +150,8 @@ def test_a_run_that_never_drew_the_candidates_refuses_them():
     run = here.run
     fit = mf.Fit(run.final, 0.0, False, run.steps, 0, 0.0, run=run)
     asked = mf.Context(here.problem.at(run.final)).adding(here.validation)
-    for start, says in (("replay", "never drew these tasks"), (mf.Proximal(0.1), "start='warm'")):
-        bank = mf.RetrainBank(here.problem, fit, NEWTON, Serial(), start=start)
+    replays = mf.RetrainBank(here.problem, fit, NEWTON, Serial(), start="replay")
+    near = mf.RetrainBank(here.problem, fit, NEWTON, Serial(), start=mf.Proximal(0.1))
+    for bank, says in ((replays, "never drew these tasks"), (near, "start='warm'")):
         with pytest.raises(InputError, match=says):
             mf.added(replace(asked, bank=bank))
