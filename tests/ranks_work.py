@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -108,6 +109,7 @@ def work(rank: int, count: int, port: int, folder: Path, named: tuple = ()) -> N
     found = {"RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "LOCAL_RANK": rank}
     os.environ.update({name: str(value) for name, value in found.items()})
     torch.set_num_threads(1)
+    tempfile.tempdir = str(folder)
     ranks = mf.join_ranks()
     kept = ranks.folder(folder / "store")
     (kept / "copied.txt").write_text((kept / "inside" / "kept.txt").read_text() + str(rank))

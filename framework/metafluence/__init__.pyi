@@ -305,6 +305,7 @@ from .training import (
     best_record as best_record,
     check_run as check_run,
     estimate_sweep as estimate_sweep,
+    finish_recording as finish_recording,
     load_checkpoints as load_checkpoints,
     load_recording as load_recording,
     load_run as load_run,

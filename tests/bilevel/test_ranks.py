@@ -36,7 +36,7 @@ def together(count, folder, *named):
     for process in processes:
         process.start()
     for process in processes:
-        process.join(timeout=600)
+        process.join(timeout=200)
         assert process.exitcode is not None, "a process hangs"
     return folder
 

@@ -131,10 +131,10 @@ class BilevelProblem:
 
     def bytes_per_task(self, meta: Tensor, products: bool = True) -> int:
         """Memory of one task's graphs, for products or for a gradient alone. Measured once per shape of tasks."""
-        first = self.tasks[:1]
-        ones = Weights.ones(first)
 
         def build(queries: int) -> Chunk:
+            first = self.tasks[:1]  # read only where it is measured
+            ones = Weights.ones(first)
             # Copies: of a part, autograd would count the whole.
             some = Batch(first.query.inputs[:, :queries].clone(), first.query.targets[:, :queries])
             weights = replace(ones, query=ones.query[:, :queries])

@@ -102,7 +102,8 @@ class _Writer:
         self._folder = folder
         self._first: TaskSet | None = None
         self._ids: dict[str, None] = {}
-        self._small: dict[str, list[Tensor]] = {}
+        self._small: dict[str, tuple[Tensor, bytearray]] = {}
+        """By name a first part, and the bytes of all: small tensors in between would tear the heap apart."""
 
     def add(self, part: TaskSet, files: Sequence[BinaryIO]) -> None:
         self._first = self._first or part[:1]
@@ -127,7 +128,8 @@ class _Writer:
         if tasks.counts is not None:
             small["counts"] = tasks.counts
         for name, part in small.items():
-            self._small.setdefault(name, []).append(part.cpu())
+            rows = part.cpu().contiguous()
+            self._small.setdefault(name, (rows[:0].clone(), bytearray()))[1].extend(rows.numpy().tobytes())
 
     def finish(self) -> None:
         first = self._first
@@ -135,7 +137,10 @@ class _Writer:
             raise InputError("There is no task to save. Give at least one.")
         facts = {"ids": list(self._ids), "dtype": str(first.dtype).removeprefix("torch.")}
         facts |= {half: [len(self._ids), *getattr(first, half).inputs.shape[1:]] for half in HALVES}
-        tensors = {name: torch.cat(parts) for name, parts in self._small.items()}
+        tensors = {
+            name: torch.frombuffer(held, dtype=like.dtype).reshape(-1, *like.shape[1:])
+            for name, (like, held) in self._small.items()
+        }
         if first.origins is not None:
             tensors["labels"] = first.origins.labels
             facts |= {"images": list(first.origins.images), "classes": list(first.origins.classes)}

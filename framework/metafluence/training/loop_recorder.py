@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -20,17 +19,15 @@ from metafluence.linalg import Solver
 from metafluence.tasks import TaskSet, Weights
 from metafluence.training.loop_check import LoopCheck
 from metafluence.training.loop_settings import distance, rounding
-from metafluence.training.recorded_tasks import RecordedTasks, as_tasks, load_tasks
+from metafluence.training.recorded_tasks import RecordedTasks, as_tasks
 from metafluence.training.run import TrainingRun
 from metafluence.training.run_recorder import RunRecorder
 from metafluence.training.step_rules import StepRule, StepState
 from metafluence.training.torch_steps import moments_of, parameters_of, rate_of, settings
+from metafluence.training.unfinished import finished_run, keep_progress
 
 FIRST = 3
 """Steps from the first on that are checked, whatever `check_every` is; so are powers of two, and the last step."""
-DRIFT = 1 / 3
-"""The power of the precision that a replay between kept states may miss, as a share of what λ moved: sums are rounded
-in another order than in the loop."""
 
 
 class LoopRecorder:
@@ -121,6 +118,7 @@ class LoopRecorder:
         self._state = after
         if after.step % self._every == 0:
             self._tasks.write()
+            keep_progress(self._folder, self._runs.run(), self._weights)
 
     def _check_step(
         self, tasks: TaskSet, scale: float, before: StepState, gradient: Tensor, rate: float, after: StepState
@@ -149,22 +147,9 @@ class LoopRecorder:
         if self._last is not None:
             self._last()
         self._tasks.write()
-        run = self._runs.run()
-        tasks = load_tasks(self._folder, run.peaks.device)
-        problem = BilevelProblem(self._learner, tasks, 0.0, self._solver, self._memory_gib)
-        if problem.size != run.problem.size:
-            raise InputError(
-                f"The learner has {problem.size} meta-parameters for all tasks and {run.problem.size} for those of the "
-                "first step: later ones have more classes. Give the learner its number of ways."
-            )
-        ones = Weights.ones(tasks)
-        scales = torch.tensor([self._weights[i] for i in range(len(tasks))]).to(ones.task)
-        weights = replace(ones, task=scales)
-        drift = torch.finfo(tasks.dtype).eps ** DRIFT
-        parts = (problem, weights, run.rule, run.batches, run.rates, run.states, run.every, run.peaks, drift)
-        finished = TrainingRun(*parts)
-        finished.save(self._folder)
-        return finished
+        keep_progress(self._folder, self._runs.run(), self._weights)
+        device = self._check.problem.tasks.device
+        return finished_run(self._folder, self._learner, self._solver, self._memory_gib, device)
 
     def _start(self, tasks: TaskSet) -> StepState:
         """At the first step: bind the learner, find parameters in λ, and keep the state."""

@@ -15,12 +15,13 @@ from metafluence.errors import InputError, StoreError
 from metafluence.learners import MetaLearner
 from metafluence.linalg import Solver
 from metafluence.registry import default_registry
-from metafluence.runtime import joined, load_tensors
+from metafluence.runtime import count, joined, load_tensors
 from metafluence.training.kept_states import KeptStates
 from metafluence.training.loop_recorder import LoopRecorder
 from metafluence.training.recorded_tasks import RecordedTasks, as_tasks, load_tasks
 from metafluence.training.run import FILE, TrainingRun, load_run
 from metafluence.training.torch_steps import rule_of
+from metafluence.training.unfinished import finished_run, recorded_steps
 
 UNFINISHED = re.compile(r"(state|gradients|tasks)-\d{8}\.safetensors")
 """Files of a recording before it is finished."""
@@ -42,7 +43,7 @@ def record(
     """A recorder of a training loop of one's own, whose steps are put within `recorder.step(batch)`.
 
     Args:
-        folder: where the run is kept; new, or with a recording that was not finished, which is lost.
+        folder: where the run is kept; a new one.
         learner: what the loop does with a task (maml, protonet, ...), around the module that it trains.
         optimiser: torch's SGD, Adam, AdamW or RMSprop; any schedule of the learning rate. The run starts after the
             steps that it has made.
@@ -79,7 +80,13 @@ def _refuse_in_several() -> None:
 
 
 def _clear(folder: Path) -> None:
-    """Remove a recording that was not finished. Raises InputError where there are other files, or a finished one."""
+    """Remove a recording of which no steps are kept. Raises InputError where there are other files or steps."""
+    steps = recorded_steps(folder)
+    if steps:
+        raise InputError(
+            f"{folder} holds a recording that was not finished, with {count(steps, 'step')}. Make them a run with "
+            "mf.finish_recording(folder, learner), or remove the folder; give further steps a folder of their own."
+        )
     files = list(folder.glob("*"))
     ours = [file for file in files if UNFINISHED.fullmatch(file.name)]
     if len(ours) < len(files):
@@ -91,7 +98,7 @@ def _clear(folder: Path) -> None:
 def save_recording(run: TrainingRun, folder: str | Path) -> None:
     """Keep the run of a trainer with its tasks, for `load_recording`, `metafluence score` and studies.
 
-    folder: new, or with a recording that was not finished, which is lost. Raises InputError for other folders.
+    folder: a new one. Raises InputError for others.
     """
     where = Path(folder)
     _clear(where)
@@ -102,6 +109,30 @@ def save_recording(run: TrainingRun, folder: str | Path) -> None:
     weights = replace(run.weights, origins=tasks.origins)
     kept = run.kept_in(KeptStates(where, run.states.identity))
     replace(kept, problem=replace(run.problem, tasks=tasks), weights=weights).save(where)
+
+
+def finish_recording(
+    folder: str | Path,
+    learner: MetaLearner,
+    *,
+    inner_solver: Solver | None = None,
+    memory_gib: float = 2.0,
+    device: str = "cpu",
+) -> TrainingRun:
+    """The run of a loop that was interrupted: of its steps up to the last state that `record` kept (see `every`).
+
+    It is kept in the folder for `load_recording`. Arguments as there.
+
+    Raises:
+        StoreError: there are no such steps, or they were recorded with another learner.
+        InputError: the learner has more meta-parameters for later tasks than for the first ones.
+    """
+    _refuse_in_several()
+    where = Path(folder)
+    if not recorded_steps(where):
+        raise StoreError(f"{where} holds no steps of a recording that was not finished. Check the path.")
+    solver = inner_solver if inner_solver is not None else default_registry().build("solver", "exact")
+    return finished_run(where, learner, solver, memory_gib, torch.device(device))
 
 
 def load_recording(
@@ -118,6 +149,12 @@ def load_recording(
     processes (`join_ranks`).
     """
     _refuse_in_several()
+    steps = recorded_steps(Path(folder))
+    if steps and not (Path(folder) / FILE).exists():
+        raise StoreError(
+            f"The recording in {folder} was not finished; {count(steps, 'step')} of it are kept. Make them a run with "
+            "mf.finish_recording(folder, learner)."
+        )
     tasks = load_tasks(Path(folder), torch.device(device))
     solver = inner_solver if inner_solver is not None else default_registry().build("solver", "exact")
     facts = load_tensors(Path(folder) / FILE)[1] if (Path(folder) / FILE).exists() else {}
