@@ -262,8 +262,10 @@ def works() -> dict[str, Callable[[torch.device], Found]]:
     found["backbone of one's own"] = partial(learner_work, make=make, real=False, shape=(1, 5, 5))
     for name in REGISTRY.names("solver"):
         found[f"solver {name}"] = partial(solver_work, spec={"use": name, **SOLVERS.get(name, {})})
-    for solver, name in product(("cg", "minres"), REGISTRY.names("preconditioner")):
-        found[f"solver {solver} with {name}"] = partial(solver_work, spec={"use": solver, "preconditioner": name})
+    for solver, name in product(("cg", "minres", *SOLVERS), REGISTRY.names("preconditioner")):
+        found[f"solver {solver} with {name}"] = partial(
+            solver_work, spec={"use": solver, **SOLVERS.get(solver, {}), "preconditioner": name}
+        )
     found["solver ek-fac sampled"] = partial(solver_work, spec={"use": "ek-fac", "fisher": "sampled"})
     for name in REGISTRY.names("method"):
         found[f"method {name}"] = partial(method_work, spec=name)

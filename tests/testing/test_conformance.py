@@ -13,14 +13,14 @@ REGISTRY = mf.default_registry()
 # Steps that suffice for these operators, where the defaults are made for larger ones.
 STEPS = {"lissa": {"iterations": 400, "parts": 4}, "neumann": {"max_iterations": 2000}}
 SUBJECTS = {name: {"use": name, **STEPS.get(name, {})} for name in REGISTRY.names("solver")} | {
-    f"{solver}-with-{part}": {"use": solver, "preconditioner": part}
-    for solver in ("cg", "minres")
+    f"{solver}-with-{part}": {"use": solver, "preconditioner": part, **STEPS.get(solver, {})}
+    for solver in ("cg", "minres", "neumann", "lissa")
     for part in REGISTRY.names("preconditioner")
     if part != "ek-fac"  # it fits the layered operators only; test_ek_fac has its own tests
 }
 
 for _name, _spec in SUBJECTS.items():
-    _suite = solver_suite(REGISTRY.build("solver", _spec), examples=1 if _name == "lissa" else 3)
+    _suite = solver_suite(REGISTRY.build("solver", _spec), examples=1 if "lissa" in _name else 3)
     _suite.__name__ = _suite.__qualname__ = "Test" + _name.title().replace("-", "")
     globals()[_suite.__name__] = _suite
 

@@ -107,16 +107,16 @@ class EKFAC(Solver, Preconditioner):
         return layers, others, diagonal, loss.shift
 
     def apply(self, state: EKFACState, rhs: Tensor, generator: torch.Generator) -> Applied:
-        if not state.shift > 0:
-            raise SolverError(
-                "ek-fac has no inverse here: its factors are of low rank and neither the learner nor the damping adds "
-                "to them. Add damping."
-            )
         status = torch.full((*rhs.shape[:-2], rhs.shape[-1]), int(Status.APPROXIMATE), device=rhs.device)
         status[(rhs == 0).all(dim=-2)] = int(Status.CONVERGED)
         return Applied(self.precondition(state, rhs), status)
 
     def precondition(self, state: EKFACState, columns: Tensor) -> Tensor:
+        if not state.shift > 0:
+            raise SolverError(
+                "ek-fac has no inverse here: its factors are of low rank and neither the learner nor the damping adds "
+                "to them. Add damping."
+            )
         return self._in_basis(state, columns, lambda values: 1 / values)
 
     def product(self, state: EKFACState, columns: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What cg and minres prepare: the damped operator, and the preconditioner's state for it."""
+"""What preconditioned iterations prepare: the damped operator, and the preconditioner's state for it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metafluence import LinearOperator, Preconditioner, ShiftedOperator, check_requirements
+from metafluence import (
+    Extremes,
+    LinearOperator,
+    Preconditioner,
+    ShiftedOperator,
+    SolverError,
+    check_requirements,
+    extreme_eigenvalues,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,3 +43,35 @@ class KrylovState:
         if self.preconditioner is None:
             return columns.clone()
         return self.preconditioner.precondition(self.preconditioned, columns)
+
+    def positive(self, columns: Tensor) -> Tensor:
+        """M⁻¹ columns; raises SolverError if it is seen not to be positive definite."""
+        found = self.precondition(columns)
+        size = torch.linalg.vector_norm(columns, dim=-2) * torch.linalg.vector_norm(found, dim=-2)
+        # Where M⁻¹ is badly conditioned, rounding alone can bring a product a little below zero.
+        rounding = torch.finfo(columns.dtype).eps ** 0.5 * size
+        if bool(((columns * found).sum(dim=-2) < -rounding).any()):
+            raise SolverError(
+                f"The preconditioner {type(self.preconditioner).__name__} is not positive definite on this operator. "
+                "Add damping, take another preconditioner, or leave it out."
+            )
+        return found
+
+    def extremes(self, operator: LinearOperator, generator: torch.Generator, steps: int) -> Extremes:
+        """Extremal eigenvalues of M⁻¹ times `operator` (A + damping I, or a part of it), to about a hundredth."""
+        inverse = None if self.preconditioner is None else self.positive
+        return extreme_eigenvalues(operator, generator, steps, 1e-2, inverse)
+
+    def refuse_indefinite(self, name: str, extremes: Extremes) -> None:
+        """Raises SolverError if an eigenvalue is zero or less, as solver `name` would diverge."""
+        low = float(extremes.smallest.min())
+        if low <= 0 and self.preconditioner is None:
+            raise SolverError(
+                f"{name} diverges on an operator with eigenvalue {low:.2e}: no step makes it converge. Add damping "
+                f"above {-low:.2g}, fit closer to a minimum, or use minres."
+            )
+        if low <= 0:
+            raise SolverError(
+                f"{name} diverges on an operator that is not positive definite (its smallest preconditioned eigenvalue "
+                f"is {low:.2e}): no step makes it converge. Add damping, fit closer to a minimum, or use minres."
+            )

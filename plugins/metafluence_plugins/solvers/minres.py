@@ -8,17 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from metafluence import (
-    SYMMETRIC,
-    Applied,
-    Count,
-    LinearOperator,
-    Preconditioner,
-    Solver,
-    SolverError,
-    Status,
-    Tolerance,
-)
+from metafluence import SYMMETRIC, Applied, Count, LinearOperator, Preconditioner, Solver, Status, Tolerance
 from metafluence_plugins.solvers.krylov import KrylovState
 
 
@@ -69,8 +59,8 @@ class _Recurrence:
         self._state = state
         self.value = torch.zeros_like(rhs)
         self.residual = rhs.clone()
-        y = _positive(state, rhs)
-        beta = (rhs * y).sum(dim=-2).sqrt()
+        y = state.positive(rhs)
+        beta = (rhs * y).sum(dim=-2).clamp(min=0).sqrt()
         zeros, none = torch.zeros_like(rhs), torch.zeros_like(beta)
         # What one step hands to the next: vectors [*batch, n, k], then scalars [*batch, k].
         self._kept = {"r1": rhs.clone(), "r2": rhs.clone(), "y": y.clone()}
@@ -89,7 +79,7 @@ class _Recurrence:
         alpha = (v * y).sum(dim=-2)
         y = y - (alpha / beta).unsqueeze(-2) * k["r2"]
         r1, r2 = k["r2"], y
-        y = _positive(self._state, r2)
+        y = self._state.positive(r2)
         beta_new = (r2 * y).sum(dim=-2).clamp(min=0).sqrt()
         # The previous rotation, then the one that annihilates beta_new.
         delta = k["cosine"] * k["delta_bar"] + k["sine"] * alpha
@@ -117,11 +107,3 @@ class _Recurrence:
         for name, value in new.items():
             self._kept[name][..., columns] = value
         return torch.linalg.vector_norm(rest, dim=-2)
-
-
-def _positive(state: KrylovState, columns: Tensor) -> Tensor:
-    """M⁻¹ columns; raises SolverError if it is seen not to be positive definite."""
-    found = state.precondition(columns)
-    if bool(((columns * found).sum(dim=-2) < 0).any()):
-        raise SolverError("minres needs a positive definite preconditioner, and this one is not.")
-    return found

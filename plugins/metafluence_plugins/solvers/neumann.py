@@ -16,13 +16,13 @@ from metafluence import (
     Extremes,
     LinearOperator,
     Positive,
-    ShiftedOperator,
+    Preconditioner,
     Solver,
     SolverError,
     Status,
     Tolerance,
-    extreme_eigenvalues,
 )
+from metafluence_plugins.solvers.krylov import KrylovState
 
 # A residual that falls by less than this factor over so many steps is not going to arrive.
 STRETCH, SLOWEST = 100, 0.999
@@ -30,21 +30,24 @@ STRETCH, SLOWEST = 100, 0.999
 
 @dataclass(frozen=True, eq=False)
 class NeumannState:
-    """A + damping I, its step [*batch] and its extremal eigenvalues."""
+    """A + damping I and M⁻¹, the step [*batch] and the extremal eigenvalues of M⁻¹ (A + damping I)."""
 
-    operator: LinearOperator
+    system: KrylovState
     step: Tensor
     extremes: Extremes
 
 
 @dataclass(frozen=True)
 class Neumann(Solver):
-    """x <- x + step (b − A x): after J steps, step Σ_{j<J} (I − step A)ʲ b. Converges if 0 < step < 2/λ_max.
+    """x <- x + step M⁻¹ (b − A x): after J steps, step Σ_{j<J} (I − step M⁻¹ A)ʲ M⁻¹ b.
+
+    Converges if 0 < step < 2/λ_max, λ the eigenvalues of M⁻¹ A. M = I without a preconditioner; with one it is ASTRA
+    (Wang et al. 2025).
 
     step: None for 2/(λ_min + λ_max) from a few Lanczos steps, separately for each member of a batch; a given one is
     checked against them before anything is iterated. truncation: exactly J steps, with an answer that is approximate by
     design; None: as many as reach rtol (or 100 times the precision, if that is more). lanczos_steps: products spent on
-    the eigenvalues.
+    the eigenvalues. preconditioner: as for cg.
     """
 
     step: Positive | None = None
@@ -52,23 +55,19 @@ class Neumann(Solver):
     rtol: Tolerance = 1e-8
     max_iterations: Count = 20_000
     lanczos_steps: Count = 30
+    preconditioner: Preconditioner | None = None
 
     requires: ClassVar[frozenset[str]] = frozenset({SYMMETRIC})
 
     def prepare(self, operator: LinearOperator, damping: float, generator: torch.Generator) -> NeumannState:
-        damped = ShiftedOperator(operator, damping) if damping else operator
-        extremes = extreme_eigenvalues(damped, generator, self.lanczos_steps, rtol=1e-2)
+        system = KrylovState.of(operator, damping, self.preconditioner, generator)
+        extremes = system.extremes(system.operator, generator, self.lanczos_steps)
         # A Ritz value lies inside the spectrum; its error says how far an eigenvalue may lie outside.
         largest = extremes.largest + extremes.largest_error
-        low = float(extremes.smallest.min())
-        if low <= 0:
-            raise SolverError(
-                f"neumann diverges on an operator with eigenvalue {low:.2e}: no step makes it converge. Add damping "
-                f"above {-low:.2g}, fit closer to a minimum, or use minres."
-            )
+        system.refuse_indefinite("neumann", extremes)
         best = 2 / (largest + extremes.smallest)
         if self.step is None:
-            return NeumannState(damped, best, extremes)
+            return NeumannState(system, best, extremes)
         limit = 2 / float(largest.max())
         if not 0 < self.step < limit:
             raise SolverError(
@@ -76,18 +75,20 @@ class Neumann(Solver):
                 f"the step must lie between 0 and 2/λ_max = {limit:.4g}. step {float(best.min()):.3g} converges "
                 "(leave step out to have it chosen)."
             )
-        return NeumannState(damped, torch.full_like(best, self.step), extremes)
+        return NeumannState(system, torch.full_like(best, self.step), extremes)
 
     def apply(self, state: NeumannState, rhs: Tensor, generator: torch.Generator) -> Applied:
         limit = self.truncation if self.truncation is not None else self.max_iterations
         step = state.step[..., None, None]
         value = torch.zeros_like(rhs)
-        residual = rhs.clone()
+        change = state.system.precondition(rhs)
         norm = torch.linalg.vector_norm(rhs, dim=-2)
         open_ = Status.MAX_ITERATIONS if self.truncation is None else Status.APPROXIMATE
         status = torch.full(norm.shape, int(open_), device=rhs.device)
         status[norm == 0] = int(Status.CONVERGED)
         target = self.tolerance(rhs.dtype) * norm
+        # ‖b‖² in M⁻¹, in which every step shrinks the residual.
+        first = (rhs * change).sum(dim=-2)
         iterations, best = 0, torch.full_like(norm, torch.inf)
         while iterations < limit:
             running = status == int(open_)
@@ -96,15 +97,17 @@ class Neumann(Solver):
                 break
             iterations += 1
             going = running[..., columns].unsqueeze(-2)
-            value[..., columns] += torch.where(going, step * residual[..., columns], 0.0)
+            value[..., columns] += torch.where(going, step * change[..., columns], 0.0)
             if iterations == limit and self.truncation is not None:
                 break  # the residual of the last term is not asked for, and would cost a product
-            rest = rhs[..., columns] - state.operator.matmat(value[..., columns])
-            residual[..., columns] = rest
-            size, scale = torch.linalg.vector_norm(rest, dim=-2), norm[..., columns]
+            rest = rhs[..., columns] - state.system.operator.matmat(value[..., columns])
+            nearer = state.system.precondition(rest)
+            change[..., columns] = nearer
+            size, squared = torch.linalg.vector_norm(rest, dim=-2), (rest * nearer).sum(dim=-2)
             ended = status[..., columns]
             # An eigenvalue that Lanczos did not see can still make it diverge.
-            ended = torch.where(running[..., columns] & ~(size <= 1e6 * scale), int(Status.BREAKDOWN), ended)
+            grown = running[..., columns] & ~(squared <= 1e12 * first[..., columns])
+            ended = torch.where(grown, int(Status.BREAKDOWN), ended)
             if self.truncation is None:
                 there = running[..., columns] & (size <= target[..., columns])
                 ended = torch.where(there, int(Status.CONVERGED), ended)
