@@ -81,7 +81,9 @@ def meaning(table: TableName, column: str) -> str:
 
 def described(table: TableName, frame: pd.DataFrame) -> dict[str, Any]:
     """A table as JSON: how many rows it has, and the type and meaning of each of its columns."""
-    columns = {name: {"type": _kind(frame[name]), "meaning": meaning(table, name)} for name in map(str, frame.columns)}
+    columns = {
+        name: {"type": _kind(frame.loc[:, name]), "meaning": meaning(table, name)} for name in map(str, frame.columns)
+    }
     return {"rows": len(frame), "columns": columns}
 
 

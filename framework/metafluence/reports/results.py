@@ -111,7 +111,7 @@ def rows_frame(outcomes: Iterable[Outcome]) -> pd.DataFrame:
             )
     found = _numbers(pd.DataFrame(lines))
     shown = found.drop(columns=[c for c in found if c.startswith("accuracy_")]) if real else found
-    return _of_one_type(shown[_ordered(shown)])
+    return _of_one_type(shown.reindex(columns=_ordered(shown)))
 
 
 def item_scores_frame(outcomes: Iterable[Outcome]) -> pd.DataFrame:

@@ -42,7 +42,8 @@ def find_device(name: str, dtype: torch.dtype) -> torch.device:
             "device: cpu."
         )
     full_precision()
-    number = torch.cuda.current_device() if device == torch.device("cuda") else device.index or 0
+    own = device == torch.device("cuda") and torch.cuda.is_available()  # several processes may have one each
+    number = torch.cuda.current_device() if own else device.index or 0
     return torch.device(device.type, number)
 
 

@@ -43,7 +43,7 @@ class SideBySide:
     def table(self) -> Table:
         """As text."""
         names = [name for name in self.frame if name not in _FIGURES]
-        kept = [name for name in names if (self.frame[name].astype(str) != "").any()]
+        kept = [name for name in names if any(self.frame[name].astype(str).to_numpy() != "")]
         headings = [(name, name) for name in kept]
         headings += [("metric", "what is compared"), ("A", f"mean in {self.a}"), ("B", f"mean in {self.b}")]
         headings += [("B − A", "on the seeds that both have, with its 95 % interval"), ("seeds", "that both have")]
@@ -144,8 +144,8 @@ def _varied(frame: pd.DataFrame) -> list[str]:
 def _rows(frame: pd.DataFrame, shown: list[str], parameters: list[str]) -> dict[tuple[str, ...], pd.DataFrame]:
     """A store's rows by what they are, one a seed."""
     keys = frame.reindex(columns=[*shown, *parameters]).astype(object).where(lambda one: one.notna(), "").astype(str)
-    ids = pd.Series(list(map(tuple, keys.to_numpy())), index=frame.index)
-    found = {key: frame.loc[ids[ids == key].index] for key in dict.fromkeys(ids)}
+    ids = list(map(tuple, keys.to_numpy()))
+    found = {key: frame.loc[[own == key for own in ids]] for key in dict.fromkeys(ids)}
     for key, own in found.items():
         if own.seed.duplicated().any():
             raise InputError(
@@ -158,30 +158,42 @@ def _rows(frame: pd.DataFrame, shown: list[str], parameters: list[str]) -> dict[
 def _line(column: Column, first: pd.DataFrame, second: pd.DataFrame) -> dict[str, object]:
     """One metric of a pair of rows; `better` is what the mean says, before it is tested."""
     name, sign = column.field, 1 if column.better == "high" else -1
-    x, y = (one.set_index("seed").reindex(columns=[name])[name].astype(float).dropna() for one in (first, second))
-    seeds = sorted(set(x.index) & set(y.index))
-    gaps = (y[seeds] - x[seeds]).to_numpy()
+    x, y = (_by_seed(one, name) for one in (first, second))
+    seeds = sorted(x.keys() & y.keys())
+    pairs = np.array([[own[seed] for seed in seeds] for own in (x, y)])
+    gaps = pairs[1] - pairs[0]
     found = mean_interval(gaps) if len(gaps) else Interval()
     p = NAN
     if len(seeds) >= FEWEST:
-        standing = compare_means(["a", "b"], np.stack([x[seeds], y[seeds]]), sign > 0)
+        standing = compare_means(["a", "b"], pairs, sign > 0)
         p = NAN if standing is None else standing.rivals[0].p
     better = "b" if sign * found.value > 0 else "a"
-    figures = (name, float(x.mean()), float(y.mean()), found.value, found.low, found.high, len(seeds), p, better)
+    means = [float(np.mean([*own.values()])) if own else NAN for own in (x, y)]
+    figures = (name, *means, found.value, found.low, found.high, len(seeds), p, better)
     return dict(zip(_FIGURES, figures, strict=True))
+
+
+def _by_seed(frame: pd.DataFrame, name: str) -> dict[int, float]:
+    """A metric of each seed that has it."""
+    if name not in frame:
+        return {}
+    found = zip(frame["seed"].tolist(), frame[name].astype(float).tolist(), strict=True)
+    return {int(seed): value for seed, value in found if not np.isnan(value)}
 
 
 def _settings(first: pd.DataFrame, second: pd.DataFrame) -> list[tuple[str, str, str]]:
     """What the studies were done with, as far as it differs between them."""
     names = dict.fromkeys(name for one in (first, second) for name in one if name.startswith(SETTING))
     values = [
-        (name, *(_values(one[name]) if name in one else "" for one in (first, second))) for name in map(str, names)
+        (name, *(_values(one[name].tolist()) if name in one else "" for one in (first, second)))
+        for name in map(str, names)
     ]
     return [(name.removeprefix(SETTING), x or NOTHING, y or NOTHING) for name, x, y in values if x != y]
 
 
-def _values(column: pd.Series) -> str:
-    return " or ".join(map(str, dict.fromkeys(column.dropna())))
+def _values(column: list[object]) -> str:
+    """What a column holds, without what is missing."""
+    return " or ".join(map(str, dict.fromkeys(value for value in column if value == value and value is not None)))
 
 
 def _called(key: tuple[str, ...]) -> str:
