@@ -173,9 +173,11 @@ from .registry import (
 )
 from .reports import (
     Group as Group,
+    Results as Results,
     Summary as Summary,
     Table as Table,
     level_table as level_table,
+    load_results as load_results,
     narrow_table as narrow_table,
     study_group as study_group,
     summarise as summarise,
@@ -183,6 +185,8 @@ from .reports import (
 )
 from .reports.comparison import (
     Merged as Merged,
+    SideBySide as SideBySide,
+    compare_stores as compare_stores,
     comparison_verdict as comparison_verdict,
     merged as merged,
     write_comparison as write_comparison,

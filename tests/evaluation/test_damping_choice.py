@@ -14,7 +14,7 @@ from metafluence.evaluation import damping_choice
 from metafluence.evaluation.damping_choice import execute_plan, try_dampings
 from metafluence.evaluation.plan import Plan
 from metafluence.evaluation.row import NAN
-from metafluence.reports.study.report import frame
+from metafluence.reports.results import rows_frame
 from metafluence.studies.plans import make_plans
 from metafluence_plugins.solvers.exact import Exact
 from metafluence_plugins.trainers.newton import Newton
@@ -221,14 +221,16 @@ def test_the_report_says_the_rule_and_every_choice(done, tmp_path):
         assert shown[-len(runs) :] == ["–" if np.isnan(r.row.damping) else f"{r.row.damping:.3g}" for r in runs]
     with (tmp_path / "results.csv").open() as file:
         stored = [line["damping"] for line in csv.DictReader(file)]
-    assert [float(value or "nan") for value in stored] == pytest.approx(frame(result).damping.tolist(), nan_ok=True)
+    assert [float(value or "nan") for value in stored] == pytest.approx(
+        [row.damping for row in result.rows], nan_ok=True
+    )
 
 
 def test_without_a_policy_nothing_is_tried_or_shown(tmp_path):
     result = study(tmp_path, damping=None, levels=["task"], methods=["task-if"]).run()
     assert result.rows[0].damping == 0
     assert "damping" not in mf.level_table([mf.study_group(result)], "task").titles
-    assert "damping" in frame(result)
+    assert "damping" in rows_frame(mf.study_group(result).outcomes)
     assert result.evaluations["task"].selection is None
     assert len(result.evaluations["task"].validation) == 5
 

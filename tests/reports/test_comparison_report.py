@@ -13,7 +13,8 @@ import yaml
 import metafluence as mf
 from metafluence.reports.comparison.errors import budget_table, mean_cells
 from metafluence.reports.figures.level import level_figures
-from metafluence.reports.groups import groups, rows_frame
+from metafluence.reports.groups import groups
+from metafluence.reports.results import rows_frame
 from metafluence.reports.similar_messages import alike
 from metafluence.reports.study import report as study_report, section
 from metafluence.reports.tables import level_table, narrow_table

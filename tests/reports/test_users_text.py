@@ -182,7 +182,7 @@ def test_a_figure_that_fails_is_said_and_the_rest_is_written(tmp_path, monkeypat
         ("metafluence.reports.study.section.level_table", "The table of tasks"),
         ("metafluence.reports.study.section.narrow_table", "tables/task.tex and task.md"),
         ("metafluence.reports.comparison.report.budget_table", "The table of the error budget"),
-        ("metafluence.reports.comparison.report.rows_frame", "results.csv"),
+        ("metafluence.reports.results.rows_frame", "results.csv"),
     ],
 )
 def test_a_table_that_fails_is_said_and_the_rest_is_written(where, what, tmp_path, monkeypatch):

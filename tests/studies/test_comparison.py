@@ -9,7 +9,8 @@ import pytest
 from scipy.stats import t
 
 import metafluence as mf
-from metafluence.reports.groups import groups, mean, mean_curve, rows_frame, values
+from metafluence.reports.groups import groups, mean, mean_curve, values
+from metafluence.reports.results import rows_frame
 from metafluence.runtime import load_tensors, save_tensors
 from metafluence.studies.comparison import Comparing, open_stores
 from metafluence.studies.outcomes import load_outcome

@@ -1,4 +1,4 @@
-"""The command line: `metafluence run | report | score | clean | sweep | data | list | show | demo`.
+"""The command line: `metafluence run | report | compare | score | clean | sweep | data | list | show | demo`.
 
 Exit codes: 0 done, 1 a run failed, 2 bad input. Whatever needs torch is reached through `metafluence`'s lazy names, so
 that `list` answers at once.
@@ -23,6 +23,7 @@ from rich.text import Text
 import metafluence
 from metafluence.allocator import keep_freed_memory
 from metafluence.cli.clean import clean
+from metafluence.cli.compare import compare
 from metafluence.cli.data import data_app
 from metafluence.cli.score import score
 from metafluence.cli.study import RegistryOption, Terminated, demo, report, run
@@ -58,6 +59,7 @@ def several_processes(context: typer.Context) -> None:
 app.command()(run)
 app.command()(demo)
 app.command()(report)
+app.command()(compare)
 app.command()(score)
 app.command()(clean)
 app.add_typer(sweep_app, name="sweep")

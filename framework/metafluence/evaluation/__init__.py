@@ -40,6 +40,7 @@ from metafluence.evaluation.statistics import (
     compare_means,
     compare_medians,
     compare_spearman,
+    holm,
     mean_interval,
 )
 from metafluence.evaluation.truth_kind import Kind, Part, TruthKind, TruthWords, truth_words

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from metafluence.attribution import AttributionMethod
 from metafluence.linalg import Solver
+from metafluence.registry import Plain
 from metafluence.runtime import component_fingerprint
 from metafluence.tasks import Level
 
@@ -16,7 +17,8 @@ from metafluence.tasks import Level
 class Plan:
     """One run to be made: its label, its solver's label, the method itself, and the level of its items.
 
-    dampings: those that the method is to be tried with, ascending; none if it is to run as it is.
+    dampings: those that the method is to be tried with, ascending; none if it is to run as it is. built: what the
+    method is built with, by dotted name; without the damping where several are tried.
     """
 
     label: str
@@ -24,6 +26,7 @@ class Plan:
     method: AttributionMethod
     level: Level
     dampings: tuple[float, ...] = ()
+    built: dict[str, Plain] = field(default_factory=dict)
 
     @property
     def id(self) -> str:

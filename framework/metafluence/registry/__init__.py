@@ -23,4 +23,5 @@ from metafluence.registry.component import Component, check_fields
 from metafluence.registry.importing import files_beside, import_function
 from metafluence.registry.parameters import truth_as_number
 from metafluence.registry.registry import Entry, Registry
+from metafluence.registry.settings import Plain, settings
 from metafluence.registry.yaml_text import parse_yaml, read_yaml, write_yaml

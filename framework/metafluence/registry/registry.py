@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
@@ -163,6 +164,14 @@ class Registry:
             )
         _check_form(cls, entry.at)
         return cls
+
+    def name_of(self, component: Any) -> str:
+        """What a component is called: the name of its class, not of a preset; else the class's own name."""
+        cls = type(component)
+        file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+        places = (f"{cls.__module__}:{cls.__qualname__}", f"{file}:{cls.__qualname__}")
+        known = (entry.name for entry in self.entries() if entry.at in places and not entry.params)
+        return next(known, cls.__name__)
 
     def interface(self, kind: str) -> type:
         """The class that defines a kind."""

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from metafluence.evaluation import Row, TruthWords, mean_interval, run_name, truth_words
@@ -127,38 +126,6 @@ def methods(group: Group, level: Level) -> list[Method]:
     """The methods at a level with their solvers, in the order of the study."""
     rows = [line.row for one in group.outcomes for line in one.lines if line.row.level == level]
     return list(dict.fromkeys((row.method, row.solver) for row in rows))
-
-
-def rows_frame(outcomes: Iterable[Outcome]) -> pd.DataFrame:
-    """All runs of all outcomes, one a line: what is varied, the seed, the row's fields, and what it is compared with.
-
-    accuracy_full, loss_full: with all items. accuracy_clean, loss_clean: retrained without exactly the corrupted.
-    fit_seconds: of the fit from scratch. truth: what methods are compared with. What is varied under a field's name
-    stands as `vary.NAME`. There are no accuracies where all targets are real values.
-    """
-    fields = Row.__dataclass_fields__
-    lines, real = [], True
-    for one in outcomes:
-        for line in one.lines:
-            real &= one.real
-            clean = one.sides[line.row.level].clean
-            lines.append(
-                {
-                    **{f"vary.{name}" if name in fields else name: label for name, label in one.varied.items()},
-                    "seed": one.seed,
-                    **line.row.facts(),
-                    "notes": " ".join(line.row.notes),
-                    "accuracy_full": one.full.accuracy,
-                    "loss_full": one.full.loss,
-                    "accuracy_clean": clean.accuracy,
-                    "loss_clean": clean.loss,
-                    "fit_seconds": one.fit_seconds,
-                    "truth": one.truth.words.name,
-                    "variation": one.id,
-                }
-            )
-    found = pd.DataFrame(lines)
-    return found.drop(columns=[c for c in found if c.startswith("accuracy_")]) if real else found
 
 
 def lines(group: Group, level: Level, method: Method) -> list[tuple[Outcome, Line]]:

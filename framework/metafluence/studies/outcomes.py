@@ -25,10 +25,11 @@ from metafluence.evaluation import (
     TruthKind,
     detection,
 )
+from metafluence.registry import Plain
 from metafluence.runtime import load_tensors, save_tensors
 from metafluence.studies.study import StudyResult
 from metafluence.studies.variations import Variation
-from metafluence.tasks import LEVELS, Level
+from metafluence.tasks import LEVELS, Level, item_names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +60,8 @@ class Side:
     """Of the single items' changes, where they are means over runs."""
     subset_reliability: Reliability = Reliability()
     """Of the subsets'."""
+    names: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """What the items are called, by what names them: task, image, class; empty in stores of older versions."""
     extremes: tuple[int, ...] = ()
     """The numbers of items of highest and of lowest score without which the targets' losses are compared."""
     without_random: tuple[tuple[tuple[float, ...], ...], ...] = ()
@@ -99,6 +102,8 @@ class Outcome:
     """Of the fit from scratch."""
     truth: TruthKind = TruthKind()
     """What methods were compared with."""
+    settings: dict[str, Plain] = field(default_factory=dict)
+    """What the study was done with, plain values by dotted name; empty in stores of older versions."""
     real: bool = False
     """Targets are real values, not classes."""
     certificates: tuple[Certificate, ...] = ()
@@ -131,6 +136,7 @@ def outcome(variation: Variation, result: StudyResult) -> Outcome:
             clean=result.clean[level],
             ceiling=Ceiling() if truth is None else truth.ceiling,
             marks=tuple(marks.tolist()),
+            names={what: tuple(own) for what, own in item_names(result.split.train, level).items()},
             left_out=() if truth is None else tuple(removal[0] for removal in truth.removals),
             loss_change=() if truth is None else tuple(truth.loss_change.tolist()),
             subset_loss_change=() if truth is None else tuple(truth.subset_loss_change.tolist()),
@@ -149,6 +155,7 @@ def outcome(variation: Variation, result: StudyResult) -> Outcome:
         full=result.full,
         fit_seconds=result.fit.seconds,
         truth=TruthKind() if result.config.truth is None else result.config.truth.called,
+        settings=result.settings,
         real=result.split.test.real,
         certificates=result.certificates,
         budgets=result.budgets,
@@ -180,6 +187,7 @@ def save_outcome(file: Path, kept: Outcome) -> None:
         "full": asdict(kept.full),
         "fit_seconds": kept.fit_seconds,
         "truth": asdict(kept.truth),
+        "settings": kept.settings,
         "real": kept.real,
         "certificates": [asdict(c) for c in kept.certificates],
         "budgets": [b.facts() for b in kept.budgets],
@@ -226,6 +234,7 @@ def _outcome(tensors: dict[str, Tensor], facts: dict[str, Any]) -> Outcome:
         full=TestQuality(**facts["full"]),
         fit_seconds=facts["fit_seconds"],
         truth=TruthKind(**facts.get("truth", {})),  # stores of older versions know one kind
+        settings=facts.get("settings", {}),
         real=facts["real"],
         certificates=tuple(Certificate.from_facts(c) for c in facts["certificates"]),
         budgets=tuple(Budget.from_facts(b) for b in facts["budgets"]),
@@ -241,7 +250,9 @@ def _side(stored: dict[str, Any]) -> Side:
     lists = {name: tuple(stored.get(name, ())) for name in names}
     found = {name: Reliability(**stored.get(name, {})) for name in ("reliability", "subset_reliability")}
     random = _tuples(stored.get("without_random", ()))
-    return Side(**{**stored, **lists, **found, "clean": clean, "ceiling": ceiling, "without_random": random})
+    called = {what: tuple(names) for what, names in stored.get("names", {}).items()}
+    parts = {"clean": clean, "ceiling": ceiling, "without_random": random, "names": called}
+    return Side(**{**stored, **lists, **found, **parts})
 
 
 def _tuples(lists: Sequence[Any]) -> tuple[Any, ...]:

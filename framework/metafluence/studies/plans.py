@@ -8,7 +8,7 @@ from typing import Any
 
 from metafluence.errors import InputError
 from metafluence.evaluation import GridPlan, Plan
-from metafluence.registry import Registry
+from metafluence.registry import Registry, settings
 from metafluence.studies.config import GridConfig, Spec, StudyConfig
 from metafluence.tasks import LEVELS, Level
 
@@ -38,7 +38,10 @@ def make_plans(
                     f"{', '.join(level for level in LEVELS if level in method.levels)}. Add one of them to the "
                     "study's levels, or remove the method."
                 )
-            plans += [Plan(label(name, params), label_of_solver, method, level, tried) for level in levels]
+            built = {"use": name, **settings(method, registry)}
+            if tried:
+                built.pop("damping")
+            plans += [Plan(label(name, params), label_of_solver, method, level, tried, built) for level in levels]
     seen: set[str] = set()
     for plan in plans:
         if plan.id in seen:

@@ -18,6 +18,7 @@ from metafluence.linalg import Solver
 from metafluence.progress import Observer
 from metafluence.registry import Registry
 from metafluence.runtime import Shelf, component_fingerprint, digest_of, find_device, folder_of
+from metafluence.studies.built_with import built_with
 from metafluence.studies.config import RunStudyConfig, StudyConfig
 from metafluence.studies.drawn_tasks import DTYPES, DrawnTasks
 from metafluence.studies.fitters import build_executor
@@ -102,9 +103,11 @@ class Preparation:
         if isinstance(config, RunStudyConfig):
             self._recorded = open_run(config, registry, self._inner_solver, self.device)
             self._trainer: Trainer = RecordedFit(Path(config.run), self._recorded.fingerprint())
+            made = {}
         else:
             self._learner = registry.build("learner", config.learner)
             self._trainer = registry.build("trainer", config.trainer)
+            made = {"learner": self._learner, "trainer": self._trainer}
         self.tasks = DrawnTasks(
             config, registry, None if self._recorded is None else self._recorded.problem.tasks.to(device="cpu")
         )
@@ -114,6 +117,7 @@ class Preparation:
         if config.checkpoints is not None:
             self._descent = registry.build("trainer", config.checkpoints, "checkpoints")
         self._executor = build_executor(config, registry, self.device)
+        self.settings = built_with(config, registry, inner_solver=self._inner_solver, **made)
 
     def _refuse_for_procedure(self) -> None:
         """Raises InputError for what looks at one fit alone, where the truth is a mean over several."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -32,7 +32,7 @@ from metafluence.evaluation import (
 )
 from metafluence.hooks import new_manager
 from metafluence.progress import Observer
-from metafluence.registry import Registry
+from metafluence.registry import Plain, Registry
 from metafluence.runtime import component_fingerprint, joined, write_atomically
 from metafluence.studies.candidates import CandidateScores, add_candidates
 from metafluence.studies.config import StudyConfig
@@ -68,6 +68,8 @@ class StudyResult:
     warnings: tuple[str, ...]
     reused: int
     """How many runs came from the store."""
+    settings: dict[str, Plain]
+    """What the study was done with, plain values by dotted name (`learner.penalty`)."""
 
     @property
     def rows(self) -> list[Row]:
@@ -160,6 +162,7 @@ class Study:
             candidates=add_candidates(self.preparation, ready, self.plans),
             warnings=(*warnings, *self.preparation.notices),
             reused=reused,
+            settings=self.preparation.settings,
         )
 
     def prepare(self) -> Prepared:
@@ -202,6 +205,7 @@ class Study:
                     self.preparation.shelf.keep(name, tensors, run.row.facts())
                 elif run.traceback:
                     write_atomically(self.folder / "failures" / f"{plan.id}.txt", run.traceback.encode())
+            run = replace(run, row=replace(run.row, built=plan.built))
             runs.append(run)
             self._observer.step(number, len(self.plans), f"{plan.label} {plan.solver}")
             self._hook.metafluence_run_finished(study=self, run=run)

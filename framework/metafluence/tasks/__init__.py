@@ -10,6 +10,7 @@ from metafluence.tasks.datasets import Dataset, LabelledDataset, Source, data_ro
 from metafluence.tasks.download import fetch_sources
 from metafluence.tasks.episodes import SETS, Episodes, Instances, Labelled, Split, generators, sample
 from metafluence.tasks.fs_mol import from_fs_mol
+from metafluence.tasks.item_names import item_names
 from metafluence.tasks.items import check_level, check_removals, count_of
 from metafluence.tasks.joining import join_tasks
 from metafluence.tasks.levels import ITEM_NAMES, LEVELS, WEIGHED, Level, Removal, weighed

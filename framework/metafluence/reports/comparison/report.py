@@ -11,17 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from metafluence.registry import write_yaml
-from metafluence.reports import (
-    BOLD,
-    Attempts,
-    Group,
-    Notice,
-    caption,
-    published_table,
-    rows_frame,
-    write_csv,
-    write_page,
-)
+from metafluence.reports import BOLD, Attempts, Group, Notice, caption, published_table, write_page, write_results
 from metafluence.reports.comparison.errors import budget_refusals, budget_table, cell_refusals, mean_cells
 from metafluence.reports.comparison.merged import STUDY, Merged
 from metafluence.reports.figures import grid_figures
@@ -32,7 +22,8 @@ from metafluence.tasks import ITEM_NAMES, Level
 
 
 def write_comparison(whole: Merged, folder: Path, notice: Notice = warn) -> Path:
-    """Write report.html, results.csv, tables/LEVEL.tex and .md, and figures/*.png.
+    """Write report.html, results.csv and .parquet, scores.parquet, results.json, tables/LEVEL.tex and .md, and
+    figures/*.png.
 
     Args:
         whole: The outcomes.
@@ -43,7 +34,7 @@ def write_comparison(whole: Merged, folder: Path, notice: Notice = warn) -> Path
         The page's path.
     """
     attempts = Attempts(notice)
-    attempts.make("results.csv", lambda: write_csv(folder / "results.csv", rows_frame(whole.outcomes)), None)
+    write_results(folder, whole.outcomes, attempts)
     sections = [_section(whole, level, folder, attempts) for level in whole.levels]
     glossary = {heading: meaning for s in sections for table in s["tables"][:1] for heading, meaning in table.headings}
     return write_page(

@@ -9,7 +9,18 @@ from typing import Any
 import pandas as pd
 
 from metafluence.registry import write_yaml
-from metafluence.reports import BOLD, Attempts, Group, Notice, caption, shared_part, study_group, write_csv, write_page
+from metafluence.reports import (
+    BOLD,
+    Attempts,
+    Group,
+    Notice,
+    caption,
+    shared_part,
+    study_group,
+    write_csv,
+    write_page,
+    write_results,
+)
 from metafluence.reports.figures import error_budget, exhibit, grid_figures, predicted_against_true, trust_figure
 from metafluence.reports.study.score_files import candidate_frame, score_frame
 from metafluence.reports.study.section import level_section
@@ -17,13 +28,6 @@ from metafluence.reports.study.verdicts import verdict
 from metafluence.runtime import versions, warn
 from metafluence.studies import StudyResult
 from metafluence.tasks import ITEM_NAMES, Level
-
-
-def frame(result: StudyResult) -> pd.DataFrame:
-    """All rows with all their fields, but for accuracies where targets are real values and there are none."""
-    truth = study_group(result).words.name if result.config.truth is not None else ""
-    found = pd.DataFrame([{**row.facts(), "notes": " ".join(row.notes), "truth": truth} for row in result.rows])
-    return found.drop(columns=[c for c in found if c.startswith("accuracy_")]) if result.split.test.real else found
 
 
 def refusals(result: StudyResult) -> list[tuple[str, str]]:
@@ -41,8 +45,8 @@ def budget_refusals(result: StudyResult) -> list[tuple[str, str]]:
 
 
 def write_report(result: StudyResult, folder: Path, notice: Notice = warn) -> Path:
-    """Write report.html, results.csv, scores-LEVEL.csv with all items by name, tables/LEVEL.tex and .md, figures/*.png,
-    and candidates-LEVEL.csv, grid.csv and budget.csv if any.
+    """Write report.html, results.csv and .parquet, scores.parquet, results.json, scores-LEVEL.csv with all items by
+    name, tables/LEVEL.tex and .md, figures/*.png, and candidates-LEVEL.csv, grid.csv and budget.csv if any.
 
     Args:
         result: Of the study.
@@ -53,7 +57,7 @@ def write_report(result: StudyResult, folder: Path, notice: Notice = warn) -> Pa
         The page's path.
     """
     attempts, group = Attempts(notice), study_group(result)
-    attempts.make("results.csv", lambda: write_csv(folder / "results.csv", frame(result)), None)
+    write_results(folder, group.outcomes, attempts)
     for level in result.evaluations:
         attempts.make(f"scores-{level}.csv", partial(_write_scores, result, level, folder), None)
     for level, found in result.candidates.items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from io import BytesIO
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,21 @@ import pandas as pd
 
 from metafluence.errors import InputError
 from metafluence.evaluation import RunScores, TruthKind
-from metafluence.reports import NOTHING, Attempts, Notice, Table, caption, drawn_as, write_csv, write_page
+from metafluence.reports import (
+    NOTHING,
+    Attempts,
+    Notice,
+    Table,
+    caption,
+    drawn_as,
+    write_csv,
+    write_page,
+    write_parquet,
+)
 from metafluence.reports.figures import drawn_ends, ends
-from metafluence.reports.study.score_files import item_frame, item_names
-from metafluence.runtime import optional_package, warn, write_atomically
-from metafluence.tasks import ITEM_NAMES
+from metafluence.reports.study.score_files import item_frame
+from metafluence.runtime import optional_package, warn
+from metafluence.tasks import ITEM_NAMES, item_names
 
 NAMED = 3
 """How many items the answer names."""
@@ -110,7 +119,7 @@ def write_scores(found: RunScores, folder: Path, title: str, most: int, notice: 
     except InputError as error:
         notice(f"scores.parquet was not written; scores.csv holds the same. {error}")
     else:
-        attempts.make("scores.parquet", partial(_write_parquet, folder / "scores.parquet", frame), None)
+        attempts.make("scores.parquet", partial(write_parquet, folder / "scores.parquet", frame), None)
     return write_page(
         folder / "scores.html",
         "scores.html.j2",
@@ -126,12 +135,6 @@ def write_scores(found: RunScores, folder: Path, title: str, most: int, notice: 
         ],
         notices=attempts.notices,
     )
-
-
-def _write_parquet(file: Path, frame: pd.DataFrame) -> None:
-    written = BytesIO()
-    frame.to_parquet(written, index=False, engine="pyarrow")
-    write_atomically(file, written.getvalue())
 
 
 def _pictures(found: RunScores, folder: Path, attempts: Attempts) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ import pandas as pd
 
 from metafluence.evaluation import Run
 from metafluence.studies import CandidateScores, StudyResult
-from metafluence.tasks import Level, TaskSet
+from metafluence.tasks import Level, TaskSet, item_names
 
 
 def score_frame(result: StudyResult, level: Level) -> pd.DataFrame:
@@ -48,21 +48,3 @@ def item_frame(tasks: TaskSet, level: Level) -> pd.DataFrame:
     frame = pd.DataFrame({"item": range(tasks.items(level)), **item_names(tasks, level)})
     frame["corrupted"] = tasks.corrupted_items(level).numpy()
     return frame
-
-
-def item_names(tasks: TaskSet, level: Level) -> dict[str, list[str]]:
-    """What the items are called, by what names them."""
-    origins = tasks.origins
-    if level == "task":
-        return {"task": list(tasks.ids)}
-    if level in ("image", "class"):
-        assert origins is not None
-        if level == "class":
-            return {"class": list(origins.classes)}
-        return {"image": list(origins.images), "class": [origins.classes[i] for i in origins.labels.tolist()]}
-    found = {"task": [name for name in tasks.ids for _ in range(tasks.each(level))]}
-    if origins is not None:
-        images = (origins.support if level == "support" else origins.query).flatten()
-        found["image"] = [origins.images[i] for i in images.tolist()]
-        found["class"] = [origins.classes[i] for i in origins.labels[images].tolist()]
-    return found
