@@ -6,6 +6,7 @@ that `list` answers at once.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -70,9 +71,13 @@ app.add_typer(data_app, name="data")
 def list_components(
     kind: Annotated[str | None, typer.Argument(help="Only this kind: solver, method, learner, ...")] = None,
     registry: RegistryOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
     """List every registered component: what it is, its parameters, and where it comes from."""
     known = default_registry(registry, Path.cwd())
+    if as_json:
+        print(json.dumps([_facts(entry) for entry in known.entries(kind)], indent=1, ensure_ascii=False))
+        return
     for one in [kind] if kind is not None else known.kinds():
         table = Table(title=one, title_justify="left", title_style="bold", box=None, pad_edge=False, expand=False)
         table.add_column("name", style="cyan", no_wrap=True)
@@ -98,7 +103,8 @@ def show(
     entry = known.entry(kind, name)
     console.print(Text(f"{kind} {name}", style="bold"))
     console.print(entry.about)
-    for what, value in (("paper", entry.paper), ("from", entry.origin), ("code", entry.at)):
+    claims = _claims(known.build(kind, name)) if kind == "method" else []
+    for what, value in (("paper", entry.paper), ("from", entry.origin), ("code", entry.at), *claims):
         if value:
             console.print(Text.assemble((f"{what}  ", "dim"), value))
     documentation = entry.documentation()
@@ -117,6 +123,38 @@ def show(
         console.print(table)
     console.print()
     console.print(Text(f"In a study: {{use: {name}, ...}}", style="dim"))
+
+
+def _facts(entry: Entry) -> dict[str, object]:
+    """An entry as JSON. The default of a parameter is as its source has it, None where it is required."""
+    parameters = [{"name": p.name, "type": shown_type(p.type), "default": p.default} for p in entry.parameters()]
+    return {
+        "kind": entry.kind,
+        "name": entry.name,
+        "about": entry.about,
+        "paper": entry.paper,
+        "from": entry.origin,
+        "code": entry.at,
+        "preset": entry.params,
+        "parameters": parameters,
+    }
+
+
+def _claims(method: metafluence.AttributionMethod) -> list[tuple[str, str]]:
+    """What a method with its defaults scores, in which units, what it needs and what else it does."""
+    needs = {
+        "a minimum": method.needs_minimum,
+        "checkpoints": method.needs_checkpoints,
+        "a recorded run": method.needs_run,
+        "exact retraining": method.retrains,
+    }
+    return [
+        ("levels", ", ".join(level for level in metafluence.LEVELS if level in method.levels)),
+        ("units", method.units),
+        ("needs", ", ".join(what for what, needed in needs.items() if needed) or "nothing"),
+        ("edits", "yes" if method.edits else "no"),
+        ("candidates", "yes" if method.adds else "no"),
+    ]
 
 
 def _parameters(entry: Entry) -> str:
