@@ -22,7 +22,7 @@ from metafluence_plugins.learners.imaml import IMAML
 from metafluence_plugins.learners.logistic_head import LogisticHead
 from metafluence_plugins.methods.direct_if import DirectIF
 from metafluence_plugins.methods.gradient_similarity import GradientSimilarity
-from metafluence_plugins.methods.influence import LeaveOneOut
+from metafluence_plugins.methods.influence import InfluenceFunction, LeaveOneOut
 from metafluence_plugins.methods.loss import LossScore
 from metafluence_plugins.methods.random import RandomScore
 from metafluence_plugins.methods.retrain import Retrain
@@ -200,9 +200,36 @@ def test_leaving_out_own_curvature_is_a_newton_step_on_the_rest(fitted, solver):
     assert not torch.allclose(first.values, scores, rtol=1e-2)
 
 
+def test_rescaled_scores_are_nearly_those_with_own_curvature_left_out(fitted):
+    methods = [TaskIF(solver=EXACT, leave_out=kind) for kind in (False, "rescaled", True)]
+    states = [method.prepare(fitted.context) for method in methods]
+    plain, found, wanted = (m.scores(s, fitted.targets).values for m, s in zip(methods, states, strict=True))
+    assert (found - wanted).norm() < 0.1 * (plain - wanted).norm()
+    edits = [m.parameter_change(s, [(1, 4)]).values for m, s in zip(methods[1:], states[1:], strict=True)]
+    assert torch.equal(*edits)
+
+
+def test_rescaled_scores_are_exact_where_the_krylov_space_and_its_solves_are(one, monkeypatch):
+    monkeypatch.setattr("metafluence_plugins.methods.influence.KRYLOV_STEPS", one.problem.size)
+    monkeypatch.setattr("metafluence_plugins.methods.influence.RESCALED_RTOL", 1e-12)
+    found, wanted = (
+        method.scores(method.prepare(one.context), one.targets).values
+        for method in (TaskIF(solver=EXACT, leave_out=kind) for kind in ("rescaled", True))
+    )
+    assert (found - wanted).norm() < 1e-8 * wanted.norm()
+
+
+def test_rescaled_scores_are_refused_where_they_have_no_meaning(one):
+    with pytest.raises(mf.InputError, match="rescaled scores tasks with the curvature exact; level is 'query'"):
+        InfluenceFunction(leave_out="rescaled").prepare(replace(one.context, level="query"))
+    gauss_newton = mf.build("curvature", "gauss-newton")
+    with pytest.raises(mf.InputError, match=r"curvature GaussNewtonCurvature\. Set leave_out to true or edits"):
+        TaskIF(gauss_newton, leave_out="rescaled").prepare(one.context)
+
+
 @pytest.mark.parametrize("given", ["scores", 1, None])
 def test_leave_out_is_true_false_or_edits(given):
-    with pytest.raises(mf.InputError, match=r"leave_out is .*, but true or false or 'edits' is expected"):
+    with pytest.raises(mf.InputError, match=r"leave_out is .*, but true or false or 'edits' or 'rescaled' is expected"):
         TaskIF(leave_out=given)
 
 

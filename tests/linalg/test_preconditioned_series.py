@@ -77,7 +77,7 @@ def test_neumann_is_its_preconditioned_series(seed, terms, damping, step):
     best = 2 / (values.min() + values.max())
     assert alpha == step or (step is None and 0.9 * float(best) < alpha < 2 / float(values.max()))
     rest = torch.eye(5).double() - alpha * product
-    wanted = alpha * sum(torch.linalg.matrix_power(rest, j) for j in range(terms)) @ inverse @ rhs
+    wanted = alpha * torch.stack([torch.linalg.matrix_power(rest, j) for j in range(terms)]).sum(dim=0) @ inverse @ rhs
     assert gap(found.value, wanted) < 1e-10
     assert (found.status == Status.APPROXIMATE).all()
 
@@ -132,7 +132,7 @@ def test_lissa_is_unbiased_for_the_truncated_preconditioned_series():
     values = torch.stack([solver.apply(state, rhs, torch.Generator().manual_seed(s)).value for s in range(200)])
     inverse = inverse_of(Nystrom(rank=4), operator.matrix, 0.0)
     rest = torch.eye(6).double() - 0.3 * inverse @ operator.matrix
-    wanted = 0.3 * sum(torch.linalg.matrix_power(rest, j) for j in range(6)) @ inverse @ rhs
+    wanted = 0.3 * torch.stack([torch.linalg.matrix_power(rest, j) for j in range(6)]).sum(dim=0) @ inverse @ rhs
     assert bool(((values.mean(dim=0) - wanted).abs() < 5 * values.std(dim=0) / 200**0.5).all())
     assert gap(values.mean(dim=0), wanted) < 0.02
 

@@ -31,7 +31,12 @@ from metafluence import (
     Targets,
 )
 from metafluence_plugins.curvatures.exact import ExactCurvature
+from metafluence_plugins.methods.krylov_hessian import KrylovHessian, KrylovInverse
 from metafluence_plugins.solvers.cg import CG
+from metafluence_plugins.solvers.minres import Minres
+
+# Of `leave_out: rescaled`: products for the Krylov space, and the relative residual of what is solved in it.
+KRYLOV_STEPS, RESCALED_RTOL = 30, 1e-3
 
 
 @dataclass(frozen=True)
@@ -41,15 +46,18 @@ class InfluenceFunction(AttributionMethod):
     All items are scored with one solve per target, and one derivative along it that costs about a product. leave_out:
     a Newton step from λ* on the objective without the removed items, whose own curvature is then not in C; it costs
     one solve per removal, and so one per item for scores. `edits`: of predicted parameters alone, as of many items
-    removed together, of whom first order says least; scores are as without. inner_solver: of the tasks' own Hessians;
-    the problem's if not given; learners that unroll have none, so that it is left out, with a note. judge: measure the
-    residual of every target's solve, which costs one product each; a solver like ek-fac needs none itself.
+    removed together, of whom first order says least; scores are as without. `rescaled`: edits likewise, and scores of
+    tasks with the item's own curvature left out, too, without a solve per item: the full inverse is exact for the
+    targets, and inside the correction it is that of a Krylov space of the targets' mean (curvature `exact` only).
+    inner_solver: of the tasks' own Hessians; the problem's if not given; learners that unroll have none, so that it is
+    left out, with a note. judge: measure the residual of every target's solve, which costs one product each; a solver
+    like ek-fac needs none itself.
     """
 
     curvature: Curvature = ExactCurvature()
     solver: Solver = CG()
     damping: NonNegative = 0.0
-    leave_out: bool | Literal["edits"] = False
+    leave_out: bool | Literal["edits", "rescaled"] = False
     inner_solver: Solver | None = None
     judge: bool = True
 
@@ -64,6 +72,17 @@ class InfluenceFunction(AttributionMethod):
     def prepare(self, context: Context) -> Influence:
         if context.candidates is not None and self.leave_out:
             raise InputError("Candidates are no part of the fit that could be left out. Set leave_out: false.")
+        if self.leave_out == "rescaled" and not (
+            context.level == "task" and isinstance(self.curvature, ExactCurvature)
+        ):
+            raise InputError(
+                f"leave_out: rescaled scores tasks with the curvature exact; level is {context.level!r} and the "
+                f"curvature {type(self.curvature).__name__}. Set leave_out to true or edits."
+            )
+        if self.leave_out == "rescaled" and not context.problem.l2 + self.damping > 0:
+            raise InputError(
+                "leave_out: rescaled needs l2 or a damping above zero, for directions that it does not see."
+            )
         old = context.point
         if self.inner_solver is not None and not old.problem.learner.unrolls:
             problem = old.problem.solving_with(self.inner_solver)
@@ -81,7 +100,24 @@ class InfluenceFunction(AttributionMethod):
             return Scores(change.values.T @ goals, context.level, self.units, change.solve, change.notes)
         solution = state.full.solve(goals, context.generator, context.strict, self.judge)
         values = context.scored.removal_slopes(solution.value, context.level, state.jacobian)
-        return Scores(values, context.level, self.units, SolveReport.of(solution, state.full.matvecs), state.notes)
+        report = SolveReport.of(solution, state.full.matvecs)
+        if self.leave_out == "rescaled":
+            correction, products = self._correction(state, goals, solution.value)
+            values, report = values + correction, replace(report, products=report.products + products)
+        return Scores(values, context.level, self.units, report, state.notes)
+
+    def _correction(self, state: Influence, goals: Tensor, solved: Tensor) -> tuple[Tensor, int]:
+        """(C_i A⁻¹ g)ᵀ (A − C_i)⁻¹ r_i [N, targets], A in the second factor as a Krylov space knows it; products."""
+        point, generator = state.context.point, state.context.generator
+        known = KrylovHessian(state.operator, goals.mean(dim=1, keepdim=True), KRYLOV_STEPS, point.problem.l2)
+        solver = Minres(RESCALED_RTOL, preconditioner=KrylovInverse(known))
+        reduced = LeaveOneOut(point, known, state.jacobian)
+        responses = point.removed(state.context.singles(), "task", state.jacobian)
+        left = PreparedSolve(solver, reduced, self.damping).solve(responses.T.unsqueeze(-1), generator, strict=False)
+        own = [point.product_each(y.unsqueeze(1).expand_as(responses), state.jacobian) for y in solved.T]
+        correction = torch.stack([(one * left.value.squeeze(-1).T).sum(dim=0) for one in own], dim=1)
+        # A product with every task's own column is one pass over the tasks, as a product with A is.
+        return correction, known.products + left.matvecs + len(own)
 
     def parameter_change(self, state: Influence, removals: Sequence[Removal]) -> ParameterChange:
         context = state.context
