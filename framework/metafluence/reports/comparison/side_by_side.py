@@ -185,15 +185,15 @@ def _settings(first: pd.DataFrame, second: pd.DataFrame) -> list[tuple[str, str,
     """What the studies were done with, as far as it differs between them."""
     names = dict.fromkeys(name for one in (first, second) for name in one if name.startswith(SETTING))
     values = [
-        (name, *(_values(one[name].tolist()) if name in one else "" for one in (first, second)))
+        (name, *(_values(one[name].dropna().tolist()) if name in one else "" for one in (first, second)))
         for name in map(str, names)
     ]
     return [(name.removeprefix(SETTING), x or NOTHING, y or NOTHING) for name, x, y in values if x != y]
 
 
 def _values(column: list[object]) -> str:
-    """What a column holds, without what is missing."""
-    return " or ".join(map(str, dict.fromkeys(value for value in column if value == value and value is not None)))
+    """What a column holds, each value once."""
+    return " or ".join(map(str, dict.fromkeys(column)))
 
 
 def _called(key: tuple[str, ...]) -> str:
