@@ -10,6 +10,7 @@ import torch
 from hypothesis import example, given, settings, strategies as st
 
 import metafluence as mf
+from matrices import gap, normal, with_spectrum
 from metafluence import (
     DenseOperator,
     InputError,
@@ -36,20 +37,6 @@ from metafluence_plugins.solvers.woodbury import Woodbury
 from parts import EXACT, LEARNERS
 
 seeds = st.integers(0, 2**20)
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def with_spectrum(values: list[float], seed: int = 0) -> torch.Tensor:
-    basis = torch.linalg.qr(normal(len(values), len(values), seed=seed)).Q
-    matrix = basis @ torch.tensor(values, dtype=torch.float64).diag() @ basis.T
-    return (matrix + matrix.T) / 2
-
-
-def gap(found: torch.Tensor, wanted: torch.Tensor) -> float:
-    return float((found - wanted).norm() / wanted.norm())
 
 
 # --- cg and minres

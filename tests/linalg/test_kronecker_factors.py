@@ -7,6 +7,7 @@ from torch import nn
 from torch.func import functional_call, grad, vmap
 
 import metafluence as mf
+from matrices import gap, normal
 from metafluence import (
     FlatModule,
     LayerStack,
@@ -43,10 +44,6 @@ class Layered(mf.LinearOperator):
 
     def matmat(self, columns):
         raise AssertionError("ek-fac needs no product")
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 class Setting:
@@ -120,10 +117,6 @@ def inverse(operator, damping: float, **fields) -> torch.Tensor:
     solver, state = prepared(operator, damping, **fields)
     eye = torch.eye(operator.size, dtype=torch.float64)
     return solver.precondition(state, eye.expand(*operator.batch_shape, -1, -1))
-
-
-def gap(found: torch.Tensor, wanted: torch.Tensor) -> float:
-    return float((found - wanted).norm() / wanted.norm())
 
 
 @each_setting

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 import metafluence as mf
+from matrices import gap, normal, with_spectrum
 from metafluence import DenseOperator, InputError, Preconditioner, SolverError, Status, solve, solve_sweep
 from metafluence.testing.operators import CASES, SumOperator
 from metafluence_plugins.preconditioners.nystrom import Nystrom
@@ -30,20 +31,6 @@ class Fixed(Preconditioner):
 
     def precondition(self, state, columns):
         return state.unsqueeze(-1) * columns
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def with_spectrum(values: list[float], seed: int = 0) -> torch.Tensor:
-    basis = torch.linalg.qr(normal(len(values), len(values), seed=seed)).Q
-    matrix = basis @ torch.tensor(values, dtype=torch.float64).diag() @ basis.T
-    return (matrix + matrix.T) / 2
-
-
-def gap(found: torch.Tensor, wanted: torch.Tensor) -> float:
-    return float((found - wanted).norm() / wanted.norm())
 
 
 def inverse_of(preconditioner: Preconditioner, matrix: torch.Tensor, damping: float) -> torch.Tensor:

@@ -236,7 +236,7 @@ class Chunk:
             return False
         # Per parameter and instance: two derivatives, each of two products, for every column; or a backward pass and
         # a gradient for every output, on one forward pass, and then two products with each column.
-        uses, outputs = self._encoder.parameter_uses(), at.output_pullback[0].shape[-1]
+        uses, outputs = self._encoder.parameter_uses, at.output_pullback[0].shape[-1]
         return 4 * columns * uses > (1 + 3 * outputs) * uses + 2 * columns * outputs
 
     def product_by_rows(self, columns: Tensor) -> Tensor:

@@ -85,6 +85,7 @@ class Encoder:
         for some in (slice(start, start + size) for start in range(0, len(inputs), size)):
             yield self._learner.pull_each(self.meta.detach(), inputs[some], g[:, some])
 
+    @cached_property
     def parameter_uses(self) -> float:
         """How often an instance's pass multiplies by each parameter."""
         return self._learner.parameter_uses(self._halves[1].shape[2:])

@@ -11,10 +11,9 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from metafluence import DataError, Labelled, LabelledDataset, optional_package
-from metafluence_plugins.datasets.images import Side, decode
+from metafluence_plugins.datasets.images import Decoded, Pixels, Side, decode
 
 AT_ONCE = 256
 """Rows whose file names are read together."""
@@ -89,32 +88,20 @@ class HuggingFace(LabelledDataset):
 
 
 @dataclass(frozen=True)
-class _Rows:
-    """Images of a table, each decoded when it is drawn, to [channels, size, size] in 8 bits."""
+class _Rows(Decoded):
+    """The images of a table's rows."""
 
     files: Any
     image: str
     mode: str
     size: int
 
-    def __len__(self) -> int:
-        return len(self.files)
-
-    @property
-    def nbytes(self) -> int:
-        return 0
-
-    def __getitem__(self, index: Tensor, /) -> Tensor:
-        """[k, channels, size, size]."""
-        images = torch.from_numpy(np.stack([self._decoded(i) for i in index.tolist()]))
-        return images.unsqueeze(1) if images.dim() == 3 else images.movedim(-1, 1).contiguous()
-
-    def _decoded(self, row: int) -> Any:
-        held = self.files[row][self.image]
+    def decoded(self, number: int) -> Pixels:
+        held = self.files[number][self.image]
         if held is None:
-            raise DataError(f"Row {row} has no image. Remove such rows: dataset.filter(...).")
+            raise DataError(f"Row {number} has no image. Remove such rows: dataset.filter(...).")
         source = held["path"] if held["bytes"] is None else io.BytesIO(held["bytes"])
-        return decode(source, f"row {row} ({held['path']})", self.mode, self.size)
+        return decode(source, f"row {number} ({held['path']})", self.mode, self.size)
 
 
 def _names(files: Any, image: str) -> tuple[str, ...]:

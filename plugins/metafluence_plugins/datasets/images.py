@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,13 +97,14 @@ class Arrays:
         return torch.from_numpy(found).movedim(-1, 1).contiguous()
 
 
-@dataclass(frozen=True)
-class ImageFiles:
-    """Image files, each decoded when it is drawn, to [channels, size, size] in 8 bits."""
+class Decoded(ABC):
+    """Images that are decoded when they are drawn, to [channels, size, size] in 8 bits."""
 
-    files: tuple[Path, ...]
-    mode: str
-    size: int
+    files: Any  # a sequence of what `decoded` decodes
+
+    @abstractmethod
+    def decoded(self, number: int) -> Pixels:
+        """One image: [size, size] or [size, size, 3]."""
 
     def __len__(self) -> int:
         return len(self.files)
@@ -113,10 +115,21 @@ class ImageFiles:
 
     def __getitem__(self, index: Tensor, /) -> Tensor:
         """[k, channels, size, size]."""
-        files = [self.files[i] for i in index.tolist()]
-        found = np.stack([decode(file, str(file), self.mode, self.size) for file in files])
-        images = torch.from_numpy(found)
+        images = torch.from_numpy(np.stack([self.decoded(i) for i in index.tolist()]))
         return images.unsqueeze(1) if images.dim() == 3 else images.movedim(-1, 1).contiguous()
+
+
+@dataclass(frozen=True)
+class ImageFiles(Decoded):
+    """Image files."""
+
+    files: tuple[Path, ...]
+    mode: str
+    size: int
+
+    def decoded(self, number: int) -> Pixels:
+        file = self.files[number]
+        return decode(file, str(file), self.mode, self.size)
 
 
 def images_below(folder: Path) -> list[Path]:

@@ -1,0 +1,17 @@
+"""Random matrices for the tests of solvers, and how far two of them are apart."""
+
+import torch
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def with_spectrum(values: list[float], seed: int = 0) -> torch.Tensor:
+    basis = torch.linalg.qr(normal(len(values), len(values), seed=seed)).Q
+    matrix = basis @ torch.tensor(values, dtype=torch.float64).diag() @ basis.T
+    return (matrix + matrix.T) / 2
+
+
+def gap(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    return float((found - wanted).norm() / wanted.norm())
