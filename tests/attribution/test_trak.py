@@ -84,7 +84,7 @@ def test_several_models_multiply_their_means(level):
     weights = Weights.ones(problem.tasks).set("query", 1, 0.5)
     context = Context(problem.at(metas[-1], weights), level, checkpoints=checkpoints)
     found = mf.attribute(method, context, targets).values
-    projection, kernels, factors = Projection(problem.size, 64, "sparse", 0), [], []
+    projection, kernels, factors = Projection(problem.size, 64, "rademacher", 0), [], []
     count, n = problem.tasks.query.targets.shape
     own = weights.query.flatten()
     for meta in metas:

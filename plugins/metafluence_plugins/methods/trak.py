@@ -61,7 +61,7 @@ class TRAK(AttributionMethod):
     """
 
     dim: Count = 512
-    projection: Kind = "sparse"
+    projection: Kind = "rademacher"
     ridge: NonNegative = 1.0
     """Relative to the kernel's mean eigenvalue."""
     models: Literal["fit", "checkpoints"] = "fit"
