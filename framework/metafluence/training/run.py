@@ -15,7 +15,7 @@ from torch import Tensor
 from metafluence.bilevel import BilevelProblem, Point
 from metafluence.errors import ConvergenceError, InputError, StoreError
 from metafluence.learners import NetworkLearner
-from metafluence.runtime import check_identity, hash_tensor, load_tensors, save_tensors, warn
+from metafluence.runtime import check_identity, hash_tensor, load_tensors, repeatable, save_tensors, warn
 from metafluence.tasks import WEIGHED, Level, Weights
 from metafluence.training.kept_states import KeptStates
 from metafluence.training.step_rules import RULES, StepRule, StepState
@@ -37,6 +37,7 @@ class BatchGradient(NamedTuple):
 
 def batch_gradient(problem: BilevelProblem, weights: Weights, batch: Tensor, meta: Tensor) -> BatchGradient:
     """The gradient of a step at `meta` [P] on the tasks numbered `batch` [b], for the mean over all N tasks."""
+    repeatable(problem.tasks.device)
     quality, gradient = loss_gradient(problem.over(problem.tasks[batch]), meta, weights[batch])
     data = gradient / len(batch)
     return BatchGradient(quality, data, _with_l2(problem, data, meta))
