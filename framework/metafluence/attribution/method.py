@@ -119,7 +119,7 @@ class Scores:
         said = "predicted change of the loss on removal, in nats" if self.units == "loss_change" else "ranks only"
         shown = "" if ends == order else f" The {SHOWN} lowest and the {SHOWN} highest:"
         about = f"Mean over targets, {said}; an item of positive score helps.{shown}"
-        sentences = [about, *self.notes, self.solve.complaint]
+        sentences = [*self.notes, self.solve.complaint, about]
         return notebook_view(title, sentences, ("item", "score"), [(i, float(means[i])) for i in ends])
 
 
