@@ -12,7 +12,7 @@ Weights start at He's scale.
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -95,7 +95,8 @@ def run_case(name: str, options: argparse.Namespace) -> None:
     # Another seed than the run's: its first set would be the first batches, whole.
     draws = torch.Generator().manual_seed(1000 + options.seed)
     bilevel, drawn, trainer = problem_of(name, options)
-    adam = trainer.recording()
+    late = options.after if options.tasks else 0  # tasks that are seen again are asked about in the later steps alone
+    adam = replace(trainer.recording(), record_after=late)
     start = he_start(bilevel, torch.Generator().manual_seed(options.seed))
     generator = torch.Generator().manual_seed(options.seed + 1)
     fit, training = timed(lambda: adam.fit(bilevel, init=start, generator=generator))
@@ -112,9 +113,9 @@ def run_case(name: str, options: argparse.Namespace) -> None:
         f"accuracy {accuracy:.3f}, training {training:.0f} s, sweep/run {sweep / training:.1f}",
         flush=True,
     )
-    late = torch.cat(run.batches[options.after :]).unique()
-    share = round(0.05 * len(late))
-    sets = [tuple(late[torch.randperm(len(late), generator=draws)[:share]].tolist()) for _ in range(options.subsets)]
+    asked = torch.cat(run.batches[options.after - late :]).unique()
+    share = round(0.05 * len(asked))
+    sets = [tuple(asked[torch.randperm(len(asked), generator=draws)[:share]].tolist()) for _ in range(options.subsets)]
     predicted = sums(scores, sets)
     others = {name: sums(s, sets) for name, s in compared(run, targets).items()} if options.others else {}
     for what, part in (("left out", 1.0), ("weight .9", 0.1)):
@@ -125,6 +126,8 @@ def run_case(name: str, options: argparse.Namespace) -> None:
             + "".join(f", {name} {spearman(summed, true):.2f}" for name, summed in others.items()),
             flush=True,
         )
+    if run.final.is_cuda:
+        print(f"  peak memory {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB", flush=True)
     if options.trust:
         print(f"  {mf.run_trust(run, targets, share=0.05)}", flush=True)
 
@@ -139,7 +142,7 @@ def main() -> None:
     parser.add_argument("--subsets", type=int, default=16)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--after", type=int, default=0, help="ask about the episodes of the steps after this one only")
-    parser.add_argument("--tasks", type=int, default=0, help="so many, seen again and again; fresh ones if 0")
+    parser.add_argument("--tasks", type=int, default=0, help="so many, seen again; fresh ones if 0")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--others", action="store_true", help="other methods beside it")
     parser.add_argument("--accuracy", action="store_true", help="the accuracy of three seeds, and nothing else")

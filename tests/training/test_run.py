@@ -15,7 +15,7 @@ from metafluence_plugins.trainers.momentum import Momentum
 from metafluence_plugins.trainers.rmsprop import RMSprop
 from metafluence_plugins.trainers.sgd import SGD
 from parts import EXACT, LEARNERS
-from small_problems import problem, seeded, tasks
+from small_problems import problem, seeded, tasks, with_origins
 
 # A few rough steps of each optimiser: momentum, clipping, decay and a schedule all have a part in them.
 TRAINERS = {
@@ -131,6 +131,16 @@ def test_a_run_that_is_recorded_late_is_the_end_of_the_whole_one(optimiser):
     assert float(found.sum()) == pytest.approx(wanted, rel=1e-6, abs=error)
     unseen = sorted(set(range(len(bilevel.tasks))) - set(torch.cat(late.batches).tolist()))
     assert not found[unseen].any()
+
+
+@pytest.mark.parametrize("level", mf.LEVELS)
+def test_the_items_that_a_run_saw_are_those_that_can_change_it(level):
+    bilevel = BilevelProblem(LEARNERS["maml"](), with_origins(tasks(8)), 0.3, EXACT)
+    run = record(Adam(steps=2, batch=2), bilevel)
+    seen = run.drawn(level).tolist()
+    assert seen
+    for item in range(run.problem.tasks.items(level)):
+        assert torch.equal(run.replay(run.removing(level, (item,))), run.final) == (item not in seen)
 
 
 def test_a_late_recording_that_cannot_be_is_refused():
