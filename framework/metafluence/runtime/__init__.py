@@ -3,7 +3,7 @@
 Knows tensors and files, but nothing of tasks or learning.
 """
 
-from metafluence.runtime.devices import CPU, device_name, find_device, settle
+from metafluence.runtime.devices import CPU, device_name, find_device, repeatable, settle
 from metafluence.runtime.executors import (
     NAMED,
     Executor,
