@@ -284,6 +284,6 @@ def check_context(method: AttributionMethod, context: Context) -> None:
         )
     if method.needs_run and context.run is None:
         raise InputError(
-            f"{name} works on a recorded run of meta-training and there is none. {RECORD} In Python, meta-train with "
-            "record=True and pass Context(run=fit.run) with the point at fit.meta."
+            f"{name} works on a recorded run of meta-training and there is none. {RECORD} In Python, record a loop of "
+            "your own (mf.record), or meta-train with record=True; pass Context(run=run) with the point at run.final."
         )
