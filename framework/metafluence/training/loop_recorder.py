@@ -178,6 +178,11 @@ class LoopRecorder:
                 "one step rule. Schedule the rate alone (OneCycleLR and CyclicLR: cycle_momentum=False)."
             )
         gradient = self._flat([torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters])
+        if not bool(gradient.isfinite().all()):
+            raise InputError(
+                f"At step {self.steps + 1} the gradient of the loop is not finite. Its training has diverged. Give "
+                "it lower rates, or clip its gradient."
+            )
         if self._rule.clip is not None:
             raw = self._flat([self._raw.get(i, torch.zeros_like(p)) for i, p in enumerate(self._parameters)])
             if distance(self._rule.clipped(raw), gradient) > rounding(gradient):
@@ -243,10 +248,14 @@ def _places(learner: MetaLearner, problem: BilevelProblem, parameters: list[Tens
         elif positions[name].shape != p.shape:
             wrong.append(f"{name} is {list(positions[name].shape)}, the optimiser's parameter {number} {list(p.shape)}")
     if wrong:
+        learns = (
+            " A learned inner rate is known by its logarithm, with learn_rates=True (maml, one for each layer) or "
+            "learn_rate=True (anil)."
+        )
         raise InputError(
             f"The optimiser does not train what the learner has: {'; '.join(wrong[:8])}. Give the learner the loop's "
             "module, freeze what the loop does not train (requires_grad_(False)), and give the optimiser the "
-            "parameters in the module's order."
+            f"parameters in the module's order.{learns if any(p.numel() == 1 for p in parameters) else ''}"
         )
     order = torch.cat([positions[name].flatten() for name in names if name is not None])
     places = torch.empty_like(order)

@@ -182,10 +182,12 @@ def _is_parts(parts: Any) -> bool:
 
 
 def _unknown(given: Any) -> InputError:
+    inside = ", ".join(type(part).__name__ for part in given[:6]) if isinstance(given, Sequence) else ""
+    held = f" ({inside})" if inside and not isinstance(given, str) else ""
     return InputError(
-        f"recorder.step(batch) was given a {type(given).__name__} that is no task. Give a TaskSet, or a list of "
-        "(support_x, support_y, query_x, query_y), one for each task of the step; after these four, in all tasks or in "
-        "none, the names of the support images and of the query images."
+        f"recorder.step(batch) was given a {type(given).__name__}{held} that is no task. Give a TaskSet, or a list of "
+        "(support_x, support_y, query_x, query_y), torch's tensors, one for each task of the step; after these four, "
+        "in all tasks or in none, the names of the support images and of the query images."
     )
 
 

@@ -15,13 +15,13 @@ from metafluence.errors import InputError, StoreError
 from metafluence.learners import MetaLearner
 from metafluence.linalg import Solver
 from metafluence.registry import default_registry
-from metafluence.runtime import count, joined, load_tensors
+from metafluence.runtime import count, find_device, joined, load_tensors
 from metafluence.training.kept_states import KeptStates
 from metafluence.training.loop_recorder import LoopRecorder
 from metafluence.training.recorded_tasks import RecordedTasks, as_tasks, load_tasks
 from metafluence.training.run import FILE, TrainingRun, load_run
 from metafluence.training.torch_steps import rule_of
-from metafluence.training.unfinished import finished_run, recorded_steps
+from metafluence.training.unfinished import PROGRESS, finished_run, recorded_steps
 
 UNFINISHED = re.compile(r"(state|gradients|tasks)-\d{8}\.safetensors")
 """Files of a recording before it is finished."""
@@ -63,6 +63,11 @@ def record(
     if min(check_every, every) < 1:
         raise InputError(f"check_every is {check_every} and every {every}. Give numbers of steps from 1 on.")
     _refuse_in_several()
+    if not isinstance(learner, MetaLearner):
+        raise InputError(
+            f"The learner is a {type(learner).__name__}. Give what the loop does with a task, around its module: "
+            "mf.build('learner', 'maml', backbone=model, steps=1, rate=0.4)."
+        )
     rule = rule_of(optimiser, clip)
     where = Path(folder)
     _clear(where)
@@ -81,6 +86,8 @@ def _refuse_in_several() -> None:
 
 def _clear(folder: Path) -> None:
     """Remove a recording of which no steps are kept. Raises InputError where there are other files or steps."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file. Give a new folder.")
     steps = recorded_steps(folder)
     if steps:
         raise InputError(
@@ -132,7 +139,7 @@ def finish_recording(
     if not recorded_steps(where):
         raise StoreError(f"{where} holds no steps of a recording that was not finished. Check the path.")
     solver = inner_solver if inner_solver is not None else default_registry().build("solver", "exact")
-    return finished_run(where, learner, solver, memory_gib, torch.device(device))
+    return finished_run(where, learner, solver, memory_gib, _device(where, device))
 
 
 def load_recording(
@@ -155,9 +162,10 @@ def load_recording(
             f"The recording in {folder} was not finished; {count(steps, 'step')} of it are kept. Make them a run with "
             "mf.finish_recording(folder, learner)."
         )
-    tasks = load_tasks(Path(folder), torch.device(device))
+    file = Path(folder) / FILE
+    tasks = load_tasks(Path(folder), _device(Path(folder), device))
     solver = inner_solver if inner_solver is not None else default_registry().build("solver", "exact")
-    facts = load_tensors(Path(folder) / FILE)[1] if (Path(folder) / FILE).exists() else {}
+    facts = load_tensors(file)[1] if file.exists() else {}
     problem = BilevelProblem(learner, tasks, facts.get("l2", 0.0), solver, memory_gib)
     if facts and facts["problem"] != problem.fingerprint():
         raise StoreError(
@@ -165,3 +173,14 @@ def load_recording(
             "given to mf.record: the same settings, and a module of the same layers."
         )
     return load_run(Path(folder), problem)
+
+
+def recorded_dtype(folder: str | Path) -> torch.dtype | None:
+    """The number type of the run in a folder, finished or not; None where there is none."""
+    file = next((f for name in (FILE, PROGRESS) if (f := Path(folder) / name).is_file()), None)
+    return None if file is None else load_tensors(file)[0]["peaks"].dtype
+
+
+def _device(folder: Path, name: str) -> torch.device:
+    """The device of this name, ready for the run in a folder. Raises ConfigError."""
+    return find_device(name, recorded_dtype(folder) or torch.float32)
