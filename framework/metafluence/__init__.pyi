@@ -192,8 +192,10 @@ from .reports.comparison import (
     write_comparison as write_comparison,
 )
 from .reports.study import (
+    answers as answers,
     cleaning_answer as cleaning_answer,
     ends_table as ends_table,
+    overview_table as overview_table,
     run_answer as run_answer,
     sweep_cells as sweep_cells,
     verdict as verdict,
