@@ -69,7 +69,7 @@ def compared(run: mf.TrainingRun, targets: mf.Targets) -> dict[str, np.ndarray]:
     for name, spec in asked.items():
         try:
             method = mf.default_registry().build("method", spec)
-            scores[name] = mf.attribute(method, context, targets).values[:, 0].double().numpy()
+            scores[name] = mf.attribute(method, context, targets).values[:, 0].double().cpu().numpy()
         except (mf.InputError, mf.SolverError) as error:
             print(f"  {name}: {error}", flush=True)
     return scores

@@ -12,7 +12,7 @@ Weights start at He's scale.
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -51,18 +51,21 @@ CASES = {
 
 def he_start(problem: mf.BilevelProblem, generator: torch.Generator) -> torch.Tensor:
     """The learner's own start with convolutions at He's scale: torch's default is 1 / sqrt(6) of it."""
-    learner, start = problem.learner, problem.learner.init_meta(generator)
+    learner, start = problem.learner, problem.learner.init_meta(generator).to(problem.tasks.device)
     for name, where in learner.network.positions().items():
         if name.endswith("weight") and where.dim() == 4:
-            start[where.flatten()] *= 6**0.5
+            start[where.flatten().to(start.device)] *= 6**0.5
     return start
 
 
 def problem_of(name: str, options: argparse.Namespace) -> tuple[mf.BilevelProblem, mf.Split, mf.Trainer]:
     """The case's problem, its tasks, and its trainer."""
-    case, count = CASES[name], options.steps * options.batch
+    case, count = CASES[name], options.tasks or options.steps * options.batch
     episodes = mf.Episodes(train=count, validation=20, test=200, way=5, shot=1, query=5, split="published")
     drawn = mf.build("dataset", "omniglot").tasks(episodes, torch.Generator().manual_seed(0), torch.float32)
+    drawn = mf.Split(
+        *(part.to(device=torch.device(options.device)) for part in (drawn.train, drawn.validation, drawn.test))
+    )
     backbone = {**case.backbone, "width": options.width}
     learner = mf.build("learner", case.learner, backbone=backbone, **case.fields)
     bilevel = mf.BilevelProblem(learner, drawn.train, 0.0, mf.build("solver", "cg"), memory_gib=4)
@@ -92,7 +95,8 @@ def run_case(name: str, options: argparse.Namespace) -> None:
     # Another seed than the run's: its first set would be the first batches, whole.
     draws = torch.Generator().manual_seed(1000 + options.seed)
     bilevel, drawn, trainer = problem_of(name, options)
-    adam = trainer.recording()
+    late = options.after if options.tasks else 0  # tasks that are seen again are asked about in the later steps alone
+    adam = replace(trainer.recording(), record_after=late)
     start = he_start(bilevel, torch.Generator().manual_seed(options.seed))
     generator = torch.Generator().manual_seed(options.seed + 1)
     fit, training = timed(lambda: adam.fit(bilevel, init=start, generator=generator))
@@ -102,26 +106,28 @@ def run_case(name: str, options: argparse.Namespace) -> None:
     context = mf.Context(bilevel.at(run.final), run=run)
     method = mf.build("method", "run-influence")
     found, sweep = timed(lambda: mf.attribute(method, context, targets))
-    scores = found.values[:, 0].double().numpy()
+    scores = found.values[:, 0].double().cpu().numpy()
     accuracy = mf.validate(bilevel.over(drawn.test), run.final).accuracy
     print(
         f"{name}, width {options.width}, {options.steps} x {options.batch} after {options.after}, seed {options.seed}: "
         f"accuracy {accuracy:.3f}, training {training:.0f} s, sweep/run {sweep / training:.1f}",
         flush=True,
     )
-    late = torch.cat(run.batches[options.after :]).unique()
-    share = round(0.05 * len(late))
-    sets = [tuple(late[torch.randperm(len(late), generator=draws)[:share]].tolist()) for _ in range(options.subsets)]
+    asked = torch.cat(run.batches[options.after - late :]).unique()
+    share = round(0.05 * len(asked))
+    sets = [tuple(asked[torch.randperm(len(asked), generator=draws)[:share]].tolist()) for _ in range(options.subsets)]
     predicted = sums(scores, sets)
     others = {name: sums(s, sets) for name, s in compared(run, targets).items()} if options.others else {}
     for what, part in (("left out", 1.0), ("weight .9", 0.1)):
-        true = mf.replayed(run, sets, targets, weight=1 - part).loss_change[:, 0].double().numpy()
+        true = mf.replayed(run, sets, targets, weight=1 - part).loss_change[:, 0].double().cpu().numpy()
         print(
             f"  5 % of the episodes, {what}: LDS {spearman(predicted, true):.3f}, slope "
             f"{slope(part * predicted, true):.2f}, effects {true.mean():.1e} ± {true.std():.1e}"
             + "".join(f", {name} {spearman(summed, true):.2f}" for name, summed in others.items()),
             flush=True,
         )
+    if run.final.is_cuda:
+        print(f"  peak memory {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB", flush=True)
     if options.trust:
         print(f"  {mf.run_trust(run, targets, share=0.05)}", flush=True)
 
@@ -136,6 +142,8 @@ def main() -> None:
     parser.add_argument("--subsets", type=int, default=16)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--after", type=int, default=0, help="ask about the episodes of the steps after this one only")
+    parser.add_argument("--tasks", type=int, default=0, help="so many, seen again; fresh ones if 0")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--others", action="store_true", help="other methods beside it")
     parser.add_argument("--accuracy", action="store_true", help="the accuracy of three seeds, and nothing else")
     parser.add_argument("--trust", action="store_true", help="also try whether the run can be trusted")

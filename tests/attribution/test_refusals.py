@@ -12,7 +12,9 @@ from metafluence_plugins.methods.ekfac_if import EKFACIF
 from metafluence_plugins.methods.influence import InfluenceFunction
 from metafluence_plugins.methods.task_if import TaskIF
 from metafluence_plugins.methods.tracin import TracIn
+from parts import EXACT
 from refusals import refused
+from small_problems import tasks
 
 
 @pytest.mark.parametrize(
@@ -112,3 +114,17 @@ def test_a_method_returns_scores(returned):
         mf.attribute(Other(), world(0).context("task"), world(0).targets(mean=True))
     with refused("Wrong returned scores of shape .* and type list. Return a tensor"):
         mf.attribute(Wrong([0.0] * 7), world(0).context("task"), world(0).targets(mean=True))
+
+
+def test_ekfac_if_takes_the_diagonal_of_other_layers_where_its_error_says_so():
+    train, held = tasks(4), tasks(2, seed=3)
+    module = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.LayerNorm(3), torch.nn.Linear(3, 2))
+    problem = mf.BilevelProblem(mf.build("learner", "joint", backbone=module, ways=2), train, 0.1, EXACT)
+    meta = problem.learner.init_meta(torch.Generator().manual_seed(0))
+    context, targets = mf.Context(problem.at(meta), "task"), mf.Targets(problem, held, meta)
+    with refused("Set unsupported: diagonal", mf.SolverError):
+        mf.attribute(EKFACIF(damping=1.0), context, targets)
+    found = mf.attribute(EKFACIF(damping=1.0, unsupported="diagonal"), context, targets).values
+    solver = mf.build("solver", "ek-fac", unsupported="diagonal")
+    wanted = mf.build("method", "influence", curvature="gauss-newton", solver=solver, damping=1.0)
+    torch.testing.assert_close(found, mf.attribute(wanted, context, targets).values, rtol=1e-9, atol=1e-12)

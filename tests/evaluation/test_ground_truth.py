@@ -24,15 +24,18 @@ from parts import EXACT, NEWTON
 
 @given(items=st.integers(2, 300), count=st.integers(2, 80), share=st.floats(0.01, 0.99), seed=st.integers(0, 99))
 def test_removals_are_drawn_as_asked(items, count, share, seed):
-    singles, subsets = draw_removals(items, count, 3, share, torch.Generator().manual_seed(seed))
+    singles, subsets = draw_removals(torch.arange(items), count, 3, share, torch.Generator().manual_seed(seed))
     assert len(set(singles)) == min(count, items)
     assert all(0 <= r[0] < items and len(r) == 1 for r in singles)
     assert [len(set(s)) for s in subsets] == 3 * [min(max(1, round(share * items)), items - 1)]
-    assert draw_removals(items, count, 3, share, torch.Generator().manual_seed(seed)) == (singles, subsets)
+    assert draw_removals(torch.arange(items), count, 3, share, torch.Generator().manual_seed(seed)) == (
+        singles,
+        subsets,
+    )
 
 
 def test_all_items_are_all():
-    singles, _ = draw_removals(100, "all", 0, 0.5, torch.Generator())
+    singles, _ = draw_removals(torch.arange(100), "all", 0, 0.5, torch.Generator())
     assert singles == [(i,) for i in range(100)]
 
 

@@ -299,3 +299,15 @@ def test_a_study_of_images_says_which_files_to_look_at(tmp_path):
     assert queries["image"].tolist() == [origins.images[i] for i in origins.query.flatten().tolist()]
     assert queries["task"].tolist() == [name for name in tasks.ids for _ in range(tasks.each("query"))]
     assert pd.read_csv(tmp_path / "scores-class.csv", dtype=str)["class"].tolist() == list(origins.classes)
+
+
+def test_the_truth_of_a_late_recording_is_of_what_its_steps_saw(tmp_path):
+    result = run(tmp_path, trainer={**RUN["trainer"], "record_after": 8, "batch": 2}, methods=["run-influence"])
+    seen = set(result.fit.run.drawn("task").tolist())
+    asked = [item for removal in (*result.truth.removals, *result.truth.subsets) for item in removal]
+    assert result.fit.run.steps == 2
+    assert len(seen) < len(result.runs[0].scores)
+    assert set(asked) <= seen
+    unseen = [i for i in range(len(result.runs[0].scores)) if i not in seen]
+    assert not result.runs[0].scores[unseen].any()
+    assert f"The recorded steps saw {len(seen)} of" in " ".join(result.warnings)

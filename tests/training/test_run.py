@@ -15,7 +15,7 @@ from metafluence_plugins.trainers.momentum import Momentum
 from metafluence_plugins.trainers.rmsprop import RMSprop
 from metafluence_plugins.trainers.sgd import SGD
 from parts import EXACT, LEARNERS
-from small_problems import problem, seeded, tasks
+from small_problems import problem, seeded, tasks, with_origins
 
 # A few rough steps of each optimiser: momentum, clipping, decay and a schedule all have a part in them.
 TRAINERS = {
@@ -109,6 +109,45 @@ def test_a_replay_is_the_run_bit_by_bit_from_memory_and_from_files(optimiser, tm
         assert torch.equal(mf.run_adjoint(one, goals).by_weight["task"], wanted)
     changed = run.removing("task", (0,))
     assert torch.equal(loaded.replay(changed), replace(run, every=1000).replay(changed))
+
+
+@pytest.mark.parametrize("optimiser", TRAINERS)
+def test_a_run_that_is_recorded_late_is_the_end_of_the_whole_one(optimiser):
+    bilevel = small("maml")
+    trainer = replace(TRAINERS[optimiser], steps=7)
+    whole, late = record(trainer, bilevel), record(replace(trainer, record_after=4), bilevel)
+    assert torch.equal(late.final, whole.final)
+    assert torch.equal(late.state(0).meta, whole.state(4).meta)
+    assert [batch.tolist() for batch in late.batches] == [batch.tolist() for batch in whole.batches[4:]]
+    assert late.rates == whole.rates[4:]
+    assert all(late.replayed(*segment) for segment in late.segments())
+    goals = torch.randn(bilevel.size, 1, generator=seeded(5), dtype=torch.float64)
+    found = mf.run_adjoint(late, goals).by_weight["task"][:, 0]
+
+    def at(h: float) -> Weights:
+        return replace(late.weights, task=late.weights.task + h)
+
+    wanted, error = derivative(late, at, goals[:, 0])
+    assert float(found.sum()) == pytest.approx(wanted, rel=1e-6, abs=error)
+    unseen = sorted(set(range(len(bilevel.tasks))) - set(torch.cat(late.batches).tolist()))
+    assert not found[unseen].any()
+
+
+@pytest.mark.parametrize("level", mf.LEVELS)
+def test_the_items_that_a_run_saw_are_those_that_can_change_it(level):
+    bilevel = BilevelProblem(LEARNERS["maml"](), with_origins(tasks(8)), 0.3, EXACT)
+    run = record(Adam(steps=2, batch=2), bilevel)
+    seen = run.drawn(level).tolist()
+    assert seen
+    for item in range(run.problem.tasks.items(level)):
+        assert torch.equal(run.replay(run.removing(level, (item,))), run.final) == (item not in seen)
+
+
+def test_a_late_recording_that_cannot_be_is_refused():
+    with pytest.raises(mf.InputError, match="records after 5 of 5 steps"):
+        Adam(steps=5, record_after=5)
+    with pytest.raises(mf.InputError, match="record_after and validate_every"):
+        Adam(steps=5, record_after=2, validate_every=1)
 
 
 def kept_gradients(run: TrainingRun) -> int:
@@ -222,9 +261,10 @@ def test_a_replay_with_weight_zero_is_training_with_weight_zero():
     assert not torch.equal(run.final, wanted)
 
 
-def test_a_recording_goes_on_after_an_interruption(tmp_path):
+@pytest.mark.parametrize("after", [0, 5, 8, 9])
+def test_a_recording_goes_on_after_an_interruption(after, tmp_path):
     bilevel = small("maml")
-    trainer = replace(TRAINERS["adam"], steps=13, save_every=4)
+    trainer = replace(TRAINERS["adam"], steps=13, save_every=4, record_after=after)
 
     class Stop(Exception):
         pass
@@ -242,7 +282,7 @@ def test_a_recording_goes_on_after_an_interruption(tmp_path):
         assert torch.equal(one.final, whole.final)
         assert [batch.tolist() for batch in one.batches] == [batch.tolist() for batch in whole.batches]
         assert torch.equal(one.peaks, whole.peaks)
-        assert kept_gradients(one) == 13
+        assert kept_gradients(one) == 13 - after
 
 
 def kept_states(folder) -> dict[int, Path]:

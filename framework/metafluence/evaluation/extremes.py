@@ -13,6 +13,7 @@ from torch import Tensor
 
 from metafluence.attribution import Targets
 from metafluence.evaluation.evaluation import Evaluation
+from metafluence.evaluation.ground_truth import shuffled
 from metafluence.tasks import Level, Removal
 from metafluence.training import RetrainBank
 
@@ -54,8 +55,8 @@ def changes_without(evaluation: Evaluation, removals: Sequence[Removal]) -> Tens
     return torch.stack(by_run).mean(dim=0)
 
 
-def random_changes(evaluation: Evaluation, items: int, generator: torch.Generator) -> Tensor:
-    """The same without `DRAWS` random sets of each size, of `items` items, [sizes, draws, targets]."""
-    order = [torch.randperm(items, generator=generator).tolist() for _ in range(DRAWS)]
+def random_changes(evaluation: Evaluation, items: Tensor, generator: torch.Generator) -> Tensor:
+    """The same without `DRAWS` random sets of each size, of the items of these numbers, [sizes, draws, targets]."""
+    order = [shuffled(items, generator).tolist() for _ in range(DRAWS)]
     removals = [tuple(sorted(drawn[:count])) for count in evaluation.extremes for drawn in order]
     return changes_without(evaluation, removals).unflatten(0, (len(evaluation.extremes), DRAWS))

@@ -78,21 +78,26 @@ class Truth:
 
 
 def draw_removals(
-    items: int, singles: int | Literal["all"], subsets: int, share: float, generator: torch.Generator
+    items: Tensor, singles: int | Literal["all"], subsets: int, share: float, generator: torch.Generator
 ) -> tuple[list[Removal], list[Removal]]:
-    """Which of `items` items are left out: `singles` of them one at a time, and `subsets` random subsets.
+    """Which of the items of these numbers are left out: `singles` one at a time, and `subsets` random subsets.
 
     share: of the items, that each subset holds.
     """
-    count = items if singles == "all" else min(singles, items)
-    alone = sorted(torch.randperm(items, generator=generator)[:count].tolist())
+    count = len(items) if singles == "all" else min(singles, len(items))
+    alone = sorted(shuffled(items, generator)[:count].tolist())
     return [(i,) for i in alone], draw_subsets(items, subsets, share, generator)
 
 
-def draw_subsets(items: int, count: int, share: float, generator: torch.Generator) -> list[Removal]:
-    """`count` random subsets of `items` items, each of a share of them."""
-    size = count_of(share, items)
-    return [tuple(sorted(torch.randperm(items, generator=generator)[:size].tolist())) for _ in range(count)]
+def draw_subsets(items: Tensor, count: int, share: float, generator: torch.Generator) -> list[Removal]:
+    """`count` random subsets of the items of these numbers, each of a share of them."""
+    size = count_of(share, len(items))
+    return [tuple(sorted(shuffled(items, generator)[:size].tolist())) for _ in range(count)]
+
+
+def shuffled(items: Tensor, generator: torch.Generator) -> Tensor:
+    """The numbers in random order."""
+    return items[torch.randperm(len(items), generator=generator)]
 
 
 def retrain(

@@ -80,7 +80,7 @@ def run_trust(
         run: the run.
         targets: whose mean loss is predicted.
         level: of the items.
-        share: of the items, that each random set holds.
+        share: of the items that the run saw, that each random set holds.
         subsets: how many sets are left out, and lowered to weight .9.
         generator: of the sets and of the direction v; a seed of 0 if it is not given.
 
@@ -90,7 +90,7 @@ def run_trust(
     if subsets < 3 or not 0 < share < 1:
         raise InputError(f"run_trust needs at least 3 subsets and a share in (0, 1); got {subsets} and {share}.")
     draws = generator or torch.Generator().manual_seed(0)
-    sets = draw_subsets(run.problem.tasks.items(level), subsets, share, draws)
+    sets = draw_subsets(run.drawn(level), subsets, share, draws)
     learner = run.problem.learner
     rough = kinks(learner.network.module) if isinstance(learner, NetworkLearner) else ()
     try:

@@ -3,7 +3,7 @@
 Knows tensors and files, but nothing of tasks or learning.
 """
 
-from metafluence.runtime.devices import CPU, device_name, find_device, settle
+from metafluence.runtime.devices import CPU, device_name, find_device, repeatable, settle
 from metafluence.runtime.executors import (
     NAMED,
     Executor,
@@ -28,6 +28,7 @@ from metafluence.runtime.memory import (
     count_within,
     graph_bytes,
 )
+from metafluence.runtime.notebook_view import notebook_view
 from metafluence.runtime.provenance import versions
 from metafluence.runtime.ranks import Ranks, TaskShare, join_ranks, joined
 from metafluence.runtime.source_code import file_fingerprint

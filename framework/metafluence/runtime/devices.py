@@ -5,6 +5,7 @@ All randomness is drawn on the processor and then moved, so that draws do not de
 
 from __future__ import annotations
 
+import os
 import re
 
 import torch
@@ -14,20 +15,23 @@ from metafluence.errors import ConfigError
 
 CPU = torch.device("cpu")
 DEVICES = re.compile(r"cpu|cuda(:\d+)?|mps")
+SAYS = "Give cpu, cuda, cuda:N (the one of number N, from 0) or mps"
 
 
 def device_name(name: str) -> str:
     """The name, if it is one of a device. Raises ValueError."""
     if not DEVICES.fullmatch(name):
-        raise ValueError("Give cpu, cuda, cuda:N (the one of number N, from 0) or mps")
+        raise ValueError(SAYS)
     return name
 
 
 def find_device(name: str, dtype: torch.dtype) -> torch.device:
     """The device of this name, with its number, ready for this dtype.
 
-    Raises ConfigError where it is not there, or has no such numbers.
+    Raises ConfigError where there is no such device, it is not there, or has no such numbers.
     """
+    if not DEVICES.fullmatch(name):
+        raise ConfigError(f"There is no device {name!r}. {SAYS}.")
     device = torch.device(name)
     if device.type == "cpu":
         return device
@@ -42,6 +46,7 @@ def find_device(name: str, dtype: torch.dtype) -> torch.device:
             "device: cpu."
         )
     full_precision()
+    repeatable(device)
     own = device == torch.device("cuda") and torch.cuda.is_available()  # several processes may have one each
     number = torch.cuda.current_device() if own else device.index or 0
     return torch.device(device.type, number)
@@ -65,6 +70,19 @@ def full_precision() -> None:
     """Let float32 products be float32 ones: by default convolutions on a GPU keep 10 bits of the fraction (TF32)."""
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
+
+
+def repeatable(device: torch.device) -> None:
+    """Let a GPU add in a fixed order, so that a run that is made again gives the same bits.
+
+    torch warns of an operation that has no such order.
+    """
+    if device.type != "cuda":
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # which guards against reading what was never written
 
 
 def settle(found: Tensor) -> None:

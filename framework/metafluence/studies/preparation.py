@@ -191,7 +191,9 @@ class Preparation:
                 level=level,
                 remove=remove,
                 selection=selection,
-                extremes=() if self.config.truth is None else self.config.truth.ends(len(corrupted)),
+                extremes=()
+                if self.config.truth is None
+                else self.config.truth.ends(len(self._asked(level, problem, fit.run))),
             )
             averaged = self.config.truth is not None and self.config.truth.averages
             also = tuple(replace(evaluation, **one.facts(problem)) for one in others) if averaged else ()
@@ -208,8 +210,14 @@ class Preparation:
             return None
         return self._bank(started.problem, started.fit, started.split, "fit", self.shelf.folder / "bank")
 
-    def removals(self, level: Level, items: int) -> tuple[list[Removal], list[Removal]]:
-        """The single items and the random subsets that the ground truth leaves out."""
+    def _asked(self, level: Level, problem: BilevelProblem, run: TrainingRun | None) -> Tensor:
+        """The numbers of the items of which the ground truth is asked: those that the replayed run saw, or all."""
+        if run is not None and self.config.truth is not None and self.config.truth.kind == "run":
+            return run.drawn(level)
+        return torch.arange(problem.tasks.items(level))
+
+    def removals(self, level: Level, items: Tensor) -> tuple[list[Removal], list[Removal]]:
+        """The single items and the random subsets that the ground truth leaves out; items: the numbers of all."""
         assert self.config.truth is not None
         asked = self.config.truth
         generator = self._generator(f"truth {level}")
@@ -242,7 +250,9 @@ class Preparation:
         assert self.config.truth is not None
         items: dict[Level, int] = {level: len(split.train.corrupted_items(level)) for level in self.config.levels}
         # By what is asked, not by what is missing: an interrupted study makes the same fits as one left alone.
-        expected = sum(len(some) for level, count in items.items() for some in self.removals(level, count))
+        expected = sum(
+            len(some) for level, count in items.items() for some in self.removals(level, torch.arange(count))
+        )
         return RetrainBank(
             problem,
             fit,
@@ -271,7 +281,12 @@ class Preparation:
     def _truth(self, evaluation: Evaluation, others: list[_Seed], warnings: list[str]) -> Truth | None:
         if evaluation.bank is None:
             return None
-        items = len(evaluation.problem.tasks.corrupted_items(evaluation.level))
+        items = self._asked(evaluation.level, evaluation.problem, evaluation.run)
+        if len(items) < (whole := evaluation.problem.tasks.items(evaluation.level)):
+            warnings.append(
+                f"The recorded steps saw {len(items)} of {whole} {ITEM_NAMES[evaluation.level]}. The others did not "
+                "change them, and score 0; ground truth is asked about those that they saw."
+            )
         singles, subsets = self.removals(evaluation.level, items)
         count = (len(singles) + len(subsets)) * (1 + len(others))
         asked = self.config.truth
@@ -292,7 +307,7 @@ class Preparation:
         """What the targets' losses do without random sets of these sizes."""
         if not evaluation.extremes:
             return torch.empty(0)
-        items = len(evaluation.problem.tasks.corrupted_items(evaluation.level))
+        items = self._asked(evaluation.level, evaluation.problem, evaluation.run)
         self._observer.stage(f"leaving out random {ITEM_NAMES[evaluation.level]}", DRAWS * len(evaluation.extremes))
         found = random_changes(evaluation, items, self._generator(f"extremes {evaluation.level}"))
         self._observer.done()

@@ -14,7 +14,7 @@ from metafluence.tasks.item_names import item_names
 from metafluence.tasks.items import check_level, check_removals, count_of
 from metafluence.tasks.joining import join_tasks
 from metafluence.tasks.levels import ITEM_NAMES, LEVELS, WEIGHED, Level, Removal, weighed
-from metafluence.tasks.origins import Origins
+from metafluence.tasks.origins import Origins, known_origins
 from metafluence.tasks.padding import check_whole, pad_tasks, widened
 from metafluence.tasks.stored_tasks import open_tasks, save_tasks
 from metafluence.tasks.task_set import Batch, Task, TaskSet

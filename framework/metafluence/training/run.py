@@ -15,8 +15,8 @@ from torch import Tensor
 from metafluence.bilevel import BilevelProblem, Point
 from metafluence.errors import ConvergenceError, InputError, StoreError
 from metafluence.learners import NetworkLearner
-from metafluence.runtime import check_identity, hash_tensor, load_tensors, save_tensors, warn
-from metafluence.tasks import WEIGHED, Level, Weights
+from metafluence.runtime import check_identity, hash_tensor, load_tensors, repeatable, save_tensors, warn
+from metafluence.tasks import WEIGHED, Level, Weights, known_origins
 from metafluence.training.kept_states import KeptStates
 from metafluence.training.step_rules import RULES, StepRule, StepState
 from metafluence.training.trainer import Quality, loss_gradient
@@ -37,6 +37,7 @@ class BatchGradient(NamedTuple):
 
 def batch_gradient(problem: BilevelProblem, weights: Weights, batch: Tensor, meta: Tensor) -> BatchGradient:
     """The gradient of a step at `meta` [P] on the tasks numbered `batch` [b], for the mean over all N tasks."""
+    repeatable(problem.tasks.device)
     quality, gradient = loss_gradient(problem.over(problem.tasks[batch]), meta, weights[batch])
     data = gradient / len(batch)
     return BatchGradient(quality, data, _with_l2(problem, data, meta))
@@ -56,7 +57,7 @@ class RunStep(NamedTuple):
     batch: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TrainingRun:
     """Steps that led to meta-parameters, so that they can be made again, under other weights too.
 
@@ -75,6 +76,9 @@ class TrainingRun:
     every: int
     peaks: Tensor
     drift: float = 0.0
+
+    def __repr__(self) -> str:
+        return f"TrainingRun({self.steps} steps of {self.rule}, {len(self.problem.tasks)} tasks)"
 
     @property
     def steps(self) -> int:
@@ -173,6 +177,16 @@ class TrainingRun:
         """The run's weights with the weights of some items multiplied by `weight`."""
         return self.weights.scaled(level, items, weight)
 
+    def drawn(self, level: Level) -> Tensor:
+        """The numbers of the items that a step of the run saw, in order; without all others it is the same run."""
+        tasks = torch.cat(self.batches).unique()
+        if level in WEIGHED:
+            return self.weights.items_of(level, tasks)
+        origins = known_origins(self.problem.tasks.origins, level)
+        pairs = origins.incidence(level).items()
+        held = (of[torch.isin(inside // self.problem.tasks.each(inner), tasks)] for inner, (inside, of) in pairs)
+        return torch.cat(list(held)).unique()
+
     def dead_parameters(self) -> dict[str, Tensor]:
         """Named parameters that have no effect on the loss, and where they lie in λ.
 
@@ -263,13 +277,17 @@ class TrainingRun:
         return state
 
 
-def load_run(folder: Path, problem: BilevelProblem, steps: int | None = None) -> TrainingRun:
+def load_run(folder: str | Path, problem: BilevelProblem, steps: int | None = None) -> TrainingRun:
     """The run that was recorded in `folder`; its first `steps` steps if given, as where validation picked an earlier λ.
 
     Raises StoreError where there is none, one of another problem, or one of which states are missing.
     """
+    folder = Path(folder)
     if not (folder / FILE).exists():
-        raise StoreError(f"There is no run in {folder}. Meta-train with record=True and this folder.")
+        raise StoreError(
+            f"There is no run in {folder}. Check the path; meta-train with record=True and this folder, or record a "
+            "loop of your own with mf.record. Of checkpoints alone, mf.load_checkpoints gives what can be had."
+        )
     tensors, facts = load_tensors(folder / FILE)
     check_identity(folder, {"problem": facts["problem"]}, {"problem": problem.fingerprint()})
     name, settings = facts["rule"]

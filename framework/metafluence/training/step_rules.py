@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -58,6 +58,10 @@ class StepRule(Component, ABC):
     def start(self, meta: Tensor) -> StepState:
         """The state before the first step: meta [P], and moments of zero."""
         return StepState(0, (meta, *(torch.zeros_like(meta) for _ in self.moments)))
+
+    def later(self, steps: int) -> StepRule:
+        """The same rule for a run that begins after `steps` steps of it."""
+        return self
 
     def step(self, state: StepState, gradient: Tensor, rate: float) -> StepState:
         """The state after a step along `gradient` [P] at learning rate `rate`."""
@@ -175,6 +179,9 @@ class AdamStep(StepRule):
 
     def __post_init__(self) -> None:
         _check_eps("AdamStep", self.eps, self.eps_root)
+
+    def later(self, steps: int) -> StepRule:
+        return replace(self, begun=self.begun + steps)
 
     def gain(self, state: StepState) -> Entry:
         held = StepState(state.step - 1, state.parts)  # whose corrections are those of the step that led here

@@ -29,12 +29,14 @@ class EKFACIF(AttributionMethod):
 
     Where the outer loss depends on λ with θ held (a shared encoder), θ_i is held; where λ is the whole network (imaml),
     items and targets are seen at λ itself, before adaptation. fisher: see ek-fac. Support instances have no effect.
-    judge: measure residuals, a product for each target, where EK-FAC itself takes none.
+    judge: measure residuals, a product for each target, where EK-FAC itself takes none. unsupported: what becomes of
+    parameters outside of Linear and Conv2d layers, see ek-fac.
     """
 
     fisher: Literal["exact", "sampled", "empirical"] = "exact"
     damping: NonNegative = 0.0
     judge: bool = True
+    unsupported: Literal["refuse", "diagonal"] = "refuse"
 
     levels: ClassVar[frozenset[Level]] = frozenset({"task", "query", "class"})
     edits: ClassVar[bool] = True
@@ -61,7 +63,8 @@ class EKFACIF(AttributionMethod):
 
     @property
     def _influence(self) -> InfluenceFunction:
-        return InfluenceFunction(DirectCurvature("gauss-newton"), EKFAC(self.fisher), self.damping, judge=self.judge)
+        solver = EKFAC(self.fisher, unsupported=self.unsupported)
+        return InfluenceFunction(DirectCurvature("gauss-newton"), solver, self.damping, judge=self.judge)
 
 
 def _unadapted(problem: BilevelProblem) -> BilevelProblem:

@@ -55,7 +55,8 @@ class Minibatch(Trainer):
     validate_every: steps between two validations; the fit then is where validation was best. patience: validations
     without a better one after which it stops. checkpoints: how many are kept, evenly spaced, the last included.
     save_every: steps between two saved states, where there is a folder for them. record: keep the run in `Fit.run`,
-    for influence through it; with a folder its states are kept there.
+    for influence through it; with a folder its states are kept there. record_after: steps before the recording; the run
+    then is of the steps after them alone, and so are all its scores and replays.
 
     The gradient norm of the fit is the full objective's; converged if it is below `tolerance`, which minibatches rarely
     reach: the report says so.
@@ -75,6 +76,7 @@ class Minibatch(Trainer):
     save_every: Count = 50
     tolerance: Annotated[float, Field(gt=0, le=float("inf"), allow_inf_nan=True)] = 1e-3
     record: bool = False
+    record_after: Whole = 0
 
     def __post_init__(self) -> None:
         name = type(self).__name__.lower()
@@ -84,6 +86,15 @@ class Minibatch(Trainer):
             raise InputError(f"{name}'s patience counts validations, and there are none. Give validate_every too.")
         if self.order not in ("random", "epochs"):
             raise InputError(f"{name}'s order is {self.order!r}; it may be random or epochs.")
+        if self.record_after >= self.steps:
+            raise InputError(
+                f"{name} records after {self.record_after} of {self.steps} steps. Give a record_after below steps."
+            )
+        if self.record_after and self.validate_every is not None:
+            raise InputError(
+                f"{name} has record_after and validate_every: validation may pick a step before the recording. Leave "
+                "one of them out."
+            )
         assert self.rule  # which checks its own settings
 
     @property
@@ -140,9 +151,11 @@ class Minibatch(Trainer):
         recorder = self._recorder(problem, weights, folder, state)
         before = state.seconds - started
         while not self._done(state):
+            if recorder is not None and state.step == self.record_after:
+                recorder.start(StepState(0, self._state(state).parts))
             self._step(problem, weights, judge, draws, recorder, state)
             if file is not None and (state.step % self.save_every == 0 or self._done(state)):
-                if recorder is not None:
+                if recorder is not None and state.step > self.record_after:
                     recorder.save()
                 state.generator, state.seconds = draws.get_state(), before + time.perf_counter()
                 save_training(file, state, identity)
@@ -161,7 +174,7 @@ class Minibatch(Trainer):
             self._path(problem, state, best),
             tuple(state.history),
             None if best is None else best.step,
-            None if recorder is None else recorder.run(state.step if best is None else best.step),
+            None if recorder is None else recorder.run(None if best is None else best.step),
         )
 
     def _step(
@@ -186,8 +199,8 @@ class Minibatch(Trainer):
             )
         after = self.rule.step(earlier, gradient, rate)
         state.meta, state.optimiser = after.meta, dict(zip(self.rule.moments, after.parts[1:], strict=True))
-        if recorder is not None:
-            recorder.record(chosen, rate, data, after)
+        if recorder is not None and state.step > self.record_after:
+            recorder.record(chosen, rate, data, StepState(state.step - self.record_after, after.parts))
         record = Record(state.step, found.loss, found.accuracy, norm, rate)
         every = self.validate_every
         if judge is not None and every is not None and (state.step % every == 0 or state.step == self.steps):
@@ -220,11 +233,9 @@ class Minibatch(Trainer):
     ) -> RunRecorder | None:
         if not self.record:
             return None
-        recorder = RunRecorder(problem, weights, self.rule, max(1, math.isqrt(self.steps)), folder)
-        if state.step:
-            recorder.resume(state.step)
-        else:
-            recorder.start(self._state(state))
+        rule, steps = self.rule.later(self.record_after), self.steps - self.record_after
+        recorder = RunRecorder(problem, weights, rule, max(1, math.isqrt(steps)), folder)
+        recorder.resume(max(0, state.step - self.record_after))
         return recorder
 
     def _done(self, state: TrainingState) -> bool:
