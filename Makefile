@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-random test-slow check format benchmarks clean
+.PHONY: demo test test-random test-slow check format docs notebooks benchmarks clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -37,6 +37,14 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The site in build/site, with all links checked. To search in it: python -m http.server -d build/site
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "build/site/index.html"
+
+notebooks: $(READY)
+	$(BIN)/python examples/run_notebooks.py
+
 benchmarks: $(READY)
 	$(BIN)/python benchmarks/hessian_product.py
 	$(BIN)/python benchmarks/instance_scores.py
@@ -46,4 +54,4 @@ benchmarks: $(READY)
 	$(BIN)/python benchmarks/training_step.py
 
 clean:
-	rm -rf $(VENV) results
+	rm -rf $(VENV) results build/site

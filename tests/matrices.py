@@ -1,6 +1,10 @@
-"""Random matrices for the tests of solvers, and how far two of them are apart."""
+"""Random matrices for the tests of solvers, a preconditioner that is given, and how far two matrices are apart."""
+
+from dataclasses import dataclass
 
 import torch
+
+from metafluence import Preconditioner
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -15,3 +19,16 @@ def with_spectrum(values: list[float], seed: int = 0) -> torch.Tensor:
 
 def gap(found: torch.Tensor, wanted: torch.Tensor) -> float:
     return float((found - wanted).norm() / wanted.norm())
+
+
+@dataclass(frozen=True)
+class Fixed(Preconditioner):
+    """M⁻¹ = diag(entries)."""
+
+    entries: tuple[float, ...]
+
+    def prepare(self, operator, damping, generator):
+        return torch.tensor(self.entries, dtype=operator.dtype)
+
+    def precondition(self, state, columns):
+        return state.unsqueeze(-1) * columns

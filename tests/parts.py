@@ -37,6 +37,7 @@ VARIANTS = {
     "ridge-head-implicit": lambda: RidgeHead(MLP((2,)), ridge=0.3, scale=3.0, differentiation="implicit"),
     "ridge-head-as-given": lambda: RidgeHead(MLP((2,)), ridge=0.3, scale=3.0, learn=False),
     "protonet-implicit": lambda: ProtoNet(MLP((2,)), shrinkage=0.1, differentiation="implicit"),
+    "protonet-euclidean": lambda: ProtoNet(MLP((2,)), shrinkage=0.1, distance="euclidean"),
 }
 
 # The learners that regress, on real targets.

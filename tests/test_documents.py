@@ -102,6 +102,17 @@ def test_links_lead_somewhere(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_names_are_defined_in_the_files_they_link_to(page):
+    """[`Class.method`](file.py): so does every formula name what computes it."""
+    for name, path in re.findall(r"\[`([\w.]+)`\]\(([^)\s]+\.py)\)", page.read_text(encoding="utf-8")):
+        body = ast.parse((page.parent / path).read_text(encoding="utf-8")).body
+        for part in [] if name.endswith(".py") else name.split("."):
+            found = [n for n in body if isinstance(n, ast.ClassDef | ast.FunctionDef) and n.name == part]
+            assert found, f"{path} does not define {name}"
+            body = found[0].body
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_source_files_exist(page):
     for name in re.findall(r"`([a-z_/]+\.py)`", page.read_text(encoding="utf-8")):
         found = (ROOT / name).is_file() or any(any((ROOT / top).glob(f"**/{name}")) for top in SOURCES)

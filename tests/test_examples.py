@@ -1,5 +1,6 @@
 """The examples of loops of one's own run to their ends."""
 
+import json
 import runpy
 from pathlib import Path
 
@@ -7,6 +8,33 @@ import pytest
 import torch
 
 from small_studies import command
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+NOTEBOOKS = sorted(EXAMPLES.glob("*.ipynb"))
+LARGEST = 60_000  # bytes
+
+
+@pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
+def test_notebooks_show_small_results_and_no_machine(file):
+    text = file.read_text(encoding="utf-8")
+    assert len(text) < LARGEST
+    assert "/home/" not in text
+    assert "site-packages" not in text
+    shown = [one for cell in json.loads(text)["cells"] for one in cell.get("outputs", [])]
+    assert {kind for one in shown for kind in one.get("data", {})} >= {"text/html", "image/png"}
+    assert not [one for one in shown if one["output_type"] == "error"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
+def test_notebooks_run_and_show_what_they_are_committed_with(file):
+    """Pictures may differ in their bytes, and times and last digits between machines; what a cell shows may not."""
+    run = runpy.run_path(str(EXAMPLES / "run_notebooks.py"))["executed"](file)
+
+    def forms(cells):
+        return [[one.get("name") or sorted(one["data"]) for one in cell.get("outputs", [])] for cell in cells]
+
+    assert forms(run.cells) == forms(json.loads(file.read_text(encoding="utf-8"))["cells"])
 
 
 @pytest.mark.filterwarnings("ignore:Running statistics")

@@ -24,7 +24,7 @@ def test_json_has_every_component_with_its_parameters(tmp_path):
     ("name", "said"),
     [
         ("task-if", ["levels  task, class", "units  loss_change", "needs  a minimum", "edits  yes"]),
-        ("run-influence", ["a recorded run", "edits  yes"]),
+        ("run-influence", ["needs  a recorded run\n", "edits  yes"]),
         ("random", ["needs  nothing", "units  rank_only", "edits  no"]),
     ],
 )

@@ -1,13 +1,11 @@
 """Neumann and LiSSA with a preconditioner, against dense matrices: the series, its step, its answer and its cost."""
 
-from dataclasses import dataclass
-
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
 import metafluence as mf
-from matrices import gap, normal, with_spectrum
+from matrices import Fixed, gap, normal, with_spectrum
 from metafluence import DenseOperator, InputError, Preconditioner, SolverError, Status, solve, solve_sweep
 from metafluence.testing.operators import CASES, SumOperator
 from metafluence_plugins.preconditioners.nystrom import Nystrom
@@ -18,19 +16,6 @@ from metafluence_plugins.solvers.neumann import Neumann
 seeds = st.integers(0, 2**20)
 FEW_LARGE = [1e4, 3e3, 1e3, *torch.linspace(1, 4, 9).tolist()]
 """Eigenvalues of a problem that Nyström of rank 6 makes easy."""
-
-
-@dataclass(frozen=True)
-class Fixed(Preconditioner):
-    """M⁻¹ = diag(entries)."""
-
-    entries: tuple[float, ...]
-
-    def prepare(self, operator, damping, generator):
-        return torch.tensor(self.entries, dtype=operator.dtype)
-
-    def precondition(self, state, columns):
-        return state.unsqueeze(-1) * columns
 
 
 def inverse_of(preconditioner: Preconditioner, matrix: torch.Tensor, damping: float) -> torch.Tensor:

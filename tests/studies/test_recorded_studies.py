@@ -11,6 +11,8 @@ import torch
 import yaml
 
 import metafluence as mf
+from metafluence.runtime import save_tensors
+from metafluence.studies.config import parse_study
 from metafluence.studies.recorded_fit import RecordedFit
 from metafluence.studies.run_inputs import PARTS, read_targets
 from refusals import refused
@@ -194,6 +196,14 @@ def test_a_folder_with_other_files_takes_no_recording(place):
     run = mf.load_recording(place / "run", learner())
     with refused("holds a recording or other files"):
         mf.save_recording(run, place / "run")
+
+
+def test_a_study_is_of_the_number_type_of_its_run_where_it_names_none(tmp_path):
+    save_tensors(tmp_path / "run.safetensors", {"peaks": torch.zeros(1, dtype=torch.float32)}, {})
+    raw = {**STUDY, "run": str(tmp_path)}
+    assert parse_study(raw).dtype == "float32"
+    assert parse_study({**raw, "dtype": "float64"}).dtype == "float64"
+    assert parse_study({**raw, "run": str(tmp_path / "none")}).dtype == "float64"
 
 
 def test_near_the_model_is_a_truth_too(place):

@@ -21,6 +21,7 @@ from metafluence.bilevel import BilevelProblem, Jacobian
 from metafluence.errors import InputError
 from metafluence.linalg import Solution, Solver
 from metafluence.registry import Component
+from metafluence.runtime import notebook_view
 from metafluence.tasks import LEVELS, Level, Removal, TaskSet
 
 Units = Literal["loss_change", "rank_only"]
@@ -64,6 +65,10 @@ class Targets:
         return point.task_losses.mean().unsqueeze(0) if self.mean else point.task_losses
 
 
+SHOWN = 5
+"""Items of lowest and of highest score that a notebook shows."""
+
+
 @dataclass(frozen=True)
 class SolveReport:
     """How the solves behind a result went."""
@@ -103,6 +108,19 @@ class Scores:
     """What a reader should know of the numbers, in sentences."""
     seconds: float | None = None
     """What they cost, where the work was done earlier or elsewhere; None where it can be measured from outside."""
+
+    def _repr_html_(self) -> str:
+        """For a notebook: the items of lowest and of highest mean score over the targets."""
+        means = self.values.mean(dim=1)
+        order = means.argsort().tolist()
+        ends = order if len(order) <= 2 * SHOWN else [*order[:SHOWN], *order[-SHOWN:]]
+        count, targets = self.values.shape
+        title = f"Scores of {count} items at level {self.level} for {targets} target{'s' if targets != 1 else ''}"
+        said = "predicted change of the loss on removal, in nats" if self.units == "loss_change" else "ranks only"
+        shown = "" if ends == order else f" The {SHOWN} lowest and the {SHOWN} highest:"
+        about = f"Mean over targets, {said}; an item of positive score helps.{shown}"
+        sentences = [*self.notes, self.solve.complaint, about]
+        return notebook_view(title, sentences, ("item", "score"), [(i, float(means[i])) for i in ends])
 
 
 @dataclass(frozen=True)
@@ -266,6 +284,6 @@ def check_context(method: AttributionMethod, context: Context) -> None:
         )
     if method.needs_run and context.run is None:
         raise InputError(
-            f"{name} works on a recorded run of meta-training and there is none. {RECORD} In Python, meta-train with "
-            "record=True and pass Context(run=fit.run) with the point at fit.meta."
+            f"{name} works on a recorded run of meta-training and there is none. {RECORD} In Python, record a loop of "
+            "your own (mf.record), or meta-train with record=True; pass Context(run=run) with the point at run.final."
         )

@@ -1,6 +1,6 @@
 """The bilevel problem F(λ; w, q, s) and its derivatives at one λ: total gradient, exact total Hessian, responses.
 
-The mathematics of influence lives here; `docs/design.md` has the formulas.
+The mathematics of influence lives here; `docs/mathematics.md` has the formulas.
 """
 
 from metafluence.bilevel.curvature import Curvature

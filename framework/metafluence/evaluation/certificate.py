@@ -17,6 +17,7 @@ from metafluence.evaluation.ground_truth import Truth, retrain
 from metafluence.evaluation.metrics import Interval, bootstrap, change_agreement, moved, rank_agreement
 from metafluence.evaluation.run_trust import RunTrust
 from metafluence.networks import accuracy
+from metafluence.runtime import notebook_view
 from metafluence.tasks import Level, Removal
 
 DRIFT = 1e-2
@@ -74,6 +75,12 @@ class Certificate:
         tried = stored.get("trust")
         trust = None if tried is None else RunTrust.from_facts(tried)
         return cls(**{**stored, "checks": tuple(Check(**c) for c in stored["checks"]), "trust": trust})
+
+    def _repr_html_(self) -> str:
+        """For a notebook: the verdict, then the checks."""
+        rows = [("yes" if one.ok else "no", one.name, one.measured, one.required) for one in self.checks]
+        title = f"Certificate of {self.method} at level {self.level}"
+        return notebook_view(title, [self.verdict], ("met", "check", "measured", "required"), rows)
 
     @classmethod
     def refused(cls, method: str, level: Level, reason: str) -> Certificate:

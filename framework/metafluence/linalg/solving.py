@@ -13,7 +13,7 @@ from torch import Tensor
 from metafluence.errors import InputError, SolverError
 from metafluence.linalg.operators import CountingOperator, LinearOperator, ShiftedOperator
 from metafluence.linalg.solvers import Applied, Solver, Status, check_requirements
-from metafluence.runtime import settle
+from metafluence.runtime import notebook_view, settle
 
 ALLOWANCE = 10.0
 """How far a converged column's measured residual may be above the tolerance: solvers update theirs by recurrences,
@@ -47,6 +47,14 @@ class Solution:
     def failed(self) -> bool:
         """Some column is neither converged nor approximate by design."""
         return Status(int(self.status.max())).failed if self.status.numel() else False
+
+    def _repr_html_(self) -> str:
+        """For a notebook: how the solve went."""
+        solved = int((self.status == Status.CONVERGED).sum())
+        title = f"Solution {list(self.value.shape)}: {solved} of {self.status.numel()} columns converged"
+        residual = float(self.residual.max()) if self.residual.numel() else math.nan
+        facts = [("largest residual", residual), ("iterations", self.iterations), ("products", self.matvecs)]
+        return notebook_view(title, [self.complaint()], ("", ""), [*facts, ("seconds", self.seconds)])
 
     def complaint(self) -> str:
         """One sentence for the worst column, or an empty string where all is well."""

@@ -17,6 +17,7 @@ from metafluence.networks.flat_module import FlatModule, mixing_layer
 INSTANCES = 3
 
 FIXES = (
+    ("nn.DataParallel", "it splits batches over devices; give the module within, model.module"),
     ("scaled_dot_product", "its fused attention has no second derivative; call it in sdpa_kernel(SDPBackend.MATH)"),
     ("random operation", "it is random; remove what draws numbers, or call eval() on it"),
     ("inplace", "it changes a tensor in place; write y = f(x) for f_(x), and inplace=False"),

@@ -28,6 +28,7 @@ from metafluence.runtime.memory import (
     count_within,
     graph_bytes,
 )
+from metafluence.runtime.notebook_view import notebook_view
 from metafluence.runtime.provenance import versions
 from metafluence.runtime.ranks import Ranks, TaskShare, join_ranks, joined
 from metafluence.runtime.source_code import file_fingerprint

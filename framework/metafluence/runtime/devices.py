@@ -15,20 +15,23 @@ from metafluence.errors import ConfigError
 
 CPU = torch.device("cpu")
 DEVICES = re.compile(r"cpu|cuda(:\d+)?|mps")
+SAYS = "Give cpu, cuda, cuda:N (the one of number N, from 0) or mps"
 
 
 def device_name(name: str) -> str:
     """The name, if it is one of a device. Raises ValueError."""
     if not DEVICES.fullmatch(name):
-        raise ValueError("Give cpu, cuda, cuda:N (the one of number N, from 0) or mps")
+        raise ValueError(SAYS)
     return name
 
 
 def find_device(name: str, dtype: torch.dtype) -> torch.device:
     """The device of this name, with its number, ready for this dtype.
 
-    Raises ConfigError where it is not there, or has no such numbers.
+    Raises ConfigError where there is no such device, it is not there, or has no such numbers.
     """
+    if not DEVICES.fullmatch(name):
+        raise ConfigError(f"There is no device {name!r}. {SAYS}.")
     device = torch.device(name)
     if device.type == "cpu":
         return device

@@ -10,7 +10,8 @@ from metafluence.studies.overrides import parse_assignment
 from metafluence.studies.preparation import Prepared
 from metafluence.studies.provenance import differing_versions
 from metafluence.studies.run_inputs import read_learner, read_targets
-from metafluence.studies.study import Study, StudyResult
+from metafluence.studies.study import Study
+from metafluence.studies.study_result import StudyResult
 from metafluence.studies.variations import (
     NOT_ASKED,
     Comparison,

@@ -14,7 +14,8 @@ from metafluence.runtime import joined, load_facts, save_facts, write_atomically
 from metafluence.studies.config import listed
 from metafluence.studies.outcomes import Outcome, load_outcome, outcome, save_outcome
 from metafluence.studies.provenance import keep_source, local_code, made_with
-from metafluence.studies.study import Study, StudyResult
+from metafluence.studies.study import Study
+from metafluence.studies.study_result import StudyResult
 from metafluence.studies.variations import Comparison, Published, Variation
 
 Finished = Callable[[Study, StudyResult, Path], None]

@@ -25,7 +25,7 @@ from metafluence.registry import NonNegative, Positive, Seed, read_yaml, truth_a
 from metafluence.runtime import device_name
 from metafluence.studies.wrong_fields import sentences
 from metafluence.tasks import Corruption, Episodes, Level, count_of
-from metafluence.training import Proximal, Start
+from metafluence.training import Proximal, Start, recorded_dtype
 
 Spec = Annotated[str | dict[str, Any], Field(description="a name, or a mapping with use: NAME and its parameters,")]
 """A component."""
@@ -250,7 +250,7 @@ class RunStudyConfig(StudyConfig):
 
     run: its folder (`mf.record`, `mf.save_recording`). learner, inner_solver: as the run was recorded with; the learner
     may be `FILE.py:FUNCTION`, too. dataset: what validation and test tasks are drawn from; or an .npz or .safetensors
-    file of target tasks, which are the test tasks, too. truth: `run` or `proximal`. l2: the run's own.
+    file of target tasks, which are the test tasks, too. truth: `run` or `proximal`. dtype, l2: the run's own.
     """
 
     run: Annotated[str, Field(min_length=1)]
@@ -263,7 +263,9 @@ class RunStudyConfig(StudyConfig):
             if name in raw:
                 raise InputError(f"{name} and run are both given, but {why}. Remove one of the two.")
         asked = raw.get("truth", {})
-        return {**raw, "truth": {"kind": "run", **asked}} if isinstance(asked, dict) else raw
+        raw = {**raw, "truth": {"kind": "run", **asked}} if isinstance(asked, dict) else raw
+        found = recorded_dtype(raw["run"]) if isinstance(raw["run"], str) and "dtype" not in raw else None
+        return raw if found is None else {**raw, "dtype": str(found).removeprefix("torch.")}
 
     @model_validator(mode="after")
     def _needs_no_training(self) -> RunStudyConfig:

@@ -27,7 +27,7 @@ from metafluence.evaluation import (
 )
 from metafluence.registry import Plain
 from metafluence.runtime import load_tensors, save_tensors
-from metafluence.studies.study import StudyResult
+from metafluence.studies.study_result import StudyResult
 from metafluence.studies.variations import Variation
 from metafluence.tasks import LEVELS, Level, item_names
 

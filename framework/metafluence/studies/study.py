@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -22,7 +22,6 @@ from metafluence.evaluation import (
     Row,
     Run,
     TestQuality,
-    Truth,
     certify,
     certify_run,
     error_budget,
@@ -32,61 +31,14 @@ from metafluence.evaluation import (
 )
 from metafluence.hooks import new_manager
 from metafluence.progress import Observer
-from metafluence.registry import Plain, Registry
+from metafluence.registry import Registry
 from metafluence.runtime import component_fingerprint, joined, write_atomically
-from metafluence.studies.candidates import CandidateScores, add_candidates
+from metafluence.studies.candidates import add_candidates
 from metafluence.studies.config import StudyConfig
 from metafluence.studies.plans import make_grid, make_plans, parts
 from metafluence.studies.preparation import Preparation, Prepared
-from metafluence.tasks import Level, Split
-from metafluence.training import Fit
-
-
-@dataclass(frozen=True, kw_only=True)
-class StudyResult:
-    """The results of a study."""
-
-    config: StudyConfig
-    runs: tuple[Run, ...]
-    grid: tuple[Cell, ...]
-    """Pairs of inner and outer solvers."""
-    split: Split
-    fit: Fit
-    diagnostics: Diagnostics
-    evaluations: dict[Level, Evaluation]
-    """By level, what its runs shared, with the ground truth."""
-    full: TestQuality
-    """At λ*."""
-    clean: dict[Level, TestQuality]
-    """By level, after retraining without exactly the corrupted items; NaN where none is corrupted."""
-    budgets: tuple[Budget, ...]
-    """Errors by source."""
-    certificates: tuple[Certificate, ...]
-    """By level, whether influence can be trusted."""
-    candidates: dict[Level, CandidateScores]
-    """By level, what adding tasks would do that were not trained on; empty where none are asked."""
-    warnings: tuple[str, ...]
-    reused: int
-    """How many runs came from the store."""
-    settings: dict[str, Plain]
-    """What the study was done with, plain values by dotted name (`learner.penalty`)."""
-
-    @property
-    def rows(self) -> list[Row]:
-        return [run.row for run in self.runs]
-
-    @property
-    def failed(self) -> list[Row]:
-        return [row for row in self.rows if row.status != "ok"]
-
-    def at(self, level: Level) -> list[Run]:
-        """The runs at one level."""
-        return [run for run in self.runs if run.row.level == level]
-
-    @property
-    def truth(self) -> Truth | None:
-        """That of the first level."""
-        return next(iter(self.evaluations.values())).truth
+from metafluence.studies.study_result import StudyResult
+from metafluence.tasks import Level
 
 
 class Study:

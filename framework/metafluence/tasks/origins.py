@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -170,8 +170,11 @@ def known_origins(origins: Origins | None, level: Level) -> Origins:
 
 
 def _names(given: Sequence[str]) -> list[str]:
-    if isinstance(given, str):
-        raise InputError(f"The names of a task's images are {given!r}. Give a list, a name for each instance.")
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise InputError(
+            f"The names of a task's images are {given!r}. Give a list, a name for each instance; or leave the names of "
+            "all tasks out."
+        )
     return [str(name) for name in given]
 
 

@@ -50,7 +50,7 @@ class Task:
     query: Batch
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TaskSet:
     """N tasks of one shape, stacked; those that differ in numbers of instances are padded (`pad_tasks`).
 
@@ -175,6 +175,10 @@ class TaskSet:
             origins=None if self.origins is None else self.origins[numbers],
             counts=None if self.counts is None else self.counts[numbers],
         )
+
+    def __repr__(self) -> str:
+        support, query = (list(half.inputs.shape[1:]) for half in (self.support, self.query))
+        return f"TaskSet({len(self)} tasks, support inputs {support}, query inputs {query})"
 
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> TaskSet:
         """The same tasks in another precision or on another device."""

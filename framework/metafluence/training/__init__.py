@@ -3,7 +3,7 @@
 from metafluence.training.checkpoint_files import load_checkpoints
 from metafluence.training.loop_recorder import LoopRecorder
 from metafluence.training.proximal import Proximal
-from metafluence.training.recording import finish_recording, load_recording, record, save_recording
+from metafluence.training.recording import finish_recording, load_recording, record, recorded_dtype, save_recording
 from metafluence.training.retraining import RetrainBank, Retrained, Start
 from metafluence.training.run import RunStep, TrainingRun, batch_gradient, load_run
 from metafluence.training.run_derivatives import RunAdjoint, check_run, run_adjoint, run_tangent

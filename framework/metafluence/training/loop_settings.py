@@ -18,6 +18,8 @@ ROUNDING = 0.4
 """The power of the precision that is the largest difference taken for rounding: 2e-3 in float32, 5e-7 in float64."""
 DECADES = 2
 """How far from a setting another one is looked for, in powers of ten."""
+ROUND = (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
+"""First digits of settings that people choose; these are tried first."""
 ITERATIONS = 8
 
 
@@ -48,7 +50,7 @@ def fitted_setting(
 ) -> float | None:
     """The value of a positive setting under which `scale` times the gradient is `theirs` [P] to rounding, if any.
 
-    The best of a grid of powers of ten around `value`, then Gauss-Newton steps in its logarithm.
+    The best of round numbers around `value`, then Gauss-Newton steps in its logarithm.
     """
 
     def gap(log: float) -> Tensor:
@@ -59,10 +61,16 @@ def fitted_setting(
 
     h = torch.finfo(theirs.dtype).eps ** (1 / 3)
     try:
-        grid = [math.log(value) + math.log(10) * k / 4 for k in range(-4 * DECADES, 4 * DECADES + 1)]
-        gaps = {log: gap(log) for log in grid}
-        log = min(gaps, key=lambda at: float(gaps[at].norm()))
-        here = gaps[log]
+        middle = math.floor(math.log10(value))
+        decades = range(middle - DECADES, middle + DECADES + 1)
+        grid = [float(f"{digits}e{decade}") for decade in decades for digits in ROUND]
+        gaps: dict[float, Tensor] = {}
+        for at in sorted(grid, key=lambda number: abs(math.log(number / value))):
+            gaps[at] = gap(math.log(at))
+            if small(gaps[at]):
+                return at
+        best = min(gaps, key=lambda at: float(gaps[at].norm()))
+        log, here = math.log(best), gaps[best]
         for _ in range(ITERATIONS):
             slope = (gap(log + h) - gap(log - h)) / (2 * h)
             step = -float(slope @ here) / max(float(slope @ slope), torch.finfo(slope.dtype).tiny)

@@ -15,13 +15,13 @@ from metafluence.errors import InputError, StoreError
 from metafluence.learners import MetaLearner
 from metafluence.linalg import Solver
 from metafluence.registry import default_registry
-from metafluence.runtime import count, joined, load_tensors
+from metafluence.runtime import count, find_device, joined, load_tensors
 from metafluence.training.kept_states import KeptStates
 from metafluence.training.loop_recorder import LoopRecorder
 from metafluence.training.recorded_tasks import RecordedTasks, as_tasks, load_tasks
 from metafluence.training.run import FILE, TrainingRun, load_run
 from metafluence.training.torch_steps import rule_of
-from metafluence.training.unfinished import finished_run, recorded_steps
+from metafluence.training.unfinished import PROGRESS, finished_run, recorded_steps
 
 UNFINISHED = re.compile(r"(state|gradients|tasks)-\d{8}\.safetensors")
 """Files of a recording before it is finished."""
@@ -39,6 +39,7 @@ def record(
     inner_solver: Solver | None = None,
     memory_gib: float = 2.0,
     classes: Mapping[str, str] | None = None,
+    resume: bool = False,
 ) -> LoopRecorder:
     """A recorder of a training loop of one's own, whose steps are put within `recorder.step(batch)`.
 
@@ -54,20 +55,35 @@ def record(
         inner_solver: as of a `BilevelProblem`; exact if not given.
         memory_gib: as of a `BilevelProblem`.
         classes: the class of each image, by the names that `step` is given; the folder part of the name if None.
+        resume: go on with the recording in the folder, where it was interrupted after its first kept state; else begin.
+            The model and the optimiser are as after a step that `every` divides; later steps are recorded anew.
 
     Raises:
-        InputError: an optimiser or options that cannot be replayed, a folder with other files, or several processes.
+        InputError: an optimiser or options that cannot be replayed, a folder with other files, or several processes; to
+            resume, a loop that is at no kept step, or is another one.
+        StoreError: to resume a recording of another learner.
     """
     if reduction not in ("mean", "sum") and not (isinstance(reduction, int | float) and reduction > 0):
         raise InputError(f"The reduction is {reduction!r}. Give 'mean', 'sum', or the loss over the tasks' mean loss.")
     if min(check_every, every) < 1:
         raise InputError(f"check_every is {check_every} and every {every}. Give numbers of steps from 1 on.")
     _refuse_in_several()
+    if not isinstance(learner, MetaLearner):
+        raise InputError(
+            f"The learner is a {type(learner).__name__}. Give what the loop does with a task, around its module: "
+            "mf.build('learner', 'maml', backbone=model, steps=1, rate=0.4)."
+        )
     rule = rule_of(optimiser, clip)
     where = Path(folder)
-    _clear(where)
+    resumes = resume and recorded_steps(where) > 0
+    if not resumes:
+        _clear(where)
     solver = inner_solver if inner_solver is not None else default_registry().build("solver", "exact")
-    return LoopRecorder(where, learner, optimiser, rule, reduction, check_every, every, solver, memory_gib, classes)
+    given = (where, learner, optimiser, rule, reduction, check_every, every, solver, memory_gib, classes)
+    recorder = LoopRecorder(*given)
+    if resumes:
+        recorder.resume()
+    return recorder
 
 
 def _refuse_in_several() -> None:
@@ -81,11 +97,13 @@ def _refuse_in_several() -> None:
 
 def _clear(folder: Path) -> None:
     """Remove a recording of which no steps are kept. Raises InputError where there are other files or steps."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file. Give a new folder.")
     steps = recorded_steps(folder)
     if steps:
         raise InputError(
             f"{folder} holds a recording that was not finished, with {count(steps, 'step')}. Make them a run with "
-            "mf.finish_recording(folder, learner), or remove the folder; give further steps a folder of their own."
+            "mf.finish_recording(folder, learner), go on with mf.record(..., resume=True), or remove the folder."
         )
     files = list(folder.glob("*"))
     ours = [file for file in files if UNFINISHED.fullmatch(file.name)]
@@ -132,7 +150,7 @@ def finish_recording(
     if not recorded_steps(where):
         raise StoreError(f"{where} holds no steps of a recording that was not finished. Check the path.")
     solver = inner_solver if inner_solver is not None else default_registry().build("solver", "exact")
-    return finished_run(where, learner, solver, memory_gib, torch.device(device))
+    return finished_run(where, learner, solver, memory_gib, _device(where, device))
 
 
 def load_recording(
@@ -155,9 +173,10 @@ def load_recording(
             f"The recording in {folder} was not finished; {count(steps, 'step')} of it are kept. Make them a run with "
             "mf.finish_recording(folder, learner)."
         )
-    tasks = load_tasks(Path(folder), torch.device(device))
+    file = Path(folder) / FILE
+    tasks = load_tasks(Path(folder), _device(Path(folder), device))
     solver = inner_solver if inner_solver is not None else default_registry().build("solver", "exact")
-    facts = load_tensors(Path(folder) / FILE)[1] if (Path(folder) / FILE).exists() else {}
+    facts = load_tensors(file)[1] if file.exists() else {}
     problem = BilevelProblem(learner, tasks, facts.get("l2", 0.0), solver, memory_gib)
     if facts and facts["problem"] != problem.fingerprint():
         raise StoreError(
@@ -165,3 +184,14 @@ def load_recording(
             "given to mf.record: the same settings, and a module of the same layers."
         )
     return load_run(Path(folder), problem)
+
+
+def recorded_dtype(folder: str | Path) -> torch.dtype | None:
+    """The number type of the run in a folder, finished or not; None where there is none."""
+    file = next((f for name in (FILE, PROGRESS) if (f := Path(folder) / name).is_file()), None)
+    return None if file is None else load_tensors(file)[0]["peaks"].dtype
+
+
+def _device(folder: Path, name: str) -> torch.device:
+    """The device of this name, ready for the run in a folder. Raises ConfigError."""
+    return find_device(name, recorded_dtype(folder) or torch.float32)

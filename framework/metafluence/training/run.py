@@ -57,7 +57,7 @@ class RunStep(NamedTuple):
     batch: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TrainingRun:
     """Steps that led to meta-parameters, so that they can be made again, under other weights too.
 
@@ -76,6 +76,9 @@ class TrainingRun:
     every: int
     peaks: Tensor
     drift: float = 0.0
+
+    def __repr__(self) -> str:
+        return f"TrainingRun({self.steps} steps of {self.rule}, {len(self.problem.tasks)} tasks)"
 
     @property
     def steps(self) -> int:
@@ -274,13 +277,17 @@ class TrainingRun:
         return state
 
 
-def load_run(folder: Path, problem: BilevelProblem, steps: int | None = None) -> TrainingRun:
+def load_run(folder: str | Path, problem: BilevelProblem, steps: int | None = None) -> TrainingRun:
     """The run that was recorded in `folder`; its first `steps` steps if given, as where validation picked an earlier λ.
 
     Raises StoreError where there is none, one of another problem, or one of which states are missing.
     """
+    folder = Path(folder)
     if not (folder / FILE).exists():
-        raise StoreError(f"There is no run in {folder}. Meta-train with record=True and this folder.")
+        raise StoreError(
+            f"There is no run in {folder}. Check the path; meta-train with record=True and this folder, or record a "
+            "loop of your own with mf.record. Of checkpoints alone, mf.load_checkpoints gives what can be had."
+        )
     tensors, facts = load_tensors(folder / FILE)
     check_identity(folder, {"problem": facts["problem"]}, {"problem": problem.fingerprint()})
     name, settings = facts["rule"]

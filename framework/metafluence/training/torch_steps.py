@@ -28,6 +28,8 @@ def rule_of(optimiser: torch.optim.Optimizer, clip: float | None) -> StepRule:
     Raises InputError naming an optimiser or an option that no rule has.
     """
     name, kind = type(optimiser).__name__, type(optimiser)
+    if not isinstance(optimiser, torch.optim.Optimizer):
+        raise InputError(f"The optimiser is a {name}. Give the loop's torch.optim.SGD, Adam, AdamW or RMSprop.")
     group = settings(optimiser)
     for option, (does, instead) in DECREASES.items():
         if group.get(option):

@@ -40,6 +40,7 @@ class ProtoNet(FeatureLearner, ImplicitLearner):
     backbone: Backbone | nn.Module
     shrinkage: NonNegative = 0.0
     temperature: Positive = 1.0
+    distance: Literal["squared", "euclidean"] = "squared"
     differentiation: Literal["unrolled", "implicit"] = "unrolled"
     ways: Ways | None = None
 
@@ -66,6 +67,12 @@ class ProtoNet(FeatureLearner, ImplicitLearner):
 
     def predict(self, rows: Tensor, adapted: Tensor, inputs: Tensor) -> Tensor:
         prototypes = adapted.unflatten(-1, (self.ways or 0, -1))
+        if self.distance == "euclidean":
+            squares = (inputs.unsqueeze(-2) - prototypes.unsqueeze(-3)).square().sum(dim=-1)
+            floor = (
+                torch.finfo(squares.dtype).eps ** 2
+            )  # below it the distance is held, as a root has no derivative at 0
+            return -squares.clamp(min=floor).sqrt() / self.temperature
         # ‖z‖² is common to all classes; without it, no [n, m, C, d] is needed.
         return (2 * inputs @ prototypes.mT - prototypes.square().sum(dim=-1).unsqueeze(-2)) / self.temperature
 

@@ -12,6 +12,7 @@ class RunMethod(AttributionMethod):
 
     levels: ClassVar[frozenset[Level]] = frozenset(LEVELS)
     edits: ClassVar[bool] = True
+    needs_minimum: ClassVar[bool] = False
 
     @property
     def additive(self) -> bool:

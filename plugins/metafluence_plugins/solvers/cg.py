@@ -29,7 +29,8 @@ class CG(Solver):
 
     rtol: relative residual at which a column is done (100 times the precision, if that is more). max_iterations: None
     for ten times the operator's size.
-    preconditioner: `nystrom` for any operator, `ek-fac` for a network's inner Hessian.
+    preconditioner: `nystrom` for any operator, `ek-fac` for a network's inner Hessian. Raises SolverError for one that
+    is seen not to be positive definite, which is where rᵀ M⁻¹ r is not above zero for a residual r.
     """
 
     rtol: Tolerance = 1e-8
@@ -48,7 +49,7 @@ class CG(Solver):
         target = self.tolerance(rhs.dtype) * torch.linalg.vector_norm(rhs, dim=-2)
         residual = rhs.clone()
         status[torch.linalg.vector_norm(residual, dim=-2) <= target] = int(Status.CONVERGED)
-        direction = state.precondition(residual)
+        direction = state.positive(residual)
         # rᵀ M⁻¹ r, which is ‖r‖² without a preconditioner.
         squared = (residual * direction).sum(dim=-2)
         lowest = torch.full_like(target, torch.inf)
@@ -77,7 +78,7 @@ class CG(Solver):
             residual[..., columns] = rest
             done = going & (torch.linalg.vector_norm(rest, dim=-2) <= target[..., columns])
             status[..., columns] = torch.where(done, int(Status.CONVERGED), status[..., columns])
-            nearer = state.precondition(rest)
+            nearer = state.positive(rest)
             new = (rest * nearer).sum(dim=-2)
             ratio = torch.where(going, new / torch.where(old > 0, old, torch.ones_like(old)), 0.0)
             direction[..., columns] = nearer + ratio.unsqueeze(-2) * part

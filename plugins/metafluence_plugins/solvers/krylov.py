@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from metafluence import (
     Extremes,
@@ -45,12 +46,15 @@ class KrylovState:
         return self.preconditioner.precondition(self.preconditioned, columns)
 
     def positive(self, columns: Tensor) -> Tensor:
-        """M⁻¹ columns; raises SolverError if it is seen not to be positive definite."""
+        """M⁻¹ columns; raises SolverError if it is seen not to be positive definite: cᵀ M⁻¹ c > 0 for a column c."""
         found = self.precondition(columns)
-        size = torch.linalg.vector_norm(columns, dim=-2) * torch.linalg.vector_norm(found, dim=-2)
-        # Where M⁻¹ is badly conditioned, rounding alone can bring a product a little below zero.
-        rounding = torch.finfo(columns.dtype).eps ** 0.5 * size
-        if bool(((columns * found).sum(dim=-2) < -rounding).any()):
+        if self.preconditioner is None:
+            return found
+        tiny = torch.finfo(columns.dtype).tiny
+        cosine = (normalize(columns, dim=-2, eps=tiny) * normalize(found, dim=-2, eps=tiny)).sum(dim=-2)
+        # Where M⁻¹ is badly conditioned, rounding alone can bring a product a little below zero, but not to zero.
+        below = cosine < -(torch.finfo(columns.dtype).eps ** 0.5)
+        if bool((below | ((cosine == 0) & (columns != 0).any(dim=-2))).any()):
             raise SolverError(
                 f"The preconditioner {type(self.preconditioner).__name__} is not positive definite on this operator. "
                 "Add damping, take another preconditioner, or leave it out."
