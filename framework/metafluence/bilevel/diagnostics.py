@@ -92,7 +92,7 @@ def _warnings(d: Diagnostics, learner: str) -> list[str]:
     elif smallest <= d.extremes.smallest_error:
         warnings.append(
             f"δI + H_Total was not seen to be positive definite: its smallest Ritz value, {smallest:.1e}, is within "
-            f"its error of {float(d.extremes.smallest_error):.1e}. If a small l2 is the reason, raise it, or add damping."
+            f"its error of {float(d.extremes.smallest_error):.1e}. Raise l2, or add damping."
         )
     elif largest > CONDITION * smallest:
         warnings.append(
