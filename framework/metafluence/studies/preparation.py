@@ -22,6 +22,7 @@ from metafluence.studies.asked_items import asked_items, unseen_note
 from metafluence.studies.built_with import built_with
 from metafluence.studies.config import RunStudyConfig, StudyConfig
 from metafluence.studies.drawn_tasks import DTYPES, DrawnTasks
+from metafluence.studies.fit_checks import checked_fit
 from metafluence.studies.fitters import build_executor
 from metafluence.studies.kept_fits import KeptFits
 from metafluence.studies.recorded_fit import RecordedFit, open_run
@@ -41,12 +42,13 @@ DOING = {
 class Prepared:
     """What a study has before its runs; an evaluation for each of its levels.
 
-    split: the tasks as they were drawn, on the processor; what is computed with is on the study's device.
+    split: the tasks as they were drawn, on the processor; what is computed with is on the study's device. diagnostics:
+    None where runs are replayed, which need no minimum.
     """
 
     split: Split
     fit: Fit
-    diagnostics: Diagnostics
+    diagnostics: Diagnostics | None
     evaluations: dict[Level, Evaluation]
     warnings: tuple[str, ...]
 
@@ -162,15 +164,14 @@ class Preparation:
         started = self.start()
         split, problem, fit = started.split, started.problem, started.fit
         point = problem.at(fit.meta)
-        self._observer.stage("checking the fit")
-        diagnostics = diagnose(point, self._generator("diagnostics"))
-        self._observer.done()
-        stopped = f"Meta-training stopped before its tolerance (‖∇F‖ = {fit.gradient_norm:.1e})."
-        warnings = [*([] if fit.converged else [stopped]), *diagnostics.warnings]
-        if warnings and self.config.truth is not None and self.config.truth.kind != "minimum":
-            warnings = [
-                f"‖∇F‖ = {fit.gradient_norm:.1e}: methods that differentiate a minimum, such as task-if, are off."
-            ]
+
+        def measure() -> Diagnostics:
+            self._observer.stage("checking the fit")
+            found = diagnose(point, self._generator("diagnostics"))
+            self._observer.done()
+            return found
+
+        diagnostics, warnings = checked_fit(self.config.truth, fit, measure)
         bank = self.bank(started)
         validation, test = (part.to(device=self.device) for part in (split.validation, split.test))
         targets, selection = self.tasks.targets(validation)
