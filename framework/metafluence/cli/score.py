@@ -35,8 +35,8 @@ def score(
     level: Annotated[
         list[str] | None,
         typer.Option(
-            help="The items that are scored: task (if not given), support, query, image or class. Give it several times "
-            "for several levels at once."
+            help="The items that are scored: task (if not given), support, query, image or class. Give it several "
+            "times for several levels at once."
         ),
     ] = None,
     method: Annotated[
