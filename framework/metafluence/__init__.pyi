@@ -10,6 +10,7 @@ from .attribution import (
     Targets as Targets,
     Units as Units,
     attribute as attribute,
+    attribute_levels as attribute_levels,
     by_class as by_class,
     by_task as by_task,
     check_context as check_context,
@@ -81,6 +82,7 @@ from .evaluation import (
     run_trust as run_trust,
     score_agreement as score_agreement,
     score_run as score_run,
+    score_run_levels as score_run_levels,
     selected as selected,
     sweep_damping as sweep_damping,
 )

@@ -38,6 +38,7 @@ METHODS = {
     "tracin-along": {"use": "tracin", "along": "run", "examples": 1},
     "leave-out": {"use": "influence", "leave_out": True, "solver": "exact", "examples": 1},
     "leave-out-of-edits": {"use": "influence", "leave_out": "edits", "solver": "exact", "examples": 1},
+    "rescaled": {"use": "task-if", "leave_out": "rescaled", "solver": "exact", "examples": 1},
     # The cosine of rounding with rounding is no zero.
     "cosine": {"use": "gradient-similarity", "kind": "cosine", "examples": 1, "skip": ("silent",)},
     "trak-gaussian": {"use": "trak", "projection": "gaussian", "models": "checkpoints", "examples": 1},
@@ -45,8 +46,8 @@ METHODS = {
 # Learners of other kinds: a closed form and steps, which are differentiated through, and an implicit one in one space.
 # Direct-IF and EKFAC-IF are wrong on purpose where a whole network adapts: there they follow retraining by chance.
 ELSEWHERE = {
-    "ridge-head": ("influence", "leave-out", "paper", "direct-if", "tracin", "trak", "grad-ascent"),
-    "maml": ("influence", "leave-out", "paper", "tlxml", "tracin", "trak", "run-influence"),
+    "ridge-head": ("influence", "leave-out", "rescaled", "paper", "direct-if", "tracin", "trak", "grad-ascent"),
+    "maml": ("influence", "leave-out", "rescaled", "paper", "tlxml", "tracin", "trak", "run-influence"),
     "imaml": ("influence", "paper", "tlxml", "tracin", "trak", "loss"),
 }
 # The same code as `influence`, by other names or with other parts that have tests of their own.
