@@ -87,7 +87,7 @@ COLUMNS = (
         "difference of test quality, edited and {again}, seed by seed", narrow=("paper",),
     ),
     Column(
-        "runtime_ratio", "of a fit", ".3g",
+        "runtime_ratio", "share of one fit's time", ".3g",
         "seconds to score all items and to edit λ*, divided by those of one fit from scratch in the same run",
         better="low", narrow=BOTH, bounds=POSITIVE,
     ),

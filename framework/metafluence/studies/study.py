@@ -267,7 +267,7 @@ class Study:
     def _certificate(
         self,
         evaluation: Evaluation,
-        diagnostics: Diagnostics,
+        diagnostics: Diagnostics | None,
         method: AttributionMethod,
         predictions: dict[Level, Predictions],
     ) -> Certificate:
