@@ -35,7 +35,7 @@ def score(
     level: Annotated[
         list[str] | None,
         typer.Option(
-            help=f"The items that are scored: {', '.join(metafluence.LEVELS)}; task if not given. Give it several "
+            help="The items that are scored: task (if not given), support, query, image or class. Give it several "
             "times for several levels at once."
         ),
     ] = None,
