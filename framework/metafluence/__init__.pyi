@@ -51,6 +51,8 @@ from .evaluation import (
     Evaluation as Evaluation,
     ExactReference as ExactReference,
     Interval as Interval,
+    Measured as Measured,
+    Metric as Metric,
     Reliability as Reliability,
     RemovalCurve as RemovalCurve,
     Replayed as Replayed,
