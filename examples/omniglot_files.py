@@ -126,8 +126,9 @@ def report(name: str, train: Callable[[Path, Any], mf.TrainingRun], judged: tupl
         run, anew = timed(lambda: mf.remade_run(recorded))  # whose replays are exact
     targets = mf.Targets(run.problem, read_files(VALIDATION, CLASSES).tasks(*judged), run.final)
     unseen = run.problem.over(read_files(TEST, CLASSES).tasks(*judged))
-    swept, sweep = timed(lambda: mf.run_adjoint(run, targets.gradients(), mf.LEVELS).by_weight)
-    influence = {level: -swept[level][:, 0] * run.weights.of(level) for level in mf.LEVELS}
+    context = mf.Context(run.problem.at(run.final), run=run)
+    swept, sweep = timed(lambda: mf.attribute_levels(mf.build("method", "run-influence"), context, targets))
+    influence = {level: scores.values[:, 0] for level, scores in swept.items()}
     loss, by_loss = timed(lambda: loss_scores(run, targets))
     origins = run.problem.tasks.origins
     wrong = torch.tensor(["-wrong" in image for image in origins.images])
@@ -164,6 +165,6 @@ def report(name: str, train: Callable[[Path, Any], mf.TrainingRun], judged: tupl
 
 
 def loss_scores(run: mf.TrainingRun, targets: mf.Targets) -> dict[mf.Level, Tensor]:
-    point, method = run.problem.at(run.final), mf.build("method", "loss")
-    contexts = {level: mf.Context(point, level, run=run) for level in mf.LEVELS}
-    return {level: mf.attribute(method, context, targets).values[:, 0] for level, context in contexts.items()}
+    context = mf.Context(run.problem.at(run.final), run=run)
+    scores = mf.attribute_levels(mf.build("method", "loss"), context, targets)
+    return {level: found.values[:, 0] for level, found in scores.items()}

@@ -10,6 +10,7 @@ from .attribution import (
     Targets as Targets,
     Units as Units,
     attribute as attribute,
+    attribute_levels as attribute_levels,
     by_class as by_class,
     by_task as by_task,
     check_context as check_context,
@@ -50,6 +51,8 @@ from .evaluation import (
     Evaluation as Evaluation,
     ExactReference as ExactReference,
     Interval as Interval,
+    Measured as Measured,
+    Metric as Metric,
     Reliability as Reliability,
     RemovalCurve as RemovalCurve,
     Replayed as Replayed,
@@ -81,6 +84,7 @@ from .evaluation import (
     run_trust as run_trust,
     score_agreement as score_agreement,
     score_run as score_run,
+    score_run_levels as score_run_levels,
     selected as selected,
     sweep_damping as sweep_damping,
 )
@@ -192,8 +196,10 @@ from .reports.comparison import (
     write_comparison as write_comparison,
 )
 from .reports.study import (
+    answers as answers,
     cleaning_answer as cleaning_answer,
     ends_table as ends_table,
+    overview_table as overview_table,
     run_answer as run_answer,
     sweep_cells as sweep_cells,
     verdict as verdict,

@@ -6,7 +6,8 @@
     def metafluence_register(registry):
         registry.add("solver", "my-solver", at="my_package.solver:MySolver", about="one line")
 
-and names its module in the entry-point group `metafluence`.
+and names its module in the entry-point group `metafluence`. A plugin that needs a later plugin interface than the first
+says `plugin_api = N` beside the hook, and is left out with a sentence where metafluence has an earlier one.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import pluggy
 from metafluence.errors import RegistryError, unknown
 
 PROJECT = "metafluence"
+PLUGIN_API = 1
+"""The version of what plugins build on (docs/plugins.md). It grows by one with every addition that plugins may need."""
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
@@ -63,6 +66,17 @@ class Manager(pluggy.PluginManager):
                     "metafluence.hooks import hookimpl."
                 )
         return super().register(plugin, name)
+
+
+def check_plugin_api(wanted: Any, who: str) -> None:
+    """Raises RegistryError where a plugin needs another plugin interface than there is."""
+    if isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < 1:
+        raise RegistryError(f"{who} says plugin_api {wanted!r}; a whole number from 1 is expected. Give one.")
+    if wanted > PLUGIN_API:
+        raise RegistryError(
+            f"{who} needs plugin_api {wanted}, and this metafluence has {PLUGIN_API}. Get a later metafluence, "
+            "or an earlier version of the plugin."
+        )
 
 
 def new_manager() -> Manager:

@@ -94,7 +94,7 @@ def test_it_tells_how_far_it_has_come_and_goes_on_from_its_folder(tmp_path):
 def test_it_needs_the_run_that_ended_there():
     bilevel, run = ended(steps=2)
     targets = Targets(bilevel, tasks(2, seed=1), run.final)
-    with pytest.raises(InputError, match=r"RunInfluence works on a recorded run.*record=True.*Context\(run=fit.run\)"):
+    with pytest.raises(InputError, match=r"RunInfluence works on a recorded run.*record=True.*Context\(run=run\)"):
         mf.attribute(RunInfluence(), Context(bilevel.at(run.final)), targets)
     with pytest.raises(InputError, match="ends in other meta-parameters"):
         mf.attribute(RunInfluence(), Context(bilevel.at(run.final + 1), run=run), targets)

@@ -63,6 +63,16 @@ def test_the_answer_comes_first_and_names_the_wrong_file(done):
     assert "sweeping back through the run: done" in done.stdout
 
 
+def test_several_levels_have_a_folder_each(done, place):
+    found = score(place, "--level", "image", "--level", "class", "--no-trust", "--out", "several")
+    assert found.returncode == 0, found.stderr
+    assert re.search(r"of the 18 images.*of the 3 classes", found.stdout, re.DOTALL)
+    assert found.stdout.count("sweeping back") + found.stderr.count("sweeping back") == 1
+    alone, both = (pd.read_csv(place / where / "scores.csv") for where in ("out", "several/scores-image"))
+    pd.testing.assert_frame_equal(alone, both)
+    assert len(pd.read_csv(place / "several" / "scores-class" / "scores.csv")) == 3
+
+
 def test_all_items_are_written_by_name_with_the_scores_of_the_method(done, place):
     """Oracle: the method in Python."""
     run = mf.load_recording(place / "run", learner())

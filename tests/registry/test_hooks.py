@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from metafluence import default_registry
+from metafluence import RegistryError, default_registry
 from metafluence.hooks import Specs, hookimpl, new_manager
 from metafluence_plugins.solvers.cg import CG
+from refusals import refused
 
 REGISTER = """
 from metafluence.hooks import hookimpl
@@ -16,6 +17,7 @@ def metafluence_register(registry):
     registry.add("solver", "{name}", at="{at}", about="a solver of theirs")
 """
 KINDS = ["learner", "backbone", "trainer", "curvature", "solver", "preconditioner", "method", "dataset", "executor"]
+KINDS += ["metric"]
 HERE = "metafluence_plugins.solvers.cg:CG"
 
 
@@ -151,3 +153,32 @@ def test_a_hook_is_documented_and_passes_its_arguments(name):
     manager.register(Listener())
     getattr(manager.hook, name)(**ARGUMENTS[name])
     assert heard == [ARGUMENTS[name]]
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (
+            "plugin_api = 99",
+            "The plugin later needs plugin_api 99, and this metafluence has 1. Get a later metafluence",
+        ),
+        ("plugin_api = 'two'", "says plugin_api 'two'; a whole number from 1 is expected"),
+    ],
+)
+def test_a_plugin_that_needs_another_plugin_interface_is_left_out(install, said, reason):
+    install(f"later{len(said)}", "later", said + REGISTER.format(name="theirs", at=HERE))
+    (failure,) = default_registry().failures
+    assert reason in failure
+    assert "theirs" not in default_registry().names("solver")
+
+
+def test_a_plugin_that_needs_this_plugin_interface_is_taken(install):
+    install("nowone", "now", "plugin_api = 1" + REGISTER.format(name="theirs", at=HERE))
+    assert "theirs" in default_registry().names("solver")
+
+
+def test_a_registry_that_needs_another_plugin_interface_is_refused(tmp_path):
+    file = tmp_path / "registry.yaml"
+    file.write_text("plugin_api: 99\n")
+    with refused(f"{file} needs plugin_api 99, and this metafluence has 1", RegistryError):
+        default_registry(file)

@@ -3,7 +3,7 @@
 The methods themselves are plugins.
 """
 
-from metafluence.attribution.attribute import attribute, prepare_and_score
+from metafluence.attribution.attribute import attribute, attribute_levels, prepare_and_score
 from metafluence.attribution.context import RECORD, Context
 from metafluence.attribution.groups import by_class, by_task, group_scores
 from metafluence.attribution.method import (

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 
 from metafluence.attribution.context import Context
-from metafluence.attribution.method import AttributionMethod, Scores, Targets, check_targets
+from metafluence.attribution.method import AttributionMethod, Scores, Targets, check_context, check_targets
 from metafluence.bilevel import STATIONARY, Point
 from metafluence.errors import InputError
+from metafluence.tasks import LEVELS, Level
 
 
 def prepare_and_score(method: AttributionMethod, context: Context, targets: Targets) -> tuple[Any, Scores]:
@@ -56,10 +58,29 @@ def attribute(method: AttributionMethod, context: Context, targets: Targets) -> 
         >>> mf.attribute(InfluenceFunction(), here.context("task"), targets).values.shape
         torch.Size([7, 1])
     """
+    return attribute_levels(method, context, targets, (context.level,))[context.level]
+
+
+def attribute_levels(
+    method: AttributionMethod, context: Context, targets: Targets, levels: Sequence[Level] = LEVELS
+) -> dict[Level, Scores]:
+    """As `attribute`, of the items of several levels in place of the context's.
+
+    `run-influence` takes one sweep for all of them; other methods work for each level by itself. Raises as `attribute`,
+    and InputError where the tasks do not know their images.
+    """
+    contexts = {level: replace(context, level=level) for level in levels}
     check_targets(context, targets)  # before all work, and whatever the method's state is
-    _, scores = prepare_and_score(method, context, targets)
+    for level, own in contexts.items():
+        check_context(method, own)
+        own.scored.problem.tasks.items(level)
+    found = method.scores_by_level(context, targets, tuple(contexts))
     note = _not_stationary(context.point) if method.needs_minimum and context.run is None else ""
-    return replace(scores, notes=(*scores.notes, note)) if note else scores
+    for level, own in contexts.items():
+        _check_items(method, found[level], own)
+        if note:
+            found[level] = replace(found[level], notes=(*found[level].notes, note))
+    return found
 
 
 def _not_stationary(point: Point) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from typing import Any, ClassVar, Literal, get_args
 
@@ -198,6 +198,12 @@ class AttributionMethod(Component, ABC):
     @abstractmethod
     def scores(self, state: Any, targets: Targets) -> Scores:
         """Score every item against every target."""
+
+    def scores_by_level(self, context: Context, targets: Targets, levels: Sequence[Level]) -> dict[Level, Scores]:
+        """Scores of the items of several levels, which stand in place of the context's; a method that has them all from
+        one computation overrides this.
+        """
+        return {level: self.scores(self.prepare(replace(context, level=level)), targets) for level in levels}
 
     def parameter_change(self, state: Any, removals: Sequence[Removal]) -> ParameterChange | None:
         """Predicted λ(removed) − λ* for each removal; None for methods that only score."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from metafluence.bilevel.encoder import Encoder, WeighedEncoder
 from metafluence.bilevel.implicit_linearisation import ImplicitLinearisation
 from metafluence.bilevel.linearisation import Form, HeldLinearisation, IdentityLinearisation, Jacobian, Linearisation
+from metafluence.bilevel.query_alone import QueryAlone
 from metafluence.bilevel.unrolled_linearisation import UnrolledLinearisation
 from metafluence.errors import InputError
 from metafluence.learners import Adaptation, ImplicitLearner, MetaLearner
@@ -156,18 +157,31 @@ class Chunk:
 
     def instance_gradients(self, level: Level, jacobian: Jacobian) -> Iterator[Tensor]:
         """w_i D_λ ∂L_O^i/∂ω for the weight of every instance, in order: some rows [instances, P] at a time."""
-        at = self.linearise(jacobian)
-        if level == "query" and at.separates:
-            yield from (
-                rows[0] for rows in self._encoder.pullback_queries(self._weigh(at.query_gradients()).unsqueeze(0))
-            )
+        if level == "query" and self._separates(jacobian):
+            yield from (rows[0] for rows in self._encoder.pullback_queries(1, self._query_alone.cotangents))
             return
+        at = self.linearise(jacobian)
         lam, features = _split(at, at.instance_gradients(level))
         pulled = []
         for j in range(getattr(self.weights, level).shape[1]):
             own = self._encoder.pullback_each([f[j] for f in features])
             pulled.append(self._weigh(self._with_rows(own, None if lam is None else lam[j])))
         yield torch.stack(pulled, dim=1).flatten(0, 1)
+
+    def _separates(self, jacobian: Jacobian) -> bool:
+        """Whether a query instance's loss depends on λ through its own features alone."""
+        held = jacobian == "held" or not self._learner.adapted_size
+        return held and self._query_separates
+
+    @cached_property
+    def _query_separates(self) -> bool:
+        return self._query_alone.separates(self._encoder.meta)
+
+    @cached_property
+    def _query_alone(self) -> QueryAlone:
+        # Where nothing adapts, no features are needed for θ.
+        adapted = self.adapted if self._learner.adapted_size else self.rows[:, :0]
+        return QueryAlone(self._learner, self.rows, adapted, self._halves[1], self.weights.task)
 
     def sums(self, picked: Tensor, level: Level, jacobian: Jacobian) -> Tensor:
         """Picked [k, items] times `gradients` or `instance_gradients`, without forming them: [k, P]."""
@@ -240,9 +254,9 @@ class Chunk:
         """Whether `product_by_rows` takes fewer multiplications than `product`: for many columns, and convolutions."""
         if form != "gauss-newton" or columns < 2:
             return False
-        at = self.linearise(jacobian)
-        if not at.separates:
+        if not self._separates(jacobian):
             return False
+        at = self.linearise(jacobian)
         # Per parameter and instance: two derivatives, each of two products, for every column; or a backward pass and
         # a gradient for every output, on one forward pass, and then two products with each column.
         uses, outputs = self._encoder.parameter_uses, at.output_pullback[0].shape[-1]
@@ -257,7 +271,8 @@ class Chunk:
         identity = torch.eye(outputs.shape[1]).to(outputs).reshape(-1, 1, 1, outputs.shape[1])
         pulled = at.pull_outputs(identity.expand(-1, *self.weights.query.shape, -1))[1]
         total, start = torch.zeros_like(columns), 0
-        for rows in self._encoder.pullback_queries(pulled):  # [outputs, m, P]
+        joined = pulled.flatten(1, 2)
+        for rows in self._encoder.pullback_queries(len(pulled), lambda _, some: joined[:, some]):  # [outputs, m, P]
             some = slice(start, start + rows.shape[1])
             moved = (rows.flatten(0, 1) @ columns.T).unflatten(0, rows.shape[:2]).permute(2, 1, 0)
             curved = loss.curvature(outputs[some], moved) * scale[some].unsqueeze(1)

@@ -89,6 +89,11 @@ def _warnings(d: Diagnostics, learner: str) -> list[str]:
             f"δI + H_Total is not positive definite (smallest Ritz value {smallest:.1e}), so λ* is no minimum "
             "and predicted changes can point the wrong way. Raise l2, train longer, or add damping."
         )
+    elif smallest <= d.extremes.smallest_error:
+        warnings.append(
+            f"δI + H_Total was not seen to be positive definite: its smallest Ritz value, {smallest:.1e}, is within "
+            f"its error of {float(d.extremes.smallest_error):.1e}. Raise l2, or add damping."
+        )
     elif largest > CONDITION * smallest:
         warnings.append(
             f"δI + H_Total is ill-conditioned ({largest / smallest:.0e}); small errors of a solve grow by that factor. "

@@ -11,7 +11,7 @@ from torch.autograd import grad
 from torch.func import jvp, vjp, vmap
 
 from metafluence.learners import MetaLearner
-from metafluence.networks import batched_vjp, gradients
+from metafluence.networks import Cotangents, batched_vjp, gradients
 from metafluence.runtime import ROW_BYTES, count_within
 from metafluence.tasks import Batch
 
@@ -71,19 +71,24 @@ class Encoder:
         meta = self.meta.detach()
         if self._learner.mixes_instances:
             pairs = zip(self._halves, cotangents, strict=True)
-            return torch.stack([self._learner.pull_each(meta, h, g.unsqueeze(0))[0] for h, g in pairs]).sum(dim=0)
+            return torch.stack([self._learner.pull_each(meta, h, _known(g))[0] for h, g in pairs]).sum(dim=0)
         inputs, joined = torch.cat(self._halves, dim=1), torch.cat(cotangents, dim=1)
-        return self._learner.pull_each(meta, inputs, joined.unsqueeze(0))[0]
+        return self._learner.pull_each(meta, inputs, _known(joined))[0]
 
-    def pullback_queries(self, cotangents: Tensor) -> Iterator[Tensor]:
-        """Jᵀ g of every query instance on its own, for k cotangents g of each [k, n, n_q, ...].
+    def pullback_queries(self, columns: int, cotangents: Cotangents) -> Iterator[Tensor]:
+        """Jᵀ g of every query instance on its own, for as many cotangents g of each as `columns`.
 
-        Task by task, some instances at a time: [k, instances, P].
+        cotangents: g [columns, some, ...] of some instances, from their features [some, ...]; instances are counted
+        task by task. They come some at a time: [columns, some, P]. Each goes through the network once.
         """
-        inputs, g = self._halves[1].flatten(0, 1).unsqueeze(1), cotangents.flatten(1, 2).unsqueeze(2)
-        size = count_within(ROW_BYTES, len(g) * self.meta.numel() * self.meta.element_size())
-        for some in (slice(start, start + size) for start in range(0, len(inputs), size)):
-            yield self._learner.pull_each(self.meta.detach(), inputs[some], g[:, some])
+        inputs = self._halves[1].flatten(0, 1).unsqueeze(1)
+        size = count_within(ROW_BYTES, columns * self.meta.numel() * self.meta.element_size())
+        for start in range(0, len(inputs), size):
+
+            def own(features: Tensor, some: slice, start: int = start) -> Tensor:
+                return cotangents(features[:, 0], slice(start + some.start, start + some.stop)).unsqueeze(2)
+
+            yield self._learner.pull_each(self.meta.detach(), inputs[start : start + size], own)
 
     @cached_property
     def parameter_uses(self) -> float:
@@ -129,6 +134,11 @@ class Encoder:
     def join(self, parts: list[Tensor], lead: int) -> Tensor:
         """The inverse of `split`."""
         return torch.cat([part.flatten(lead, lead + 1) for part in parts], dim=lead)
+
+
+def _known(cotangents: Tensor) -> Cotangents:
+    """Cotangents [n, m, ...] that are known beforehand, one of each."""
+    return lambda _, some: cotangents[some].unsqueeze(0)
 
 
 class WeighedEncoder:

@@ -160,17 +160,6 @@ class Linearisation(ABC):
         """The gradient that weighs the encoder's own second derivatives in a product: of ℒ, or of outer; [n, ...]."""
         return self.gradient if form == "exact" else [part.detach() for part in self._plain[: len(self.explicit)]]
 
-    @property
-    def separates(self) -> bool:
-        """Whether a query instance's loss depends on λ through its own features alone."""
-        return False
-
-    def query_gradients(self) -> Tensor:
-        """∂ℓ_j/∂Z_j over the number of queries for each query instance, where it `separates`: [n, n_q, ...]."""
-        with torch.enable_grad():
-            (by_weight,) = gradients(self._outer, [self._weighed["query"]], create_graph=True)
-            return gradients(by_weight.sum(), self._features[1:])[0]
-
     def instance_gradients(self, level: Level, sums: Tensor | None = None) -> list[Tensor]:
         """D_(λ,Z) ∂ℒ/∂ω for the weight ω of every support or query instance: [instances, n, ...].
 
@@ -279,10 +268,6 @@ class HeldLinearisation(Linearisation):
 
     def pullback(self, parts: list[Tensor]) -> list[Tensor]:
         return parts[:-1]
-
-    @property
-    def separates(self) -> bool:
-        return not self._learner.mixes_instances and not self.uses_rows and len(self.explicit) == 2
 
 
 class IdentityLinearisation(Linearisation):

@@ -10,7 +10,7 @@ import torch
 from metafluence.runtime import COLUMN_BYTES, GRADIENT_GRAPH_BYTES, KEPT_GRAPH_BYTES, count_within, graph_bytes
 from metafluence.tasks import TaskSet
 
-FEW = 16
+FEW = 8
 """Query instances."""
 
 

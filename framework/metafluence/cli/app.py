@@ -1,4 +1,5 @@
-"""The command line: `metafluence run | report | compare | score | clean | sweep | data | list | show | demo`.
+"""The command line: `metafluence run | report | compare | score | clean | sweep | data | list | show | new | check |
+demo`.
 
 Exit codes: 0 done, 1 a run failed, 2 bad input. Whatever needs torch is reached through `metafluence`'s lazy names, so
 that `list` answers at once.
@@ -20,10 +21,12 @@ from rich.text import Text
 
 import metafluence
 from metafluence.allocator import keep_freed_memory
+from metafluence.cli.check import check
 from metafluence.cli.clean import clean
 from metafluence.cli.compare import compare
 from metafluence.cli.components import list_components, show
 from metafluence.cli.data import data_app
+from metafluence.cli.new import new
 from metafluence.cli.score import score
 from metafluence.cli.study import Terminated, demo, report, run
 from metafluence.cli.sweep import sweep_app
@@ -60,6 +63,8 @@ app.command()(report)
 app.command()(compare)
 app.command()(score)
 app.command()(clean)
+app.command()(new)
+app.command()(check)
 app.command("list")(list_components)
 app.command()(show)
 app.add_typer(sweep_app, name="sweep")

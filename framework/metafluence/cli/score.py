@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, cast
 
 import typer
 from rich.text import Text
@@ -33,35 +33,54 @@ def score(
         ),
     ],
     level: Annotated[
-        Literal["task", "support", "query", "image", "class"], typer.Option(help="The items that are scored.")
-    ] = "task",
+        list[str] | None,
+        typer.Option(
+            help="The items that are scored: task (if not given), support, query, image or class. Give it several "
+            "times for several levels at once."
+        ),
+    ] = None,
     method: Annotated[
         str, typer.Option(help="A name that `metafluence list method` shows, or YAML.")
     ] = "run-influence",
     top: Annotated[int, typer.Option(min=1, help="How many items of each end are shown.")] = 50,
     trust: Annotated[
         bool,
-        typer.Option("--trust/--no-trust", help="Try by replays, some 20 trainings, whether scores can be trusted."),
+        typer.Option(
+            "--trust/--no-trust", help="Try by replays, some 20 trainings a level, whether scores can be trusted."
+        ),
     ] = True,
-    out: Annotated[Path | None, typer.Option(help="Folder for results; RUN/scores-LEVEL if not given.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for results; RUN if not given, with a folder scores-LEVEL.")
+    ] = None,
     registry: RegistryOption = None,
 ) -> None:
     """Score every task, instance, image or class of a recorded loop: which harm, and can that be trusted?
 
     Interrupted, it goes on where it stopped when it is run again.
     """
-    folder = check_folder(out or run / f"scores-{level}")
+    levels = cast("tuple[metafluence.Level, ...]", tuple(dict.fromkeys(level or ["task"])))
+    one = out is not None and len(levels) == 1
+    folders = {each: check_folder(out if one else (out or run) / f"scores-{each}") for each in levels}
+    first = folders[levels[0]]
     known = default_registry(registry, Path.cwd())
     way = known.build("method", parse_yaml(method, "--method"), "--method")
     recorded = metafluence.load_recording(run, metafluence.read_learner(learner, known))
     tasks = metafluence.read_targets(targets, known, recorded.problem.tasks.dtype)
-    with kept(folder), Bars(console) as bars:
-        found = metafluence.score_run(recorded, tasks, way, level, trust=trust, observer=bars, folder=folder / "sweep")
+    with kept(first), Bars(console) as bars:
+        found = metafluence.score_run_levels(
+            recorded, tasks, way, levels, trust=trust, observer=bars, folder=first / "sweep"
+        )
+    for each, folder in folders.items():
+        show(found[each], folder, f"{run.resolve().name}: scores by {method}", top)
+
+
+def show(found: metafluence.RunScores, folder: Path, title: str, top: int) -> None:
+    """Print the scores of one level, and write their files."""
     console.print()
     for sentence in metafluence.run_answer(found):
         console.print(Text(sentence))
     console.print()
     table = metafluence.ends_table(found, top)
     console.print(text_table(table, table.title))
-    page = metafluence.write_scores(found, folder, f"{run.resolve().name}: scores by {method}", top, print_warning)
+    page = metafluence.write_scores(found, folder, title, top, print_warning)
     console.print(f"\n{page}  (all items in {folder / 'scores.csv'})", soft_wrap=True)

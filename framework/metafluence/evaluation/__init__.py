@@ -8,6 +8,7 @@ from metafluence.evaluation.error_budget import SOURCES, Budget, ExactReference,
 from metafluence.evaluation.evaluation import Evaluation, TestQuality
 from metafluence.evaluation.extremes import DRAWS, random_changes
 from metafluence.evaluation.ground_truth import Ceiling, Truth, draw_removals, retrain
+from metafluence.evaluation.metric import Measured, Metric
 from metafluence.evaluation.metrics import (
     ChangeAgreement,
     Detection,
@@ -27,7 +28,7 @@ from metafluence.evaluation.replays import Replayed, replayed
 from metafluence.evaluation.reweighting import Reweighted, reweighted
 from metafluence.evaluation.row import RemovalCurve, Row, Run, run_name
 from metafluence.evaluation.run_certificate import certify_run
-from metafluence.evaluation.run_scores import RunScores, score_run
+from metafluence.evaluation.run_scores import RunScores, score_run, score_run_levels
 from metafluence.evaluation.run_trust import CHANGES, FLOOR, RunTrust, run_trust
 from metafluence.evaluation.selection import Selection, selected
 from metafluence.evaluation.solver_grid import Cell, reference_scores, run_cell

@@ -181,7 +181,8 @@ def _model(targets: Targets) -> Check:
 def _assumptions(d: Diagnostics, response: float) -> list[Check]:
     smallest, largest = float(d.extremes.smallest), float(d.extremes.largest)
     condition = largest / smallest if smallest > 0 else math.inf
-    definite = smallest > float(d.extremes.smallest_error)
+    error = float(d.extremes.smallest_error)
+    definite = smallest > error
     return [
         Check(
             "outer stationarity",
@@ -201,7 +202,9 @@ def _assumptions(d: Diagnostics, response: float) -> list[Check]:
             "–" if d.unrolled else f"at most {INNER_STATIONARY:g}, all converged",
             d.adapted,
         ),
-        Check("definiteness", f"smallest eigenvalue of δI + H {smallest:.3g}", "above 0", definite),
+        Check(
+            "definiteness", f"smallest eigenvalue of δI + H {smallest:.3g} ± {error:.1g}", "above its error", definite
+        ),
         Check("conditioning", f"condition number {condition:.1e}", f"at most {CONDITION:.0e}", condition <= CONDITION),
     ]
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
-from metafluence.attribution import AttributionMethod, Context, Targets, Units, attribute
+from metafluence.attribution import AttributionMethod, Context, Targets, Units, attribute_levels
 from metafluence.evaluation.run_trust import RunTrust, run_trust
 from metafluence.progress import Observer
 from metafluence.tasks import Level, TaskSet
@@ -56,17 +57,45 @@ def score_run(
     Raises:
         InputError: the run has no such items, the method cannot score them, or the tasks do not fit the learner.
     """
+    return score_run_levels(run, tasks, method, (level,), trust=trust, observer=observer, folder=folder)[level]
+
+
+def score_run_levels(
+    run: TrainingRun,
+    tasks: TaskSet,
+    method: AttributionMethod,
+    levels: Sequence[Level],
+    *,
+    trust: bool = True,
+    observer: Observer | None = None,
+    folder: Path | None = None,
+) -> dict[Level, RunScores]:
+    """As `score_run`, of the items of several levels, each tried: `run-influence` takes one sweep for all of them."""
     watching = observer or Observer()
-    run.problem.tasks.items(level)
+    for level in levels:
+        run.problem.tasks.items(level)
     targets = Targets(run.problem, tasks, run.final)
-    context = Context(run.problem.at(run.final), level, run=run, observer=watching, folder=folder)
-    scores = attribute(method, context, targets)
-    tried = None
+    context = Context(run.problem.at(run.final), run=run, observer=watching, folder=folder)
+    scores = attribute_levels(method, context, targets, levels)
+    tried: dict[Level, RunTrust] = {}
     if trust:
-        watching.stage("trying the run by replays")
+        watching.stage("trying the run by replays", len(levels))
         exact = remade_run(run) if run.drift else run
-        tried = run_trust(exact, targets.at(exact.final), level)
-        watching.done(tried.verdict)
-    values = scores.values[:, 0].cpu()
+        for number, level in enumerate(levels, start=1):
+            tried[level] = run_trust(exact, targets.at(exact.final), level)
+            watching.step(number, len(levels), level)
+        watching.done("; ".join(found.verdict for found in tried.values()))
     loss = float(targets.losses().mean())
-    return RunScores(run.problem.tasks, level, values, scores.units, len(tasks), loss, scores.notes, tried)
+    return {
+        level: RunScores(
+            run.problem.tasks,
+            level,
+            found.values[:, 0].cpu(),
+            found.units,
+            len(tasks),
+            loss,
+            found.notes,
+            tried.get(level),
+        )
+        for level, found in scores.items()
+    }

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.func import vjp, vmap
 
 from metafluence.errors import InputError
-from metafluence.networks import LayerStack, OutputLoss
+from metafluence.networks import Cotangents, LayerStack, OutputLoss
 from metafluence.registry import Component
 from metafluence.tasks import Batch, TaskSet
 
@@ -157,16 +157,19 @@ class MetaLearner(Component, ABC):
         """Features [m, ...] of instances [m, *shape] under the shared encoder at meta [P]."""
         return inputs
 
-    def pull_each(self, meta: Tensor, inputs: Tensor, cotangents: Tensor) -> Tensor:
+    def pull_each(self, meta: Tensor, inputs: Tensor, cotangents: Cotangents) -> Tensor:
         """Jᵀ g of every group of instances alone, J of `encode`, for k cotangents g of each.
 
-        inputs [n, m, *shape], g [k, n, m, ...] to [k, n, P].
+        inputs [n, m, *shape]; `cotangents` gives g [k, some, m, ...] of some of the groups from their features. Returns
+        [k, n, P].
         """
+        with torch.no_grad():
+            g = cotangents(vmap(self.encode, in_dims=(None, 0))(meta, inputs), slice(0, len(inputs)))
 
-        def one(instances: Tensor, g: Tensor) -> Tensor:
-            return vmap(vjp(lambda lam: self.encode(lam, instances), meta)[1])(g)[0]
+        def one(instances: Tensor, own: Tensor) -> Tensor:
+            return vmap(vjp(lambda lam: self.encode(lam, instances), meta)[1])(own)[0]
 
-        return vmap(one, in_dims=(0, 1), out_dims=1)(inputs, cotangents)
+        return vmap(one, in_dims=(0, 1), out_dims=1)(inputs, g)
 
     def parameter_uses(self, shape: torch.Size) -> float:
         """How often `encode` multiplies by each of its parameters, for an instance of `shape`: many times in a

@@ -14,6 +14,7 @@ from metafluence.learners.meta_learner import MetaLearner
 from metafluence.learners.state_dicts import check_constants, matched_keys
 from metafluence.networks import (
     Backbone,
+    Cotangents,
     FlatModule,
     LayerStack,
     OutputLoss,
@@ -200,7 +201,7 @@ class NetworkLearner(MetaLearner):
     def outer_loss(self, rows: Tensor, adapted: Tensor, query: Batch, weights: Tensor) -> Tensor:
         return weighted_mean(self.output_loss.values(self.predict(rows, adapted, query.inputs), query.targets), weights)
 
-    def pull_each(self, meta: Tensor, inputs: Tensor, cotangents: Tensor) -> Tensor:
+    def pull_each(self, meta: Tensor, inputs: Tensor, cotangents: Cotangents) -> Tensor:
         if self.network.mixes_instances:
             return super().pull_each(meta, inputs, cotangents)
         found = gradients_each(self.network, meta[: self.network.size], inputs, cotangents)

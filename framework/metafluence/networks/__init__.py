@@ -4,7 +4,14 @@ from metafluence.networks.autograd import batched_vjp, depends_on, gradients
 from metafluence.networks.backbones import ACTIVATIONS, Backbone, activation, build_module, pooled_size, pooling
 from metafluence.networks.batch_statistics import evaluated_norms, per_task_norms, running_norms
 from metafluence.networks.flat_module import FlatModule
-from metafluence.networks.layers import LayeredLoss, LayerStack, gradients_each, layered_loss, multiplications
+from metafluence.networks.layers import (
+    Cotangents,
+    LayeredLoss,
+    LayerStack,
+    gradients_each,
+    layered_loss,
+    multiplications,
+)
 from metafluence.networks.losses import (
     OutputLoss,
     SoftmaxLoss,

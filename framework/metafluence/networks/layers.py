@@ -82,24 +82,31 @@ def layered_loss(
     )
 
 
-def gradients_each(network: FlatModule, meta: Tensor, inputs: Tensor, cotangents: Tensor) -> Tensor:
-    """Jᵀ g of every group of instances on its own: inputs [n, m, *shape], cotangents [k, n, m, ...] to [k, n, P].
+Cotangents = Callable[[Tensor, slice], Tensor]
+"""Cotangents g [k, some, m, ...] of the outputs of some groups, from the outputs [some, m, ...] and which they are."""
+
+
+def gradients_each(network: FlatModule, meta: Tensor, inputs: Tensor, cotangents: Cotangents) -> Tensor:
+    """Jᵀ g of every group of instances on its own: inputs [n, m, *shape] to [k, n, P].
 
     From one pass over all of them: a layer's gradient is the product of its inputs and its output's gradients.
     """
     n, m = inputs.shape[:2]
     names = proven_layers(network, inputs.shape[2:])
-    found = meta.new_empty(len(cotangents), n, network.size)
+    found: Tensor | None = None
     start, size = 0, 1
     while start < n:
         some = slice(start, min(start + size, n))
         trace = Trace(network, meta.detach().unsqueeze(0), inputs[some].flatten(0, 1).unsqueeze(0), names)
-        for own, out in zip(cotangents, found, strict=True):
-            trace.group_gradients(own[some].flatten(0, 1).unsqueeze(0), out[some])
+        g = cotangents(trace.outputs[0].detach().unflatten(0, (-1, m)), some)
+        if found is None:
+            found = meta.new_empty(len(g), n, network.size)
+        for own, out in zip(g, found, strict=True):
+            trace.group_gradients(own.flatten(0, 1).unsqueeze(0), out[some])
         start += size
         widest = max((x.inputs[0].numel() // x.inputs.shape[1] for x in trace.layers), default=1)
         size = count_within(TRACE_BYTES, meta.element_size() * max(m * widest, network.size))
-    return found
+    return meta.new_empty(0, n, network.size) if found is None else found
 
 
 def multiplications(network: FlatModule, shape: torch.Size) -> int:

@@ -11,10 +11,13 @@ from typing import Any
 
 import metafluence
 from metafluence.errors import MetafluenceError, RegistryError, UnknownNameError, unknown
-from metafluence.hooks import PROJECT, new_manager
+from metafluence.hooks import PROJECT, check_plugin_api, new_manager
 from metafluence.package_files import resource
 from metafluence.registry.registry import PROGRAM, Entry, Registry, preset, relative_to
 from metafluence.registry.yaml_text import read_yaml
+
+SECTIONS = ("plugin_api", "interfaces", "components", "disabled")
+"""What a registry.yaml may say."""
 
 
 def default_registry(overlay: Path | None = None, folder: Path | None = None) -> Registry:
@@ -47,6 +50,7 @@ def read_catalogue(registry: Registry, file: Path, origin: str) -> None:
     """Add a registry.yaml. Raises RegistryError naming the file, the place and how to fix it."""
     raw = _read_yaml(file)
     registry.origin = origin
+    check_plugin_api(raw.get("plugin_api", 1), str(file))
     for kind, spec in _mapping(raw.get("interfaces") or {}, file, "interfaces").items():
         if not isinstance(spec, dict) or not all(isinstance(spec.get(key), str) for key in ("at", "about")):
             raise RegistryError(f"{file}, interfaces.{kind}: say {{at: module:Class, about: one line}}.")
@@ -78,8 +82,8 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     raw = read_yaml(file, "registry", RegistryError)
     raw = _mapping({} if raw is None else raw, file, "The file")
     for section in raw:
-        if section not in ("interfaces", "components", "disabled"):
-            raise RegistryError(f"{file}: {unknown('section', str(section), ('interfaces', 'components', 'disabled'))}")
+        if section not in SECTIONS:
+            raise RegistryError(f"{file}: {unknown('section', str(section), SECTIONS)}")
     return raw
 
 
@@ -165,6 +169,7 @@ def _plug_in(registry: Registry, point: EntryPoint) -> None:
     try:
         _check_free(registry, point.name)
         plugin = point.load()
+        check_plugin_api(getattr(plugin, "plugin_api", 1), f"The plugin {point.name}")
         registry.hooks.register(plugin, point.name)
         register = getattr(plugin, "metafluence_register", None)
         if register is not None:

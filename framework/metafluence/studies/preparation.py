@@ -18,9 +18,11 @@ from metafluence.linalg import Solver
 from metafluence.progress import Observer
 from metafluence.registry import Registry
 from metafluence.runtime import Shelf, component_fingerprint, digest_of, find_device, folder_of
+from metafluence.studies.asked_items import asked_items, unseen_note
 from metafluence.studies.built_with import built_with
 from metafluence.studies.config import RunStudyConfig, StudyConfig
 from metafluence.studies.drawn_tasks import DTYPES, DrawnTasks
+from metafluence.studies.fit_checks import checked_fit
 from metafluence.studies.fitters import build_executor
 from metafluence.studies.kept_fits import KeptFits
 from metafluence.studies.recorded_fit import RecordedFit, open_run
@@ -40,12 +42,13 @@ DOING = {
 class Prepared:
     """What a study has before its runs; an evaluation for each of its levels.
 
-    split: the tasks as they were drawn, on the processor; what is computed with is on the study's device.
+    split: the tasks as they were drawn, on the processor; what is computed with is on the study's device. diagnostics:
+    None where runs are replayed, which need no minimum.
     """
 
     split: Split
     fit: Fit
-    diagnostics: Diagnostics
+    diagnostics: Diagnostics | None
     evaluations: dict[Level, Evaluation]
     warnings: tuple[str, ...]
 
@@ -161,15 +164,14 @@ class Preparation:
         started = self.start()
         split, problem, fit = started.split, started.problem, started.fit
         point = problem.at(fit.meta)
-        self._observer.stage("checking the fit")
-        diagnostics = diagnose(point, self._generator("diagnostics"))
-        self._observer.done()
-        stopped = f"Meta-training stopped before its tolerance (‖∇F‖ = {fit.gradient_norm:.1e})."
-        warnings = [*([] if fit.converged else [stopped]), *diagnostics.warnings]
-        if warnings and self.config.truth is not None and self.config.truth.kind != "minimum":
-            warnings = [
-                f"‖∇F‖ = {fit.gradient_norm:.1e}: methods that differentiate a minimum, such as task-if, are off."
-            ]
+
+        def measure() -> Diagnostics:
+            self._observer.stage("checking the fit")
+            found = diagnose(point, self._generator("diagnostics"))
+            self._observer.done()
+            return found
+
+        diagnostics, warnings = checked_fit(self.config.truth, fit, measure)
         bank = self.bank(started)
         validation, test = (part.to(device=self.device) for part in (split.validation, split.test))
         targets, selection = self.tasks.targets(validation)
@@ -193,7 +195,7 @@ class Preparation:
                 selection=selection,
                 extremes=()
                 if self.config.truth is None
-                else self.config.truth.ends(len(self._asked(level, problem, fit.run))),
+                else self.config.truth.ends(len(asked_items(self.config.truth, level, problem, fit.run))),
             )
             averaged = self.config.truth is not None and self.config.truth.averages
             also = tuple(replace(evaluation, **one.facts(problem)) for one in others) if averaged else ()
@@ -209,12 +211,6 @@ class Preparation:
         if self.config.truth is None:
             return None
         return self._bank(started.problem, started.fit, started.split, "fit", self.shelf.folder / "bank")
-
-    def _asked(self, level: Level, problem: BilevelProblem, run: TrainingRun | None) -> Tensor:
-        """The numbers of the items of which the ground truth is asked: those that the replayed run saw, or all."""
-        if run is not None and self.config.truth is not None and self.config.truth.kind == "run":
-            return run.drawn(level)
-        return torch.arange(problem.tasks.items(level))
 
     def removals(self, level: Level, items: Tensor) -> tuple[list[Removal], list[Removal]]:
         """The single items and the random subsets that the ground truth leaves out; items: the numbers of all."""
@@ -281,12 +277,8 @@ class Preparation:
     def _truth(self, evaluation: Evaluation, others: list[_Seed], warnings: list[str]) -> Truth | None:
         if evaluation.bank is None:
             return None
-        items = self._asked(evaluation.level, evaluation.problem, evaluation.run)
-        if len(items) < (whole := evaluation.problem.tasks.items(evaluation.level)):
-            warnings.append(
-                f"The recorded steps saw {len(items)} of {whole} {ITEM_NAMES[evaluation.level]}. The others did not "
-                "change them, and score 0; ground truth is asked about those that they saw."
-            )
+        items = asked_items(self.config.truth, evaluation.level, evaluation.problem, evaluation.run)
+        warnings += filter(None, [unseen_note(evaluation, items)])
         singles, subsets = self.removals(evaluation.level, items)
         count = (len(singles) + len(subsets)) * (1 + len(others))
         asked = self.config.truth
@@ -307,7 +299,7 @@ class Preparation:
         """What the targets' losses do without random sets of these sizes."""
         if not evaluation.extremes:
             return torch.empty(0)
-        items = self._asked(evaluation.level, evaluation.problem, evaluation.run)
+        items = asked_items(self.config.truth, evaluation.level, evaluation.problem, evaluation.run)
         self._observer.stage(f"leaving out random {ITEM_NAMES[evaluation.level]}", DRAWS * len(evaluation.extremes))
         found = random_changes(evaluation, items, self._generator(f"extremes {evaluation.level}"))
         self._observer.done()

@@ -24,7 +24,8 @@ class StudyResult:
     """Pairs of inner and outer solvers."""
     split: Split
     fit: Fit
-    diagnostics: Diagnostics
+    diagnostics: Diagnostics | None
+    """Of the fit as a minimum; None where runs are replayed."""
     evaluations: dict[Level, Evaluation]
     """By level, what its runs shared, with the ground truth."""
     full: TestQuality

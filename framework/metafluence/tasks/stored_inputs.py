@@ -67,6 +67,10 @@ class StoredInputs:
         """Of one row in the file."""
         return math.prod(self.shape[1:]) * self.stored.itemsize
 
+    def first(self, count: int) -> StoredInputs:
+        """The first rows alone."""
+        return replace(self, shape=torch.Size([count, *self.shape[1:]]), sums=self.sums[:count])
+
     def parts(self) -> Iterator[Tensor]:
         """All rows in order, a few at a time."""
         step = max(1, PART_BYTES // max(1, self.row_bytes))

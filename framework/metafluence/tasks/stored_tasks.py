@@ -62,14 +62,16 @@ def save_tasks(tasks: TaskSet | Iterable[Any], folder: str | Path) -> TaskSet:
     return open_tasks(where)
 
 
-def open_tasks(folder: str | Path) -> TaskSet:
-    """The tasks that `save_tasks` wrote. Their inputs stay in the files: `tasks[index]` reads these tasks alone.
+def open_tasks(folder: str | Path, count: int | None = None) -> TaskSet:
+    """The tasks that `save_tasks` wrote, or the first `count` of them. Their inputs stay in the files: `tasks[index]`
+    reads these tasks alone.
 
     A pass over all tasks reads them in order, a chunk at a time. A task whose values are not those that were written is
     refused when it is read (DataError).
 
     Raises:
         DataError: there are no such tasks, or files are missing, damaged or of another length.
+        InputError: there are fewer.
     """
     where = Path(folder)
     if not (where / FILE).is_file():
@@ -78,21 +80,26 @@ def open_tasks(folder: str | Path) -> TaskSet:
         tensors, facts = load_tensors(where / FILE, FILE)
     except StoreError as error:
         raise DataError(f"{error} Save the tasks again with mf.save_tasks.") from error
+    held = len(facts["ids"])
+    some = held if count is None else count
+    if not 1 <= some <= held:
+        raise InputError(f"{where} holds {held} tasks, and {some} are asked for. Give 1 to {held}.")
+    tensors.update({name: part[:some] for name, part in tensors.items() if name != "labels"})
     halves = []
     for half in HALVES:
         kind = getattr(torch, facts["dtype"])
         inputs = StoredInputs(_file(where, half), torch.Size(facts[half]), kind, tensors[f"{half}.sums"], kind)
-        expected = len(inputs) * inputs.row_bytes
+        expected = held * inputs.row_bytes
         found = inputs.file.stat().st_size if inputs.file.is_file() else 0
         if found != expected:
             raise DataError(f"{inputs.file} has {found} bytes where {expected} were written. Save the tasks again.")
-        halves.append(Batch(inputs, tensors[f"{half}.targets"]))  # type: ignore[arg-type]
+        halves.append(Batch(inputs.first(some), tensors[f"{half}.targets"]))  # type: ignore[arg-type]
     marks = {f"corrupted_{half}": tensors[f"{half}.corrupted"] for half in HALVES}
     origins = None
     if "support.images" in tensors:
         support, query = (tensors[f"{half}.images"] for half in HALVES)
         origins = Origins(support, query, tuple(facts["images"]), tensors["labels"], tuple(facts["classes"]))
-    return TaskSet(*halves, ids=tuple(facts["ids"]), **marks, origins=origins, counts=tensors.get("counts"))
+    return TaskSet(*halves, ids=tuple(facts["ids"][:some]), **marks, origins=origins, counts=tensors.get("counts"))
 
 
 class _Writer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing, contextmanager
 from types import ModuleType
 from typing import Any
@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from metafluence import Executor
+from metafluence.testing.faults import Fault
+from metafluence.testing.simple_suites import simple_faults, simple_suite
 
 
 class Awkward(Exception):
@@ -45,7 +47,7 @@ def _awkward(item: int) -> int:
     raise Awkward(item, "as every other")
 
 
-def check_once(executor: Executor) -> None:
+def check_once(executor: Executor, seed: int) -> None:
     """Every index comes once, with the result of its item: of none, one, and more than there are workers."""
     for count in (0, 1, 2, 9):
         items = list(range(3, 3 + count))
@@ -53,7 +55,7 @@ def check_once(executor: Executor) -> None:
         assert sorted(found) == [(i, item**3) for i, item in enumerate(items)], f"wrong for {count} items"
 
 
-def check_tensors(executor: Executor) -> None:
+def check_tensors(executor: Executor, seed: int) -> None:
     """Tensors travel both ways without losing a bit."""
     generator = torch.Generator().manual_seed(0)
     matrices = [torch.randn(n, n, generator=generator, dtype=torch.float64) for n in (2, 3, 4)]
@@ -61,7 +63,7 @@ def check_tensors(executor: Executor) -> None:
     assert all(torch.equal(found[i], _solve(matrix)) for i, matrix in enumerate(matrices))
 
 
-def check_exception(executor: Executor) -> None:
+def check_exception(executor: Executor, seed: int) -> None:
     """An exception of the function ends it, with its type and message; the next call knows nothing of it."""
     with pytest.raises(ValueError, match="two is bad luck"):
         list(executor.map(_unlucky, [0, 1, 2, 3], _silence))
@@ -70,7 +72,7 @@ def check_exception(executor: Executor) -> None:
     assert dict(executor.map(_cube, [1, 2], _silence)) == {0: 1, 1: 8}
 
 
-def check_early_end(executor: Executor) -> None:
+def check_early_end(executor: Executor, seed: int) -> None:
     """One that takes a single result and goes leaves nothing behind that the next call sees."""
     found: Any = executor.map(_cube, list(range(9)), _silence)
     with closing(found):
@@ -79,7 +81,7 @@ def check_early_end(executor: Executor) -> None:
     assert dict(executor.map(_cube, [1, 2], _silence)) == {0: 1, 1: 8}
 
 
-def check_own_file(executor: Executor) -> None:
+def check_own_file(executor: Executor, seed: int) -> None:
     """Functions, items and results of classes that no other process can import."""
     with _module_of_ones_own() as own:
         found = dict(executor.map(own.Double(3), [own.Number(i) for i in range(4)], _silence))
@@ -87,14 +89,14 @@ def check_own_file(executor: Executor) -> None:
         assert all(type(number) is own.Number for number in found.values())
 
 
-def check_threads(executor: Executor) -> None:
+def check_threads(executor: Executor, seed: int) -> None:
     """No worker has more of torch's threads than this process, whose number stays."""
     before = torch.get_num_threads()
     assert all(1 <= threads <= before for _, threads in executor.map(_threads, list(range(4)), _silence))
     assert torch.get_num_threads() == before
 
 
-CHECKS: dict[str, Callable[[Executor], None]] = {
+CHECKS = {
     "once": check_once,
     "tensors": check_tensors,
     "exception": check_exception,
@@ -134,24 +136,11 @@ def _silence(sentence: str) -> None:
     """Nobody is told."""
 
 
-def executor_suite(executor: Executor) -> type:
-    """A class of tests for pytest: `executor` on every one of CHECKS."""
-
-    class ExecutorSuite:
-        @pytest.mark.parametrize("check", CHECKS)
-        def test_contract(self, check: str) -> None:
-            CHECKS[check](executor)
-
-    ExecutorSuite.__name__ = ExecutorSuite.__qualname__ = f"Test{type(executor).__name__}"
-    return ExecutorSuite
+def executor_suite(executor: Executor | type[Executor], skip: Collection[str] = ()) -> type:
+    """A class of tests for pytest: `executor` (an instance, or a class with defaults) on all CHECKS but `skip`."""
+    return simple_suite("executor", CHECKS, executor, skip, examples=1)
 
 
-def executor_failures(executor: Executor) -> list[str]:
-    """What the suite finds wrong with an executor: one line each, empty where all is well."""
-    found = []
-    for name, check in CHECKS.items():
-        try:
-            check(executor)
-        except (Exception, pytest.fail.Exception) as error:
-            found.append(f"{name}: {type(error).__name__}: {error}".strip())
-    return found
+def executor_failures(executor: Executor) -> list[Fault]:
+    """What the suite finds wrong with an executor: a sentence each, empty where all is well."""
+    return simple_faults("executor", CHECKS, executor, skip=())

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 
 from metafluence import MetaLearner, build
+from metafluence.testing.faults import Fault, found_by, judged
 from metafluence.testing.learner_checks import CHECKS, OF_AN_OBJECTIVE, RETRAINING
 from metafluence.testing.learner_trial import Trial
 from metafluence.testing.names import known_names
@@ -38,16 +39,13 @@ def learner_suite(learner: MetaLearner, skip: Collection[str] = (), examples: in
 
 def learner_failures(
     learner: MetaLearner, skip: Collection[str] = (), examples: int = 3, real: bool = False
-) -> list[str]:
-    """What the suite finds wrong with a learner: one line each, empty where all is well."""
-    found = []
+) -> list[Fault]:
+    """What the suite finds wrong with a learner: a sentence each, empty where all is well."""
+    found: list[Fault] = []
+    once: dict[str, Any] = {"phases": [Phase.generate], "derandomize": True, "database": None}
     for name in CHECKS:
-        if name in _skipped(learner, skip):
-            continue
-        try:
-            _run(name, learner, examples, real, phases=[Phase.generate], derandomize=True, database=None)()
-        except Exception as error:
-            found.append(f"{name}: {type(error).__name__}: {error}".strip())
+        if name not in _skipped(learner, skip):
+            found += found_by(_run(name, learner, examples, real, **once, report_multiple_bugs=False))
     return found
 
 
@@ -69,7 +67,8 @@ def _run(name: str, learner: MetaLearner, examples: int, real: bool, **options: 
     )
     @given(drawn, st.integers(0, 2**20))
     def run(problem, seed) -> None:
-        CHECKS[name](Trial(problem, seed))
+        with judged(name, CHECKS[name], learner):
+            CHECKS[name](Trial(problem, seed))
 
     return run
 

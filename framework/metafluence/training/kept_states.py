@@ -68,6 +68,14 @@ class KeptStates:
             return torch.zeros(0)
         return found.to(device)
 
+    def forget(self, step: int) -> None:
+        """Remove from the folder the states after more than `step` steps, and the gradients of later steps."""
+        assert self._folder is not None
+        for kind, first in ((STATE, step + 1), (GRADIENTS, step)):
+            for file in self._folder.glob(f"{kind}-*.safetensors"):
+                if file.name >= self._file(first, kind).name:
+                    file.unlink()
+
     def _named(self, step: int, kind: str = STATE) -> str:
         return f"{self.identity} {'' if kind == STATE else kind + ' '}after step {step}"
 

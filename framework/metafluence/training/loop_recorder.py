@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -22,9 +23,9 @@ from metafluence.training.loop_settings import distance, rounding
 from metafluence.training.recorded_tasks import RecordedTasks, as_tasks
 from metafluence.training.run import TrainingRun
 from metafluence.training.run_recorder import RunRecorder
-from metafluence.training.step_rules import StepRule, StepState
+from metafluence.training.step_rules import AdamStep, StepRule, StepState
 from metafluence.training.torch_steps import moments_of, parameters_of, rate_of, settings
-from metafluence.training.unfinished import finished_run, keep_progress
+from metafluence.training.unfinished import begun_run, finished_run, first_steps, keep_progress
 
 FIRST = 3
 """Steps from the first on that are checked, whatever `check_every` is; so are powers of two, and the last step."""
@@ -151,19 +152,66 @@ class LoopRecorder:
         device = self._check.problem.tasks.device
         return finished_run(self._folder, self._learner, self._solver, self._memory_gib, device)
 
+    def resume(self) -> None:
+        """Go on after the kept step that the loop is at.
+
+        Raises InputError where it is at none, or has another optimiser, `clip` or `every`; StoreError where what is
+        kept is of another learner.
+        """
+        try:
+            self._resume()
+        except BaseException:
+            self._stop()
+            raise
+
+    def _resume(self) -> None:
+        device = self._parameters[0].device
+        run, weights = begun_run(self._folder, self._learner, self._solver, self._memory_gib, device)
+        if run.every != self._every:
+            raise InputError(f"every is {self._every}, and was {run.every} in {self._folder}. Give every={run.every}.")
+        given, self._rule = self._rule, run.rule
+        self._bind(run.problem)
+        self._state = self._kept_state(run)
+        had = run.rule
+        if isinstance(had, AdamStep):
+            had = replace(had, begun=had.begun + self._state.step)
+        if given != had:
+            raise InputError(f"The loop has {given}, and had {had}. Give the optimiser, and clip, as they were.")
+        run, weights = first_steps(run, self._state.step, weights, self._folder)
+        self._tasks.resume()
+        self._weights = dict(enumerate(weights.tolist()))
+        self._runs.go_on(run)
+
+    def _kept_state(self, run: TrainingRun) -> StepState:
+        """The last kept state that is the loop's own now."""
+        steps = range(run.every, run.steps + 1, run.every)
+        ours = (self._meta(), *(self._flat(part) for part in self._moments()))
+        for step in reversed(steps):
+            state = run.states.get(step, ours[0].device)
+            if len(state.parts) == len(ours) and all(map(torch.equal, state.parts, ours)):
+                return state
+        raise InputError(
+            f"The loop is at none of the steps whose states are kept in {self._folder}; the last of these are "
+            f"{', '.join(map(str, steps[-3:]))}. Give the model and the optimiser what the loop saved "
+            "after one of these, and then call mf.record."
+        )
+
     def _start(self, tasks: TaskSet) -> StepState:
         """At the first step: bind the learner, find parameters in λ, and keep the state."""
         types = {p.dtype for p in self._parameters} | {tasks.dtype}
         if len(types) > 1:
             raise InputError(f"Parameters and tasks are of {sorted(map(str, types))}. Give them one type.")
-        problem = BilevelProblem(self._learner, tasks, 0.0, self._solver, self._memory_gib)
-        self._places = _places(self._learner, problem, self._parameters)
-        self._check = LoopCheck(self._learner, problem, self._rule)
-        weights = Weights.ones(tasks)
-        self._runs = RunRecorder(problem, weights, self._rule, self._every, self._folder, keep_all=True)
+        self._bind(BilevelProblem(self._learner, tasks, 0.0, self._solver, self._memory_gib))
         self._state = StepState(0, (self._meta(), *(self._flat(part) for part in self._moments())))
         self._runs.start(self._state)
         return self._state
+
+    def _bind(self, problem: BilevelProblem) -> None:
+        """problem: of the learner, on the tasks of the first step."""
+        self._places = _places(self._learner, problem, self._parameters)
+        self._check = LoopCheck(self._learner, problem, self._rule)
+        weights = Weights.ones(problem.tasks)
+        self._runs = RunRecorder(problem, weights, self._rule, self._every, self._folder, keep_all=True)
 
     def _before_step(self, optimiser: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not self._inside:

@@ -46,6 +46,13 @@ class JoinedOrigins:
             )
         return number
 
+    def resume(self, taken: dict[str, Any]) -> None:
+        """Take up what `taken` gave, of one file after another."""
+        classes = [*self._classes, *taken["classes"]]
+        for name, label in zip(taken["images"], taken["labels"], strict=True):
+            self._image(name, classes[label])
+        self._taken = len(self._images), len(self._classes)
+
     def taken(self) -> dict[str, Any]:
         """What was added since the last call, for `joined_origins`."""
         images, classes = self._taken

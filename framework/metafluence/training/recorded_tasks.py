@@ -29,11 +29,28 @@ class RecordedTasks:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._numbers: dict[str, tuple[int, str]] = {}
-        self._waiting: list[tuple[str, dict[str, Tensor]]] = []
+        self._waiting: list[tuple[str, bool, dict[str, Tensor]]] = []
         self._written = 0
         self._shapes: list[tuple[int, ...]] = []
         self._images: JoinedOrigins | None = None
         self._sizes: set[tuple[int, int]] = set()
+
+    def resume(self) -> None:
+        """Take up the tasks that are in the folder's files."""
+        for file in sorted(self._folder.glob(FILES)):
+            tensors, facts = load_tensors(file)
+            if "images" in facts:
+                self._images = self._images or JoinedOrigins()
+                self._images.resume(facts)
+            self._shapes = [tuple(tensors[f"{half}.{what}"].shape[2:]) for half, what in PARTS if what != "corrupted"]
+            self._sizes |= set(map(tuple, tensors["counts"].tolist()))
+            for i, (name, named) in enumerate(zip(facts["ids"], facts["named"], strict=True)):
+                sizes = dict(zip(("support", "query"), tensors["counts"][i].tolist(), strict=True))
+                parts = {
+                    key: part[i, : sizes[key.partition(".")[0]]] for key, part in tensors.items() if key != "counts"
+                }
+                self._number(name, named, parts)
+            self._written = len(self._numbers)
 
     @property
     def differ(self) -> bool:
@@ -72,15 +89,19 @@ class RecordedTasks:
         name, (support, query) = tasks.ids[i], _sizes(tasks)[i].tolist()
         sizes = {"support": support, "query": query}
         parts = {f"{half}.{what}": _part(tasks, half, what)[i, : sizes[half]].cpu().clone() for half, what in PARTS}
-        digest = _digest(parts)
         if self._images is not None and tasks.origins is not None:
             parts |= self._images.add(tasks.origins[torch.tensor([i])])
-            digest += _digest({key: parts[key] for key in parts if key.endswith(IMAGES)})
+        number = self._number(name, named, parts)
+        if number == self._written + len(self._waiting):
+            self._waiting.append((name, named, parts))
+        return number
+
+    def _number(self, name: str, named: bool, parts: dict[str, Tensor]) -> int:
+        """That of a task of these parts; the next one for a task that is new."""
+        digest = "".join(_digest({key: parts[key] for key in keys if key in parts}) for keys in (VALUES, NUMBERS))
         number, known = self._numbers.setdefault(name if named else digest, (len(self._numbers), digest))
         if known != digest:
             raise InputError(f"Two tasks are called {name!r}. Give every task an id of its own.")
-        if number == self._written + len(self._waiting):
-            self._waiting.append((name, parts))
         return number
 
     def __len__(self) -> int:
@@ -90,17 +111,20 @@ class RecordedTasks:
         """Write the tasks that are not in a file yet."""
         if not self._waiting:
             return
-        ids, parts = zip(*self._waiting, strict=True)
+        ids, named, parts = zip(*self._waiting, strict=True)
         stacked = {key: _joined([part[key].unsqueeze(0) for part in parts]) for key in parts[0]}
         stacked["counts"] = torch.tensor(
             [[len(part[f"{half}.targets"]) for half in ("support", "query")] for part in parts]
         )
-        facts = {"ids": list(ids), **(self._images.taken() if self._images is not None else {})}
+        facts = {"ids": list(ids), "named": list(named), **(self._images.taken() if self._images is not None else {})}
         save_tensors(self._folder / FILES.replace("*", f"{self._written:08d}"), stacked, facts)
         self._written, self._waiting = self._written + len(ids), []
 
 
 PARTS = tuple((half, what) for half in ("support", "query") for what in ("inputs", "targets", "corrupted"))
+VALUES = tuple(f"{half}.{what}" for half, what in PARTS)
+NUMBERS = tuple(f"{half}{IMAGES}" for half in ("support", "query"))
+"""What a file of tasks calls their tensors, and the numbers of their images."""
 
 
 def _part(tasks: TaskSet, half: str, what: str) -> Tensor:

@@ -39,6 +39,7 @@ def record(
     inner_solver: Solver | None = None,
     memory_gib: float = 2.0,
     classes: Mapping[str, str] | None = None,
+    resume: bool = False,
 ) -> LoopRecorder:
     """A recorder of a training loop of one's own, whose steps are put within `recorder.step(batch)`.
 
@@ -54,9 +55,13 @@ def record(
         inner_solver: as of a `BilevelProblem`; exact if not given.
         memory_gib: as of a `BilevelProblem`.
         classes: the class of each image, by the names that `step` is given; the folder part of the name if None.
+        resume: go on with the recording in the folder, where it was interrupted after its first kept state; else begin.
+            The model and the optimiser are as after a step that `every` divides; later steps are recorded anew.
 
     Raises:
-        InputError: an optimiser or options that cannot be replayed, a folder with other files, or several processes.
+        InputError: an optimiser or options that cannot be replayed, a folder with other files, or several processes; to
+            resume, a loop that is at no kept step, or is another one.
+        StoreError: to resume a recording of another learner.
     """
     if reduction not in ("mean", "sum") and not (isinstance(reduction, int | float) and reduction > 0):
         raise InputError(f"The reduction is {reduction!r}. Give 'mean', 'sum', or the loss over the tasks' mean loss.")
@@ -70,9 +75,15 @@ def record(
         )
     rule = rule_of(optimiser, clip)
     where = Path(folder)
-    _clear(where)
+    resumes = resume and recorded_steps(where) > 0
+    if not resumes:
+        _clear(where)
     solver = inner_solver if inner_solver is not None else default_registry().build("solver", "exact")
-    return LoopRecorder(where, learner, optimiser, rule, reduction, check_every, every, solver, memory_gib, classes)
+    given = (where, learner, optimiser, rule, reduction, check_every, every, solver, memory_gib, classes)
+    recorder = LoopRecorder(*given)
+    if resumes:
+        recorder.resume()
+    return recorder
 
 
 def _refuse_in_several() -> None:
@@ -92,7 +103,7 @@ def _clear(folder: Path) -> None:
     if steps:
         raise InputError(
             f"{folder} holds a recording that was not finished, with {count(steps, 'step')}. Make them a run with "
-            "mf.finish_recording(folder, learner), or remove the folder; give further steps a folder of their own."
+            "mf.finish_recording(folder, learner), go on with mf.record(..., resume=True), or remove the folder."
         )
     files = list(folder.glob("*"))
     ours = [file for file in files if UNFINISHED.fullmatch(file.name)]

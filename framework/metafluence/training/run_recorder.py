@@ -58,6 +58,11 @@ class RunRecorder:
         start = self._start()
         self._gradients = list(run.states.gradients(start, self._peaks.device)[: step - start])
 
+    def go_on(self, run: TrainingRun) -> None:
+        """Take up this run, whose last state is kept, where it ends."""
+        self._batches, self._rates, self._peaks = list(run.batches), list(run.rates), run.peaks
+        self._states = run.states
+
     def start(self, state: StepState) -> None:
         """Keep the state before the first step."""
         digest = hashlib.sha256(f"{self._problem.fingerprint()} {self._weights.fingerprint()} {self._rule}".encode())

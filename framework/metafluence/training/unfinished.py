@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from metafluence.bilevel import BilevelProblem
 from metafluence.errors import InputError, StoreError
@@ -38,8 +39,7 @@ def keep_progress(folder: Path, run: TrainingRun, weights: Mapping[int, float]) 
         "weights": torch.tensor([weights[i] for i in range(len(weights))], dtype=torch.float64),
     }
     facts = {"rule": [type(run.rule).__name__, asdict(run.rule)], "every": run.every, "identity": run.states.identity}
-    described = [component_fingerprint(part) for part in (run.problem.learner, run.problem.inner_solver)]
-    save_tensors(folder / PROGRESS, tensors, {**facts, "described": described})
+    save_tensors(folder / PROGRESS, tensors, {**facts, "described": _described(run.problem)})
 
 
 def recorded_steps(folder: Path) -> int:
@@ -51,38 +51,69 @@ def finished_run(
     folder: Path, learner: MetaLearner, solver: Solver, memory_gib: float, device: torch.device
 ) -> TrainingRun:
     """The run of the steps that are kept, saved. Raises as `finish_recording`."""
-    tensors, facts = load_tensors(folder / PROGRESS)
-    weighed = tensors["weights"]
-    for file in folder.glob(FILES):  # after an interruption there may be tasks of later steps
-        if file.name >= FILES.replace("*", f"{len(weighed):08d}"):
-            file.unlink()
+    begun, weighed = begun_run(folder, learner, solver, memory_gib, device)
     tasks = load_tasks(folder, device)
-    batches = tensors["batches"].split(tensors["sizes"].tolist())
     problem = BilevelProblem(learner, tasks, 0.0, solver, memory_gib)
-    first = BilevelProblem(learner, tasks[batches[0]], 0.0, solver, memory_gib)
-    if [component_fingerprint(part) for part in (first.learner, first.inner_solver)] != facts["described"]:
+    if problem.size != len(begun.peaks):
+        raise InputError(
+            f"The learner has {problem.size} meta-parameters for all tasks and {len(begun.peaks)} for those of "
+            "the first step: later ones have more classes. Give the learner its number of ways."
+        )
+    ones = Weights.ones(tasks)
+    drift = torch.finfo(tasks.dtype).eps ** DRIFT
+    run = replace(begun, problem=problem, weights=replace(ones, task=weighed.to(ones.task)), drift=drift)
+    run.save(folder)
+    (folder / PROGRESS).unlink()
+    return run
+
+
+def begun_run(
+    folder: Path, learner: MetaLearner, solver: Solver, memory_gib: float, device: torch.device
+) -> tuple[TrainingRun, Tensor]:
+    """The steps that are kept, of the problem of the first one's tasks, and the weight of each task in the loss, [N].
+
+    Raises StoreError for those of another learner.
+    """
+    tensors, facts = load_tensors(folder / PROGRESS)
+    weights = tensors["weights"]
+    _forget(folder, len(weights))  # after an interruption there may be tasks of later steps
+    batches = tensors["batches"].split(tensors["sizes"].tolist())
+    first = load_tasks(folder, device)[batches[0]]
+    problem = BilevelProblem(learner, first, 0.0, solver, memory_gib)
+    if _described(problem) != facts["described"]:
         raise StoreError(
             f"{folder} was recorded with another learner or inner solver than this one. Give the learner as it was "
             "given to mf.record: the same settings, and a module of the same layers."
         )
-    if problem.size != len(tensors["peaks"]):
-        raise InputError(
-            f"The learner has {problem.size} meta-parameters for all tasks and {len(tensors['peaks'])} for those of "
-            "the first step: later ones have more classes. Give the learner its number of ways."
-        )
-    ones = Weights.ones(tasks)
     name, settings = facts["rule"]
-    run = TrainingRun(
-        problem,
-        replace(ones, task=weighed.to(ones.task)),
-        RULES[name](**settings),
-        batches,
-        tuple(tensors["rates"].tolist()),
-        KeptStates(folder, facts["identity"]),
-        facts["every"],
-        tensors["peaks"].to(device),
-        torch.finfo(tasks.dtype).eps ** DRIFT,
-    )
-    run.save(folder)
-    (folder / PROGRESS).unlink()
-    return run
+    rates, states = tuple(tensors["rates"].tolist()), KeptStates(folder, facts["identity"])
+    parts = (Weights.ones(first), RULES[name](**settings), batches, rates, states, facts["every"])
+    return TrainingRun(problem, *parts, tensors["peaks"].to(device)), weights
+
+
+def first_steps(run: TrainingRun, steps: int, weights: Tensor, folder: Path) -> tuple[TrainingRun, Tensor]:
+    """The first `steps` steps of what is kept, a multiple of `run.every`, and the weights of their tasks.
+
+    The later ones are removed from the folder.
+    """
+    if steps == run.steps:
+        return run, weights
+    gradients = [run.states.gradients(start, run.peaks.device) for start in range(0, steps, run.every)]
+    peaks = torch.cat(gradients).abs().amax(dim=0)
+    shorter = replace(run, batches=run.batches[:steps], rates=run.rates[:steps], peaks=peaks)
+    own = weights[: 1 + int(torch.cat(shorter.batches).max())]
+    keep_progress(folder, shorter, dict(enumerate(own.tolist())))
+    _forget(folder, len(own))
+    run.states.forget(steps)
+    return shorter, own
+
+
+def _described(problem: BilevelProblem) -> list[str]:
+    return [component_fingerprint(part) for part in (problem.learner, problem.inner_solver)]
+
+
+def _forget(folder: Path, count: int) -> None:
+    """Remove the files of tasks from the number `count` on."""
+    for file in folder.glob(FILES):
+        if file.name >= FILES.replace("*", f"{count:08d}"):
+            file.unlink()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from metafluence import (
     Context,
+    Level,
     ParameterChange,
     Removal,
     Scores,
@@ -44,17 +45,22 @@ class RunInfluence(RunMethod):
         return RunTrace(check_run(context.run, context.point), context)
 
     def scores(self, state: RunTrace, targets: Targets) -> Scores:
-        run, level, observer = state.run, state.context.level, state.context.observer
+        level = state.context.level
+        return self.scores_by_level(state.context, targets, (level,))[level]
+
+    def scores_by_level(self, context: Context, targets: Targets, levels: Sequence[Level]) -> dict[Level, Scores]:
+        run, observer = check_run(context.run, context.point), context.observer
         goals = targets.at(run.final).gradients()
         observer.stage("sweeping back through the run", run.steps)
-        said = f"in all {estimate_sweep(run, targets.count, (level,))}"
+        said = f"in all {estimate_sweep(run, targets.count, levels)}"
         observer.step(0, run.steps, said)
-        found = run_adjoint(
-            run, goals, (level,), lambda done, total: observer.step(done, total, said), state.context.folder
-        )
+        found = run_adjoint(run, goals, levels, lambda done, total: observer.step(done, total, said), context.folder)
         observer.done()
-        weights = run.weights.of(level).unsqueeze(1)
-        return Scores(-found.by_weight[level] * weights, level, self.units, SolveReport(run.steps), left_out(run))
+        about = SolveReport(run.steps), left_out(run)
+        return {
+            level: Scores(-slopes * run.weights.of(level).unsqueeze(1), level, self.units, *about)
+            for level, slopes in found.by_weight.items()
+        }
 
     def parameter_change(self, state: RunTrace, removals: Sequence[Removal]) -> ParameterChange:
         run = state.run

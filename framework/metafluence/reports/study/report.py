@@ -134,9 +134,24 @@ def _overall(result: StudyResult, folder: Path, attempts: Attempts) -> list[dict
     return [{**picture, "reasons": reasons.get(name, [])} for name, picture in drawn.items() if picture is not None]
 
 
+def _of_the_minimum(result: StudyResult) -> list[tuple[str, str]]:
+    """What is known of the fit as a minimum."""
+    if result.diagnostics is None:
+        return [("‖∇F‖ at the end", f"{result.fit.gradient_norm:.1e}")]
+    d, e = result.diagnostics, result.diagnostics.extremes
+    return [
+        ("‖∇F‖ at λ*", f"{d.gradient_norm:.1e} (largest task gradient {d.task_gradient:.1e})"),
+        ("inner stationarity", d.adaptation),
+        *([] if d.unrolled else [("inner solves", f"largest relative residual {d.inner_residual:.0e}")]),
+        (
+            "eigenvalues of δI + H",
+            f"{e.smallest:.3g} (± {e.smallest_error:.0e}) to {e.largest:.4g} (± {e.largest_error:.0e})",
+        ),
+    ]
+
+
 def facts(result: StudyResult) -> list[tuple[str, str]]:
     """The study and its diagnostics, as pairs of what and how much."""
-    d, e = result.diagnostics, result.diagnostics.extremes
     tasks = result.split.train
     group = study_group(result)
     said = [
@@ -146,13 +161,7 @@ def facts(result: StudyResult) -> list[tuple[str, str]]:
             for marks in [tasks.corrupted_items(level)]
         ),
         ("meta-parameters", f"{result.fit.meta.numel()}"),
-        ("‖∇F‖ at λ*", f"{d.gradient_norm:.1e} (largest task gradient {d.task_gradient:.1e})"),
-        ("inner stationarity", d.adaptation),
-        *([] if d.unrolled else [("inner solves", f"largest relative residual {d.inner_residual:.0e}")]),
-        (
-            "eigenvalues of δI + H",
-            f"{e.smallest:.3g} (± {e.smallest_error:.0e}) to {e.largest:.4g} (± {e.largest_error:.0e})",
-        ),
+        *_of_the_minimum(result),
     ]
     for level, bench in result.evaluations.items():
         if bench.truth is not None:
