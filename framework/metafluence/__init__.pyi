@@ -51,6 +51,8 @@ from .evaluation import (
     Evaluation as Evaluation,
     ExactReference as ExactReference,
     Interval as Interval,
+    Measured as Measured,
+    Metric as Metric,
     Reliability as Reliability,
     RemovalCurve as RemovalCurve,
     Replayed as Replayed,
@@ -194,8 +196,10 @@ from .reports.comparison import (
     write_comparison as write_comparison,
 )
 from .reports.study import (
+    answers as answers,
     cleaning_answer as cleaning_answer,
     ends_table as ends_table,
+    overview_table as overview_table,
     run_answer as run_answer,
     sweep_cells as sweep_cells,
     verdict as verdict,

@@ -133,7 +133,7 @@ def test_means_and_intervals_are_those_of_the_rows(whole, rows):
                 assert_cell(row["acc. retrained"], of.accuracy_retrained, 6e-5)
                 assert_cell(row["edit − retrained"], of.accuracy_edited - of.accuracy_retrained, 6e-5)
                 ratio = (of.seconds + of.edit_seconds.fillna(0)) / of.fit_seconds
-                assert_cell(row["of a fit"], ratio, 6e-3 * ratio.mean())
+                assert_cell(row["share of one fit's time"], ratio, 6e-3 * ratio.mean())
             assert estimates[2]["method"] == "influence (2 failed)"
             assert estimates[2]["Spearman"] == "–"
 
@@ -220,7 +220,7 @@ def test_run_prints_brief_tables_the_findings_and_why_runs_failed(place, whole):
 def test_brief_tables_leave_out_what_says_nothing(whole):
     group = whole.at("task")[0]
     assert [h for h, _ in narrow_table([group], "task", "terminal").headings] == [
-        *("method", "solver", "Spearman", "AUROC", "acc. edited", "acc. retrained", "of a fit")
+        *("method", "solver", "Spearman", "AUROC", "acc. edited", "acc. retrained", "share of one fit's time")
     ]
 
 
@@ -304,7 +304,7 @@ def test_tables_for_papers_line_up_numbers_with_intervals(store):
     assert set(columns[3:]) == {"r"}
     assert r"\textbf{" in latex
     assert len(columns) == 10, (
-        "variation, method, solver, Δλ error, Spearman, AUROC, edited, retrained, gap, share of a fit"
+        "variation, method, solver, Δλ error, Spearman, AUROC, edited, retrained, gap, share of one fit's time"
     )
     about, _, *markdown = (store / "tables" / "query.md").read_text().splitlines()
     assert about == "small: influence of query instances, against exact retraining."

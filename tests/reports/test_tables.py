@@ -33,7 +33,7 @@ def test_every_column_shows_its_own_field():
     assert shown == [
         ("method", "influence"), ("solver", "cg"), ("damping", "0.5"), ("Δλ error", "4.3 %"), ("Spearman", "0.876"),
         ("95 %", "0.50 to 0.95"), ("AUROC", "0.987"), ("acc. edited", "0.7100"), ("acc. retrained", "0.7200"),
-        ("edit − retrained", "-0.0100"), ("of a fit", "2"), ("LDS", "0.654"), ("95 %", "0.25 to 0.75"),
+        ("edit − retrained", "-0.0100"), ("share of one fit's time", "2"), ("LDS", "0.654"), ("95 %", "0.25 to 0.75"),
         ("found", "33.3 %"), ("slope", "1.25"), ("Δλ cosine", "0.910"), ("AP", "0.765"), ("seconds", "3"),
         ("products", "12"), ("residual", "1e-09"),
     ]  # fmt: skip
@@ -57,7 +57,7 @@ def test_what_the_methods_are_compared_with_stands_first():
     assert (agreed["Spearman"], agreed["LDS"], agreed["AUROC"]) == ("0.810", "0.600", "–")
     assert cells(table, "all items")["acc. retrained"] == "0.8000"
     clean = cells(table, "without the corrupted")
-    assert (clean["acc. retrained"], clean["of a fit"]) == ("0.9000", "1")
+    assert (clean["acc. retrained"], clean["share of one fit's time"]) == ("0.9000", "1")
 
 
 def test_a_failed_run_says_so_and_shows_no_number():
@@ -84,11 +84,11 @@ def test_the_best_estimate_is_marked_and_never_retraining_nor_chance():
     best = {table.titles[c]: table.rows[r][0] for r, c in table.best}
     assert best == {
         "Δλ error": "influence", "Spearman": "influence", "AUROC": "influence", "acc. retrained": "influence",
-        "of a fit": "influence", "seconds": "influence",
+        "share of one fit's time": "influence", "seconds": "influence",
     }  # fmt: skip
     worse = Row(method="loss", solver="", spearman=-0.1, auroc=0.3, change_error=1.2, seconds=0.1)
     table = level_table([made_group([[OTHER, worse]])], "task")
-    assert {table.titles[c] for _, c in table.best} == {"Spearman", "of a fit", "seconds"}
+    assert {table.titles[c] for _, c in table.best} == {"Spearman", "share of one fit's time", "seconds"}
 
 
 def test_several_groups_are_told_apart_and_each_has_its_best():

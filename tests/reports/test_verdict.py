@@ -148,7 +148,7 @@ def test_sizes_of_gaps_are_compared_and_not_their_signs():
     assert (found.order[0], found.means[A].value) == (A, pytest.approx(0.011))
     sentence = next(s for s in findings(group) if "comes nearest by its edit" in s)
     assert "difference in test accuracy 0.0110 ± 0.0025 over 3 seeds" in sentence
-    assert "It takes 0.75 of the time of one fit" in sentence
+    assert "It takes 0.75 of one fit's time" in sentence
 
 
 # --- pairs of items, where there are fewer than three seeds

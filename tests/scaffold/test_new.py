@@ -18,6 +18,7 @@ from refusals import refused
 from small_studies import changed, command
 
 KINDS = ["method", "solver", "learner", "curvature", "dataset", "trainer", "executor", "backbone", "preconditioner"]
+KINDS += ["metric"]
 # What the whole suite shows, at a fraction of the time; the whole one is among the slow tests.
 FEW = {
     "learner": set(OF_LEARNERS) - {"adaptation", "gradient", "bits"},
@@ -120,7 +121,7 @@ def test_a_package_is_a_plugin(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["methods", "mine"], "Unknown kind of component 'methods'. Did you mean 'method'"),
+        (["methods", "brand_new"], "Unknown kind of component 'methods'. Did you mean 'method'"),
         (["method", "two words"], "cannot be the name of a Python file and class"),
         (["method", "1st"], "cannot be the name"),
         (["method", "class"], "cannot be the name"),
@@ -140,9 +141,9 @@ def test_names_that_cannot_be_are_refused(tmp_path, words, message):
 
 
 def test_nothing_is_overwritten(tmp_path):
-    (tmp_path / "test_mine.py").write_text("precious")
-    assert "is there already" in command(tmp_path, "new", "method", "mine").stderr
-    assert files(tmp_path) == {"test_mine.py"}
+    (tmp_path / "test_brand_new.py").write_text("precious")
+    assert "is there already" in command(tmp_path, "new", "method", "brand_new").stderr
+    assert files(tmp_path) == {"test_brand_new.py"}
     assert command(tmp_path, "new", "method", "other").returncode == 0
     assert "There is a method 'other' already" in command(tmp_path, "new", "method", "other").stderr
 
@@ -160,12 +161,12 @@ REGISTRIES = {
 def test_the_registry_keeps_what_it_says(tmp_path, case):
     text, kept = REGISTRIES[case]
     (tmp_path / "registry.yaml").write_text(text)
-    done = command(tmp_path, "new", "method", "mine")
+    done = command(tmp_path, "new", "method", "brand_new")
     assert done.returncode == 0, done.stderr
     after = (tmp_path / "registry.yaml").read_text()
     assert kept in after
     registry = mf.default_registry(folder=tmp_path)
-    assert registry.entry("method", "mine").at.endswith("mine.py:Mine")
+    assert registry.entry("method", "brand_new").at.endswith("brand_new.py:BrandNew")
     if "a:" in text:
         assert any(entry.name == "a" for entry in registry.entries())
 
@@ -175,8 +176,8 @@ def test_the_registry_keeps_what_it_says(tmp_path, case):
 )
 def test_a_registry_that_cannot_be_added_to_is_refused(tmp_path, text):
     (tmp_path / "registry.yaml").write_text(text)
-    done = command(tmp_path, "new", "method", "mine")
+    done = command(tmp_path, "new", "method", "brand_new")
     assert done.returncode == 2
-    assert "Add by hand, under components.method: mine: ./mine.py:Mine" in done.stderr
+    assert "Add by hand, under components.method: brand_new: ./brand_new.py:BrandNew" in done.stderr
     assert files(tmp_path) == {"registry.yaml"}
     assert (tmp_path / "registry.yaml").read_text() == text

@@ -112,7 +112,25 @@ class OfBackbones(mf.Backbone):
         return nn.Sequential(nn.Flatten(), layer, *([nn.Dropout()] if self.fault == "derivatives" else []))
 
 
+@dataclass(frozen=True)
+class OfMetrics(mf.Metric):
+    fault: str = ""
+
+    def measure(self, run):
+        match self.fault:
+            case "numbers":
+                return {"scores": run.scores}
+            case "seed":
+                run.scores.mul_(2)
+            case "constant":
+                return {"range": 1 / float(run.scores.max() - run.scores.min())}
+            case "lacking":
+                return {"first": float(run.evaluation.truth.loss_change[0])}
+        return {"largest": float(run.scores.max())}
+
+
 FAULTS = {
+    OfMetrics: ("numbers", "seed", "constant", "lacking"),
     OfCurvatures: ("operator", "jacobian", "symmetric", "order", "chunks", "bits"),
     OfPreconditioners: ("linear", "symmetric", "positive", "columns", "inputs", "helps"),
     OfTrainers: ("fit", "weights", "start", "seed", "progress"),
@@ -152,3 +170,5 @@ def test_shipped_components_pass():
     assert checked(registry.build("dataset", "digits")).faults == []
     assert checked(registry.build("dataset", "sinusoid")).faults == []
     assert checked(registry.build("backbone", "small-conv")).faults == []
+    for name in registry.names("metric"):
+        assert checked(registry.build("metric", name)).faults == [], name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,14 +60,18 @@ def run(
     if dry_run:
         _plan(study, out, registry, size, changes or [])
     else:
-        _run(study, out, registry, size, changes or [])
+        _run(study, out, registry, size, changes or [], _say_one)
 
 
-def demo(out: OutOption = None) -> None:
+def demo(
+    out: OutOption = None,
+    full: Annotated[bool, typer.Option("--full", help="Print all tables and findings, as `run` does.")] = False,
+) -> None:
     """Run the shipped study on real handwritten digits (no download, about a minute on 2 cores)."""
     study = resource("studies/digits.yaml")
-    _run(study, out, None, None, [])
-    console.print(f"\nThis study is {study}\nCopy it, change a line, and `metafluence run` your copy.")
+    _run(study, out, None, None, [], _say_one if full else _say_answers)
+    more = "" if full else "All tables and findings: `metafluence demo --full`. "
+    console.print(f"{more}Copy {study}, change a line, and `metafluence run` your copy.", soft_wrap=True)
 
 
 def report(
@@ -130,7 +135,14 @@ def kept(folder: Path) -> Iterator[None]:
         raise typer.Exit(143 if isinstance(signalled, Terminated) else 130) from None
 
 
-def _run(study: Path, out: Path | None, overlay: Path | None, size: str | None, changes: Sequence[str]) -> None:
+def _run(
+    study: Path,
+    out: Path | None,
+    overlay: Path | None,
+    size: str | None,
+    changes: Sequence[str],
+    say: Callable[[metafluence.StudyResult], None],
+) -> None:
     registry, folder, make = open_study(study, out, overlay, size, changes)
 
     def finished(study: metafluence.Study, result: metafluence.StudyResult, place: Path) -> None:
@@ -146,7 +158,7 @@ def _run(study: Path, out: Path | None, overlay: Path | None, size: str | None, 
         work = make(bars)
         outcomes = work.run(finished)
     if len(outcomes) == 1 and last is not None:
-        _say_one(last)
+        say(last)
         page = folder / "report.html"
     else:
         whole = metafluence.Merged.of(work, outcomes)
@@ -157,6 +169,19 @@ def _run(study: Path, out: Path | None, overlay: Path | None, size: str | None, 
     console.print(f"\n{page}  (figures inside; rows in {folder / 'results.csv'})", soft_wrap=True)
     if lost or any(one.reason for one in outcomes):
         raise typer.Exit(1)
+
+
+def _say_answers(result: metafluence.StudyResult) -> None:
+    """The answers first, then one table of all methods: what fits on a screen."""
+    for question, sentences in metafluence.answers(result).items():
+        console.print(Text(f"\n{question}", style="bold"))
+        for sentence in sentences:
+            console.print(Text(f"• {sentence}"))
+    table = metafluence.overview_table(result)
+    console.print()
+    console.print(text_table(table, table.title))
+    for warning in result.warnings:
+        print_warning(warning)
 
 
 def _say_one(result: metafluence.StudyResult) -> None:
@@ -193,6 +218,10 @@ def _say_several(whole: metafluence.Merged) -> None:
         console.print(Text(f"• {sentence}"))
 
 
+HEADING = 9
+"""Letters of a line of a number's heading, as far as words allow."""
+
+
 def print_warning(text: str) -> None:
     """Print what to read results with, in a sentence."""
     console.print(Text(f"Warning: {text}", style="yellow"))
@@ -227,7 +256,7 @@ def text_table(table: metafluence.Table, title: str) -> Table:
     shown.title = Text(title)
     for i, heading in enumerate(table.titles):
         words = i in table.words
-        lines = Text(heading if words else heading.replace(" ", "\n"))
+        lines = Text(heading if words else textwrap.fill(heading, HEADING))
         shown.add_column(lines, justify="left" if words else "right", no_wrap=not words, overflow="fold")
     for row in table.rows:
         shown.add_row(*map(Text, row))

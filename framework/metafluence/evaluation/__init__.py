@@ -8,6 +8,7 @@ from metafluence.evaluation.error_budget import SOURCES, Budget, ExactReference,
 from metafluence.evaluation.evaluation import Evaluation, TestQuality
 from metafluence.evaluation.extremes import DRAWS, random_changes
 from metafluence.evaluation.ground_truth import Ceiling, Truth, draw_removals, retrain
+from metafluence.evaluation.metric import Measured, Metric
 from metafluence.evaluation.metrics import (
     ChangeAgreement,
     Detection,

@@ -86,6 +86,8 @@ class Row:
     """All solves converged."""
     notes: tuple[str, ...] = ()
     """What a reader should know of the numbers."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """What the study's `metrics` say, by the label and name of each number."""
     built: dict[str, Any] = field(default_factory=dict)
     """What the method was built with, plain values by dotted name (`solver.rtol`); `use` is its registered name."""
 

@@ -35,3 +35,4 @@ from metafluence.reports.task_preview import Summary, summarise, write_preview
 from metafluence.reports.text_table import NOTHING, markdown, write_tables
 from metafluence.reports.truth_findings import shared_part
 from metafluence.reports.verdict import findings
+from metafluence.reports.winners import rank

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from math import inf
 from typing import Literal
 
+from metafluence.reports.data_dictionary import METRIC
 from metafluence.reports.groups import Group, words_of
 from metafluence.reports.text_table import Better
 
@@ -86,7 +87,7 @@ COLUMNS = (
         "difference of test quality, edited and {again}, seed by seed", narrow=("paper",),
     ),
     Column(
-        "runtime_ratio", "of a fit", ".3g",
+        "runtime_ratio", "share of one fit's time", ".3g",
         "seconds to score all items and to edit λ*, divided by those of one fit from scratch in the same run",
         better="low", narrow=BOTH, bounds=POSITIVE,
     ),
@@ -135,7 +136,19 @@ def columns(groups: Sequence[Group], place: Place = "page") -> list[Column]:
             shown.append(
                 replace(column, heading=column.heading.format(**words), meaning=column.meaning.format(**words))
             )
-    return shown
+    return shown + [_metric(name) for name in _metrics(groups)]
+
+
+def _metrics(groups: Sequence[Group]) -> list[str]:
+    """The names of all metrics' numbers, in the order in which they first stand."""
+    rows = [line.row for group in groups for one in group.outcomes for line in one.lines]
+    return list(dict.fromkeys(name for row in rows for name in row.metrics))
+
+
+def _metric(name: str) -> Column:
+    asked = name.partition(" ")[0].rpartition(".")[0]
+    about = f"a number that the study asks for: `metafluence show metric {asked}`"
+    return Column(f"{METRIC}{name}", name, ".3g", about, narrow=BOTH)
 
 
 def _damped(groups: Sequence[Group]) -> bool:

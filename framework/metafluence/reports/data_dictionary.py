@@ -11,8 +11,9 @@ import pandas as pd
 
 from metafluence.evaluation import Row
 
-PARAMETER, SETTING, VARIED = "method.", "study.", "vary."
-"""How columns are called that hold a method's parameters, a study's settings, and what it varies under a taken name."""
+PARAMETER, SETTING, METRIC, VARIED = "method.", "study.", "metric.", "vary."
+"""How columns are called that hold a method's parameters, a study's settings, its metrics, and what it varies under a
+taken name."""
 TableName = Literal["results", "scores"]
 
 
@@ -40,7 +41,9 @@ COLUMNS: dict[TableName, dict[str, str]] = {
     "results": {
         **_WHERE,
         **_VARIED,
-        **{name: text for name, text in _fields(Row).items() if name != "built"},
+        **{name: text for name, text in _fields(Row).items() if name not in ("built", "metrics")},
+        f"{METRIC}NAME": "A number that the study asks for under `metrics`: NAME is the metric's label, then the "
+        "number's; `metafluence show metric LABEL` explains it. Empty where nothing can be said.",
         f"{PARAMETER}NAME": "Parameter NAME of the method, set or default; `method.use` is its registered name. A part "
         "is called by its own name (`method.solver`), and its parameters follow (`method.solver.rtol`). Empty where "
         "the method has none, and for a damping that the study chooses: that one is in `damping`.",
@@ -75,7 +78,7 @@ COLUMNS: dict[TableName, dict[str, str]] = {
 def meaning(table: TableName, column: str) -> str:
     """What a column of a table means."""
     known = COLUMNS[table]
-    prefix = next((p for p in (PARAMETER, SETTING) if column.startswith(p) and f"{p}NAME" in known), "")
+    prefix = next((p for p in (PARAMETER, SETTING, METRIC) if column.startswith(p) and f"{p}NAME" in known), "")
     return known.get(column) or known[f"{prefix}NAME"]
 
 

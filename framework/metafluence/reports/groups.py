@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metafluence.evaluation import Row, TruthWords, mean_interval, run_name, truth_words
+from metafluence.reports.data_dictionary import METRIC
 from metafluence.reports.text_table import NOTHING
 from metafluence.studies import Line, Outcome, StudyResult, Variation, outcome
 from metafluence.tasks import Level
@@ -152,9 +153,14 @@ def common_seeds(known: Iterable[Flags]) -> list[int]:
 
 def values(group: Group, level: Level, method: Method, field: str) -> list[float]:
     """A field of a method's rows, or one of `DERIVED`: one value for each seed; NaN where its run failed."""
-    value = DERIVED.get(field, lambda one, row: float(getattr(row, field)))
+    value = DERIVED.get(field, lambda one, row: _value(row, field))
     known = {one.id: value(one, line.row) for one, line in lines(group, level, method) if line.row.status == "ok"}
     return [known.get(one.id, NAN) for one in group.outcomes]
+
+
+def _value(row: Row, field: str) -> float:
+    """A field of the row, or one of its metrics."""
+    return row.metrics.get(field.removeprefix(METRIC), NAN) if field.startswith(METRIC) else float(getattr(row, field))
 
 
 def compared(group: Group, level: Level, field: str) -> tuple[Group, dict[Method, list[float]]]:

@@ -15,7 +15,7 @@ import pandas as pd
 from metafluence.errors import InputError
 from metafluence.evaluation import Row
 from metafluence.reports.attempts import Attempts
-from metafluence.reports.data_dictionary import COLUMNS, PARAMETER, SETTING, VARIED, TableName, described
+from metafluence.reports.data_dictionary import COLUMNS, METRIC, PARAMETER, SETTING, VARIED, TableName, described
 from metafluence.reports.plain_text import write_csv
 from metafluence.runtime import warn, write_atomically
 from metafluence.studies import Outcome, open_stores
@@ -92,12 +92,13 @@ def rows_frame(outcomes: Iterable[Outcome]) -> pd.DataFrame:
             real &= one.real
             side = one.sides[line.row.level]
             facts = line.row.facts()
-            built = facts.pop("built")
+            built, metrics = facts.pop("built"), facts.pop("metrics")
             lines.append(
                 {
                     **_place("results", one),
                     **facts,
                     "notes": " ".join(line.row.notes),
+                    **{f"{METRIC}{name}": value for name, value in metrics.items()},
                     **{f"{PARAMETER}{name}": value for name, value in built.items()},
                     **{f"{SETTING}{name}": value for name, value in one.settings.items()},
                     "accuracy_full": one.full.accuracy,
@@ -144,7 +145,7 @@ def item_scores_frame(outcomes: Iterable[Outcome]) -> pd.DataFrame:
 def _place(table: TableName, one: Outcome) -> dict[str, Any]:
     """Where a row is from: what is varied, and the seed."""
     taken = {name for name in COLUMNS[table] if name not in ("study", "NAME")} | {"notes"}
-    hidden = (PARAMETER, SETTING)
+    hidden = (METRIC, PARAMETER, SETTING)
     names = {name: f"{VARIED}{name}" if name in taken or name.startswith(hidden) else name for name in one.varied}
     return {**{names[name]: label for name, label in one.varied.items()}, "seed": one.seed}
 
@@ -157,9 +158,10 @@ def _numbers(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _ordered(frame: pd.DataFrame) -> list[str]:
     """The columns with those of one kind together, in the order in which they first stand."""
-    kinds = [next((p for p in (PARAMETER, SETTING) if name.startswith(p)), "") for name in frame.columns]
+    prefixes = (METRIC, PARAMETER, SETTING)
+    kinds = [next((p for p in prefixes if name.startswith(p)), "") for name in frame.columns]
     first = [name for name, kind in zip(frame.columns, kinds, strict=True) if not kind]
-    rest = [name for p in (PARAMETER, SETTING) for name, kind in zip(frame.columns, kinds, strict=True) if kind == p]
+    rest = [name for p in prefixes for name, kind in zip(frame.columns, kinds, strict=True) if kind == p]
     return [*first, *rest]
 
 

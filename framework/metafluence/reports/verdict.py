@@ -166,7 +166,7 @@ def _cost(group: Group, level: Level, ranking: Ranking, question: Question) -> s
         return f" All of them stand in the {inspected} that it scores lowest."
     if question.field == "gap":
         ratio = mean(values(group, level, method, "runtime_ratio")).value
-        return f" It takes {ratio:.2g} of the time of one fit from scratch."
+        return f" It takes {ratio:.2g} of one fit's time."
     return ""
 
 

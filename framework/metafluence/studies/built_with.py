@@ -8,7 +8,7 @@ from metafluence.registry import Plain, Registry, settings
 from metafluence.studies.config import NOT_OF_A_RUN, RunStudyConfig, StudyConfig
 from metafluence.studies.variations import NOT_ASKED
 
-OF_RUNS = {"seed", "levels", "methods", "solvers", "grid", "budget", "certificate"}
+OF_RUNS = {"seed", "levels", "methods", "solvers", "grid", "budget", "certificate", "metrics"}
 """The parts of a study that say which rows there are, not what they are computed with."""
 
 

@@ -35,6 +35,7 @@ from metafluence.registry import Registry
 from metafluence.runtime import component_fingerprint, joined, write_atomically
 from metafluence.studies.candidates import add_candidates
 from metafluence.studies.config import StudyConfig
+from metafluence.studies.measuring import make_metrics, measured
 from metafluence.studies.plans import make_grid, make_plans, parts
 from metafluence.studies.preparation import Preparation, Prepared
 from metafluence.studies.study_result import StudyResult
@@ -70,6 +71,7 @@ class Study:
         self.preparation = Preparation(config, registry, folder, self._observer)
         dampings = config.damping.values if config.damping is not None else ()
         self.plans = make_plans(config.methods, config, registry, dampings)
+        self.metrics = make_metrics(config.metrics, registry)
         self._refuse_without_run()
         self.grid_plans = make_grid(config.grid, registry) if config.grid is not None else []
         self.budget_plans = self._plan_budget() if config.budget is not None else []
@@ -93,6 +95,8 @@ class Study:
             level: self._without_corrupted(evaluation, warnings) for level, evaluation in ready.evaluations.items()
         }
         runs, reused = self._runs(ready.evaluations)
+        pairs = list(zip(self.plans, runs, strict=True))
+        runs = measured(self.metrics, pairs, ready.evaluations, self.preparation, self._observer)
         cells = self._grid(ready.evaluation)
         predictions: dict[Level, Predictions] = {
             level: Predictions(evaluation) for level, evaluation in ready.evaluations.items()

@@ -99,7 +99,8 @@ class Variation:
     @property
     def id(self) -> str:
         """Stable: the same for the same configuration, whatever else the study holds."""
-        asked = self.config.model_dump(mode="json", exclude=NOT_ASKED)
+        # A field that came later is left out where it is empty, so that earlier stores keep their names.
+        asked = self.config.model_dump(mode="json", exclude=NOT_ASKED | (set() if self.config.metrics else {"metrics"}))
         slug = re.sub(r"[^A-Za-z0-9.]+", "-", f"{self.label} seed-{self.config.seed}").strip("-")
         return f"{slug[:60]}-{_hash(asked)[:8]}"
 

@@ -9,6 +9,7 @@ from metafluence.testing.executors import executor_failures, executor_suite
 from metafluence.testing.faults import Fault
 from metafluence.testing.learners import learner_failures, learner_suite
 from metafluence.testing.methods import method_failures, method_suite
+from metafluence.testing.metrics import metric_suite
 from metafluence.testing.preconditioners import preconditioner_suite
 from metafluence.testing.solvers import failures, solver_suite
 from metafluence.testing.trainers import trainer_suite
@@ -30,6 +31,7 @@ __all__ = [
     "learner_suite",
     "method_failures",
     "method_suite",
+    "metric_suite",
     "preconditioner_suite",
     "solver_suite",
     "trainer_suite",

@@ -14,6 +14,7 @@ from metafluence import (
     Executor,
     InputError,
     MetaLearner,
+    Metric,
     Preconditioner,
     Solver,
     Trainer,
@@ -25,6 +26,7 @@ from metafluence.testing import (
     executors,
     learner_checks,
     methods,
+    metrics,
     preconditioners,
     solvers,
     trainers,
@@ -41,6 +43,7 @@ SIMPLE: dict[type, tuple[str, Checks]] = {
     Dataset: ("dataset", datasets.CHECKS),
     Backbone: ("backbone", backbones.CHECKS),
     Executor: ("executor", executors.CHECKS),
+    Metric: ("metric", metrics.CHECKS),
 }
 
 

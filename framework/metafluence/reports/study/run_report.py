@@ -23,9 +23,10 @@ from metafluence.reports import (
     write_parquet,
 )
 from metafluence.reports.figures import drawn_ends, ends
+from metafluence.reports.study.item_titles import item_titles
 from metafluence.reports.study.score_files import item_frame
 from metafluence.runtime import optional_package, warn
-from metafluence.tasks import ITEM_NAMES, item_names
+from metafluence.tasks import ITEM_NAMES
 
 NAMED = 3
 """How many items the answer names."""
@@ -38,7 +39,7 @@ TRUST = {
 
 def run_answer(found: RunScores) -> list[str]:
     """What was found, in sentences: which items harm most, how many do, and whether that can be trusted."""
-    nouns, names, values = ITEM_NAMES[found.level], item_titles(found), found.values.tolist()
+    nouns, names, values = ITEM_NAMES[found.level], item_titles(found.tasks, found.level), found.values.tolist()
     worst = ends(found.values, found.units, NAMED)["harmful"]
     sized = found.units == "loss_change"
     if not worst:
@@ -59,7 +60,11 @@ def run_answer(found: RunScores) -> list[str]:
 
 def ends_table(found: RunScores, most: int) -> Table:
     """The most harmful items beside the most helpful ones, at most `most` of each, by name with their scores."""
-    both, names, values = ends(found.values, found.units, most), item_titles(found), found.values.tolist()
+    both, names, values = (
+        ends(found.values, found.units, most),
+        item_titles(found.tasks, found.level),
+        found.values.tolist(),
+    )
     marks = found.tasks.corrupted_items(found.level)
 
     def cells(item: int | None) -> tuple[str, str]:
@@ -79,17 +84,6 @@ def ends_table(found: RunScores, most: int) -> Table:
     )
     title = f"{ITEM_NAMES[found.level]} of lowest and of highest score"
     return Table(f"{title[0].upper()}{title[1:]}", headings, rows, words=(1, 3))
-
-
-def item_titles(found: RunScores) -> list[str]:
-    """What each item is called: by its image where it is known; a task's instance by its number, too."""
-    level, tasks = found.level, found.tasks
-    names = item_names(tasks, level)
-    if level not in ("support", "query"):
-        return names[level]
-    each = tasks.each(level)
-    titles = [f"{task}, {level} {i % each}" for i, task in enumerate(names["task"])]
-    return [f"{t} ({image})" for t, image in zip(titles, names["image"], strict=True)] if "image" in names else titles
 
 
 def scores_frame(found: RunScores) -> pd.DataFrame:

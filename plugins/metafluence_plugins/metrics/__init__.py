@@ -1,0 +1,1 @@
+"""Metrics that a study can ask for."""
