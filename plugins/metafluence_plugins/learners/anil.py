@@ -27,6 +27,7 @@ class ANIL(StepLearner, LinearHead):
 
     Adapted: the head, by `steps` steps of `rule` on the mean support loss over the backbone's features; derivatives go
     through the steps. first_order: not through the inner gradients, which is no derivative of an objective (see maml).
+    together: batch norm takes a task's support and query together, as in learn2learn's example; else each alone.
     """
 
     backbone: Backbone | nn.Module
@@ -35,7 +36,12 @@ class ANIL(StepLearner, LinearHead):
     rule: InnerRule = "sgd"
     learn_rate: bool = False
     first_order: bool = False
+    together: bool = False
     ways: Ways | None = None
+
+    @property
+    def encodes_together(self) -> bool:
+        return self.together
 
     @property
     def extra_size(self) -> int:
