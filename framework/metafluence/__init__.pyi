@@ -90,15 +90,21 @@ from .evaluation import (
 )
 from .learners import (
     Adaptation as Adaptation,
+    FeatureLearner as FeatureLearner,
     ImplicitLearner as ImplicitLearner,
     InnerHessian as InnerHessian,
+    InnerRule as InnerRule,
+    LinearHead as LinearHead,
     MetaLearner as MetaLearner,
     Minimum as Minimum,
     NetworkLearner as NetworkLearner,
     Optimiser as Optimiser,
+    StepLearner as StepLearner,
+    descend as descend,
     minimise_inner as minimise_inner,
     minimise_lbfgs as minimise_lbfgs,
     minimise_newton as minimise_newton,
+    with_one as with_one,
 )
 from .linalg import (
     LAYERED as LAYERED,
@@ -117,6 +123,8 @@ from .linalg import (
     LowRankOperator as LowRankOperator,
     Preconditioner as Preconditioner,
     PreparedSolve as PreparedSolve,
+    Projection as Projection,
+    ProjectionKind as ProjectionKind,
     ShiftedOperator as ShiftedOperator,
     Solution as Solution,
     Solver as Solver,
