@@ -1,5 +1,7 @@
 """Scores with `leave_out: rescaled` against exact retraining, and where a task's curvature has rank one."""
 
+from typing import Literal
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,6 +15,7 @@ from metafluence_plugins.methods.task_if import TaskIF
 from parts import EXACT, NEWTON
 
 FEATURES = 10
+KINDS: tuple[bool | Literal["rescaled"], ...] = (False, "rescaled", True)
 LEARNERS = {
     "joint": lambda: Joint(nn.Linear(FEATURES, 3)),
     "maml": lambda: MAML(nn.Linear(FEATURES, 3), steps=2, rate=0.3),
@@ -54,7 +57,7 @@ class Judged:
         self.change = (retrained - fit.meta.unsqueeze(1)).T @ self.targets.gradients()
         self.loss_change = torch.stack([self.targets.losses(meta) - self.targets.losses() for meta in retrained.T])
 
-    def scores(self, leave_out: bool | str) -> Tensor:
+    def scores(self, leave_out: bool | Literal["rescaled"]) -> Tensor:
         return mf.attribute(TaskIF(solver=EXACT, leave_out=leave_out), self.context, self.targets).values
 
 
@@ -68,7 +71,7 @@ def test_rescaled_scores_are_much_nearer_retraining_than_plain_ones(learner):
     problem = BilevelProblem(LEARNERS[learner](), classified(6), 0.5, EXACT)
     assert problem.size > 30
     judged = Judged(problem, classified(3, seed=9))
-    plain, found, wanted = (judged.scores(kind) for kind in (False, "rescaled", True))
+    plain, found, wanted = (judged.scores(kind) for kind in KINDS)
     assert gap(found, judged.change) < 0.4 * gap(plain, judged.change)
     assert abs(gap(found, judged.change) - gap(wanted, judged.change)) < 0.1 * gap(plain, judged.change)
     assert gap(found, judged.loss_change) < 0.8 * gap(plain, judged.loss_change)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from matplotlib.collections import PolyCollection
 
 from made_outcomes import made_group
 from metafluence.evaluation import Budget, Cell, RemovalCurve, Row
@@ -14,6 +15,7 @@ from metafluence.reports.figures.fidelity_against_runtime import fidelity_agains
 from metafluence.reports.figures.items_found import items_found
 from metafluence.reports.figures.level import level_figures
 from metafluence.reports.figures.methods_and_variations import heat_map
+from metafluence.reports.figures.panels import BANDS
 from metafluence.reports.figures.removal_curves import removal_curves
 from metafluence.reports.figures.solver_grid import against_truncation, heat_maps
 from metafluence.reports.groups import Group
@@ -72,6 +74,23 @@ def test_removal_curves_of_several_seeds_are_means_with_bands_from_three_on():
     assert (band.min(), band.max()) == (pytest.approx(0.7 - half, abs=1e-4), pytest.approx(1.0)), "inside the bounds"
     two = removal_curves([with_curves(made_group([[row("a")]] * 2), {"a": curves["a"][:2]})], "task")
     assert two.axes[0].collections[0].get_paths() == []
+
+
+def test_bands_of_many_methods_would_cover_each_other_and_are_left_out():
+    for count in (BANDS, BANDS + 1):
+        names = [f"m{i}" for i in range(count)]
+        curves = {name: [[0.7, 0.6], [0.8, 0.7], [0.9, 0.8]] for name in names}
+        figure = removal_curves([with_curves(made_group([[row(name) for name in names]] * 3), curves)], "task")
+        assert {line.get_label() for line in figure.axes[0].lines} >= set(names)
+        bands = [one for one in figure.axes[0].collections if isinstance(one, PolyCollection)]
+        assert len(bands) == (count if count == BANDS else 0)
+        bars = figure.axes[0].containers
+        assert len(bars) == (count > BANDS)
+    (segment,) = bars[0].lines[2][0].get_segments()
+    half = 4.3027 * 0.1 / 3**0.5
+    assert segment[:, 1] == pytest.approx([0.8 - half, 1.0], abs=1e-4), (
+        "the median interval where it is widest, inside the bounds"
+    )
 
 
 def test_curves_are_means_over_the_seeds_that_all_methods_have():

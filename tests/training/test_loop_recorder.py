@@ -374,7 +374,10 @@ def test_instances_that_batch_norm_sees_together_are_found(what, tmp_path):
             torch.stack(losses).mean().backward()
             optimiser.step()
 
-    with pytest.raises(InputError, match=f"With {what}.* normalised together they agree"):
+    said = (
+        "together=True in place of False" if what == "support and query of a task" else f"{what}.* normalised together"
+    )
+    with pytest.raises(InputError, match=f"With {said} they agree"):
         make()
 
 

@@ -44,6 +44,7 @@ class Chunk:
         self._encoder = Encoder(learner, meta, *self._halves)
         self._init = init
         self._linearisations: dict[Jacobian, Linearisation] = {}
+        self._kind: tuple[Jacobian, Form] | None = None
         self._weighed: tuple[tuple[Linearisation, Form], WeighedEncoder] | None = None
 
     @cached_property
@@ -92,6 +93,14 @@ class Chunk:
         if jacobian not in self._linearisations:
             self._linearisations[jacobian] = self._linearise(jacobian)
         return self._linearisations[jacobian]
+
+    def _for_products(self, jacobian: Jacobian, form: Form) -> Linearisation:
+        """The same for products of this kind; graphs for those of another are dropped, so that they do not add up."""
+        if self._kind not in (None, (jacobian, form)):
+            for made in self._linearisations.values():
+                made.drop_graphs()
+        self._kind = (jacobian, form)
+        return self.linearise(jacobian)
 
     def _linearise(self, jacobian: Jacobian) -> Linearisation:
         learner = self._learner
@@ -200,7 +209,7 @@ class Chunk:
 
     def product_and_slopes(self, columns: Tensor, levels: Sequence[Level]) -> tuple[Tensor, dict[Level, Tensor]]:
         """The exact `product` and the `slopes` of several levels for the same columns, with one derivative for all."""
-        at = self.linearise("total")
+        at = self._for_products("total", "exact")
         if not at.explicit:
             return torch.zeros_like(columns), {level: self.slopes(columns, level, "total") for level in levels}
         weighed = self._weighed_encoder(at, "exact")
@@ -231,7 +240,7 @@ class Chunk:
 
     def product(self, columns: Tensor, jacobian: Jacobian, form: Form) -> Tensor:
         """Σ_i w_i H_i v for each column, [k, P]."""
-        at = self.linearise(jacobian)
+        at = self._for_products(jacobian, form)
         weighed = self._weighed_encoder(at, form)
         tangents = self._tangents(at, weighed, columns)
         lam, features = _split(at, at.product(tangents, self.weights.task, form))
@@ -273,7 +282,7 @@ class Chunk:
 
     def product_each(self, rows: Tensor, jacobian: Jacobian) -> Tensor:
         """w_i H_i v_i of every task with its own column, [n, P] to [n, P]; H_i exact."""
-        at = self.linearise(jacobian)
+        at = self._for_products(jacobian, "exact")
         own = [rows[:, self._learner.own].unsqueeze(0)] if at.uses_rows else []
         parts = at.product([*own, *self._encoder.pushforward_each(rows)], self.weights.task, "exact")
         lam, features = _split(at, [p[0] for p in parts])
@@ -293,6 +302,7 @@ class Chunk:
         if form == "gauss-newton":  # it uses first derivatives of the encoder alone
             form = "exact"
         if self._weighed is None or self._weighed[0] != (at, form):
+            self._weighed = None  # freed before the next is made
             held = [self._weigh(f) for f in _split(at, at.held_gradient(form))[1]]
             self._weighed = ((at, form), self._encoder.weighed(held))
         return self._weighed[1]

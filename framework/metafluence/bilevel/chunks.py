@@ -10,7 +10,7 @@ from torch import Tensor
 from metafluence.bilevel.chunk import Chunk
 from metafluence.bilevel.linearisation import Form, Jacobian
 from metafluence.bilevel.memory import MemoryPlan
-from metafluence.runtime import TaskShare
+from metafluence.runtime import TaskShare, join_rows
 from metafluence.tasks import Level, Removal
 
 ChunkMaker = Callable[[slice, Tensor | None], Chunk]
@@ -21,12 +21,13 @@ class Chunks:
     """Sums and per-item results over all tasks. Columns are [k, P].
 
     The chunks are those of this process's share of the tasks, the results those of all tasks. Chunks keep their graphs
-    if the plan says so, else each is rebuilt when needed, its tasks adapting from where they ended before.
+    if the plan says so, else each is rebuilt when needed. warm: its tasks then adapt from where they ended before; else
+    their θ [N, Q] are not kept.
     """
 
-    def __init__(self, share: TaskShare, make: ChunkMaker, plan: MemoryPlan, init: Tensor | None) -> None:
-        self.share, self._make, self.plan = share, make, plan
-        self._start = None if init is None else init[share.where]
+    def __init__(self, share: TaskShare, make: ChunkMaker, plan: MemoryPlan, init: Tensor | None, warm: bool) -> None:
+        self.share, self._make, self.plan, self._warm = share, make, plan, warm
+        self._start = init[share.where] if warm and init is not None else None
         self._kept = list(self._build()) if plan.keeps else None
 
     @property
@@ -37,6 +38,9 @@ class Chunks:
     def __iter__(self) -> Iterator[Chunk]:
         if self._kept is not None:
             yield from self._kept
+            return
+        if not self._warm:
+            yield from self._build()
             return
         adapted = []
         for chunk in self._build():
@@ -62,19 +66,20 @@ class Chunks:
         each = len(weights) // self.share.count
 
         def own() -> Tensor:
-            parts = []
+            total = weights.new_zeros(())
             for chunk in self:
                 first, last = chunk.where.start * each, chunk.where.stop * each
                 here = (items >= first) & (items < last)
                 at, number, weight = items[here] - first, numbers[here], weights[items[here]]
                 if len(removals) > chunk.passes(level, jacobian):
-                    parts.append(self._gathered(chunk.responses(level, jacobian), at, number, weight, len(removals)))
+                    rows = chunk.responses(level, jacobian)
+                    total = total + self._gathered(rows, at, number, weight, len(removals))
                     continue
                 coefficients = weights.new_zeros(len(removals), last - first)
                 coefficients[number, at] = weight
                 some = coefficients.split(self.plan.columns)
-                parts.append(torch.cat([chunk.sums(few, level, jacobian) for few in some]))
-            return torch.stack(parts).sum(dim=0)
+                total = total + torch.cat([chunk.sums(few, level, jacobian) for few in some])
+            return total
 
         return self.share.sum(f"removed {level} {jacobian} {len(removals)}", own, numbers, items, weights)
 
@@ -92,36 +97,35 @@ class Chunks:
     def slopes(self, columns: Tensor, level: Level, jacobian: Jacobian) -> Tensor:
         """The responses times columns, [items, k]."""
 
-        def own() -> Tensor:
-            found = []
+        def parts() -> Iterator[list[Tensor]]:
             for chunk in self:
                 if len(columns) > chunk.passes(level, jacobian):
-                    found += [rows @ columns.T for rows in chunk.responses(level, jacobian)]
+                    yield from ([rows @ columns.T] for rows in chunk.responses(level, jacobian))
                     continue
-                parts = [chunk.slopes(some, level, jacobian) for some in columns.split(self.plan.columns)]
-                found.append(torch.cat(parts, dim=1))
-            return torch.cat(found)
+                some = [chunk.slopes(few, level, jacobian) for few in columns.split(self.plan.columns)]
+                yield [torch.cat(some, dim=1)]
 
-        return self.share.gather(f"slopes {level} {jacobian} {len(columns)}", own, columns)
+        return self.share.gather(f"slopes {level} {jacobian} {len(columns)}", lambda: join_rows(parts())[0], columns)
 
     def product_and_slopes(self, columns: Tensor, levels: Sequence[Level]) -> tuple[Tensor, dict[Level, Tensor]]:
         """The exact `product` [k, P] and the `slopes` [items, k] of each level, which share all but the last step."""
-        found: list[list[dict[Level, Tensor]]] = []
+        found: list[Tensor] = []
 
         def product() -> Tensor:
             total = torch.zeros_like(columns)
-            for chunk in self:
-                parts = [chunk.product_and_slopes(some, levels) for some in columns.split(self.plan.columns)]
-                total += torch.cat([product for product, _ in parts])
-                found.append([slopes for _, slopes in parts])
-            return total
 
-        def slopes() -> list[Tensor]:
-            return [torch.cat([torch.cat([s[level] for s in own], dim=1) for own in found]) for level in levels]
+            def slopes() -> Iterator[list[Tensor]]:
+                for chunk in self:
+                    parts = [chunk.product_and_slopes(some, levels) for some in columns.split(self.plan.columns)]
+                    total.add_(torch.cat([product for product, _ in parts]))
+                    yield [torch.cat([slopes[level] for _, slopes in parts], dim=1) for level in levels]
+
+            found.extend(join_rows(slopes()))
+            return total
 
         what = f"product and slopes {levels} {len(columns)}"
         total = self.share.sum(what, product, columns)
-        return total, dict(zip(levels, self.share.gather_each(what, slopes, columns), strict=True))
+        return total, dict(zip(levels, self.share.gather_each(what, lambda: found, columns), strict=True))
 
     def product(self, columns: Tensor, jacobian: Jacobian, form: Form) -> Tensor:
         """Σ_i w_i H_i v for each column, [k, P]."""

@@ -21,7 +21,7 @@ class Encoder:
 
     Columns are [k, P]; features are the two stacks [n, n_s, ...] and [n, n_q, ...]; lists of features are empty for a
     learner without an encoder. All images go through the network together, unless it mixes the instances of a batch:
-    then each task's support goes alone, and so does its query.
+    then each task's support goes alone, and so does its query; or both in one call, if the learner says so.
     """
 
     def __init__(self, learner: MetaLearner, meta: Tensor, support: Batch, query: Batch) -> None:
@@ -29,6 +29,7 @@ class Encoder:
         self._halves = (support.inputs, query.inputs)
         self._counts = tuple(h.shape[0] * h.shape[1] for h in self._halves)
         self._lead = tuple(h.shape[:2] for h in self._halves)
+        self._halves_alone = learner.mixes_instances and not learner.encodes_together
         self.meta = meta.detach().requires_grad_(learner.encodes)
 
     @cached_property
@@ -37,7 +38,10 @@ class Encoder:
         with torch.enable_grad():
             if self._learner.mixes_instances and self._learner.encodes:
                 alone = vmap(self._learner.encode, in_dims=(None, 0))
-                return torch.cat([alone(self.meta, h).flatten(0, 1) for h in self._halves])
+                if self._halves_alone:
+                    return torch.cat([alone(self.meta, h).flatten(0, 1) for h in self._halves])
+                both = alone(self.meta, torch.cat(self._halves, dim=1))
+                return self.join(list(both.split([h.shape[1] for h in self._halves], dim=1)), 0)
             return self._learner.encode(self.meta, torch.cat([h.flatten(0, 1) for h in self._halves]))
 
     def zeros(self, columns: int) -> Tensor:
@@ -69,7 +73,7 @@ class Encoder:
         if not cotangents:
             return self.meta.new_zeros(self._lead[0][0], self.meta.numel())
         meta = self.meta.detach()
-        if self._learner.mixes_instances:
+        if self._halves_alone:
             pairs = zip(self._halves, cotangents, strict=True)
             return torch.stack([self._learner.pull_each(meta, h, _known(g))[0] for h, g in pairs]).sum(dim=0)
         inputs, joined = torch.cat(self._halves, dim=1), torch.cat(cotangents, dim=1)
@@ -121,7 +125,7 @@ class Encoder:
         return vmap(one)(*self._halves, rows, held, cotangents)
 
     def _encode_task(self, meta: Tensor, support: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
-        if self._learner.mixes_instances:
+        if self._halves_alone:
             return self._learner.encode(meta, support), self._learner.encode(meta, query)
         features = self._learner.encode(meta, torch.cat([support, query]))
         return features[: support.shape[0]], features[support.shape[0] :]

@@ -74,6 +74,11 @@ class Linearisation(ABC):
     def pullback(self, parts: list[Tensor]) -> list[Tensor]:
         """Jᵀ times cotangents of the explicit parts and of θ (the last one): cotangents of the explicit parts."""
 
+    def drop_graphs(self) -> None:
+        """Drop the graphs of derivatives, which products keep; what needs them builds them again."""
+        for name in ("_first", "_plain", "_pulled", "output_pullback"):
+            self.__dict__.pop(name, None)
+
     @property
     def adapted(self) -> Tensor:
         """θ [n, Q]."""

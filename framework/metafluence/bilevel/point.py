@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from metafluence.bilevel.linearisation import Form, Jacobian
 from metafluence.bilevel.memory import MemoryPlan
 from metafluence.learners import Adaptation, MetaLearner
 from metafluence.networks import LayerStack
+from metafluence.runtime import join_rows
 from metafluence.tasks import WEIGHED, Level, Removal, Weights, check_removals
 
 if TYPE_CHECKING:
@@ -37,7 +38,9 @@ class Point:
         self.weights = weights
         share = problem.share(meta, weights)
         plan = MemoryPlan.for_products(share.size, problem.bytes_per_task(meta), problem.memory_gib, meta.device)
-        self.chunks = Chunks(share, lambda where, start: problem.chunk(meta, weights, where, start), plan, init)
+        self.chunks = Chunks(
+            share, lambda where, start: problem.chunk(meta, weights, where, start), plan, init, self._searches
+        )
 
     def __len__(self) -> int:
         """N, the number of tasks."""
@@ -47,13 +50,20 @@ class Point:
     def learner(self) -> MetaLearner:
         return self.problem.learner
 
+    @property
+    def _searches(self) -> bool:
+        """Whether tasks search for an optimum, which they find sooner from a θ near it."""
+        return bool(self.learner.adapted_size) and not self.learner.unrolls
+
     @cached_property
     def adaptation(self) -> Adaptation:
         def own() -> list[Tensor]:
-            parts = [chunk.adaptation for chunk in self.chunks]
-            most = torch.tensor(max(p.iterations for p in parts)).expand(self.chunks.share.size)
-            named = [(p.adapted, p.gradient_norm, p.converged) for p in parts]
-            return [*(torch.cat(some) for some in zip(*named, strict=True)), most.to(self.meta.device)]
+            def parts() -> Iterator[tuple[Tensor, ...]]:
+                for found in (chunk.adaptation for chunk in self.chunks):
+                    most = torch.full_like(found.converged, found.iterations, dtype=torch.long)
+                    yield found.adapted, found.gradient_norm, found.converged, most
+
+            return join_rows(parts())
 
         adapted, gradient_norm, converged, iterations = self.chunks.share.gather_each("adaptation", own)
         return Adaptation(adapted, gradient_norm, converged, int(iterations.max()))
@@ -61,8 +71,7 @@ class Point:
     @cached_property
     def _evaluated(self) -> tuple[Tensor, Tensor, Tensor]:
         def own() -> list[Tensor]:
-            found = [(chunk.adapted, chunk.losses(), chunk.predictions()) for chunk in self.chunks]
-            return [torch.cat(some) for some in zip(*found, strict=True)]
+            return join_rows((chunk.adapted, chunk.losses(), chunk.predictions()) for chunk in self.chunks)
 
         adapted, losses, outputs = self.chunks.share.gather_each("evaluation", own)
         return adapted, losses, outputs
@@ -108,7 +117,10 @@ class Point:
         """Σ_i D_λ ⟨c_i, f_i⟩, [P], for cotangents c [N, n_q, C] of the `predictions` f; θ moves with λ."""
 
         def own() -> Tensor:
-            return torch.stack([chunk.output_gradient(cotangents[chunk.where]) for chunk in self.chunks]).sum(dim=0)
+            total = torch.zeros_like(self.meta)
+            for chunk in self.chunks:
+                total += chunk.output_gradient(cotangents[chunk.where])
+            return total
 
         return self.chunks.share.sum("output gradient", own, cotangents)
 
@@ -138,7 +150,7 @@ class Point:
         def own(inner: Level) -> Tensor:
             rows = self.chunks.rows(inner, jacobian)
             return self.chunks.share.gather(
-                f"responses {inner} {jacobian}", lambda: torch.cat([project(some) for some in rows])
+                f"responses {inner} {jacobian}", lambda: join_rows([project(some)] for some in rows)[0]
             )
 
         return self._gathered(level, own)
@@ -180,8 +192,9 @@ class Point:
         """Of support and of query instances, [N, n] each: both from one pass over the tasks."""
 
         def own() -> list[Tensor]:
-            pairs = [(chunk.instance_losses("support"), chunk.instance_losses("query")) for chunk in self.chunks]
-            return [torch.cat(some) for some in zip(*pairs, strict=True)]
+            return join_rows(
+                (chunk.instance_losses("support"), chunk.instance_losses("query")) for chunk in self.chunks
+            )
 
         support, query = self.chunks.share.gather_each("losses of instances", own)
         return {"support": support, "query": query}
@@ -206,7 +219,7 @@ class Point:
     def outer_gradients(self) -> Tensor:
         """∂_θ L_O of every task, [N, Q]."""
         return self.chunks.share.gather(
-            "outer gradients", lambda: torch.cat([chunk.outer_gradient() for chunk in self.chunks])
+            "outer gradients", lambda: join_rows([chunk.outer_gradient()] for chunk in self.chunks)[0]
         )
 
     def outer_layers(self) -> LayerStack:
@@ -228,14 +241,13 @@ class Point:
         rows = columns.T
 
         def own() -> Tensor:
-            return torch.cat([chunk.product_each(rows[chunk.where], jacobian) for chunk in self.chunks])
+            return join_rows([chunk.product_each(rows[chunk.where], jacobian)] for chunk in self.chunks)[0]
 
         return self.chunks.share.gather(f"products {jacobian}", own, columns).T
 
     def near(self, meta: Tensor) -> Point:
         """The problem at another λ, with these weights; a learner that searches for an optimum starts from θ here."""
-        searches = self.learner.adapted_size and not self.learner.unrolls
-        return self.problem.at(meta, self.weights, self.adapted if searches else None)
+        return self.problem.at(meta, self.weights, self.adapted if self._searches else None)
 
     def part(self, tasks: Tensor, scale: float) -> Point:
         """The same λ with some of the tasks, their weights times `scale`."""

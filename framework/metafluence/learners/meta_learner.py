@@ -115,8 +115,13 @@ class MetaLearner(Component, ABC):
     def mixes_instances(self) -> bool:
         """An instance's features depend on the others that are encoded with it (batch statistics).
 
-        Each task's support, and its query, are then encoded on their own.
+        Each task's support, and its query, are then encoded on their own, unless `encodes_together`.
         """
+        return False
+
+    @property
+    def encodes_together(self) -> bool:
+        """Where instances mix, a task's support and its query are encoded in one call."""
         return False
 
     def bind(self, tasks: TaskSet) -> Self:

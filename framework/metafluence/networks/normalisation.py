@@ -61,8 +61,8 @@ class Norm(nn.Module):
 class TaskBatchNorm(Norm):
     """Batch normalisation by the statistics of the instances it is called with, and no others.
 
-    A learner calls it with one task's support or with its query, so that no task sees another. A removed instance
-    counts in the statistics as before: it is the weight of its loss that is zero.
+    A learner calls it with one task's support or with its query, or with both, so that no task sees another. A removed
+    instance counts in the statistics as before: it is the weight of its loss that is zero.
     """
 
     def average(self, values: Tensor) -> Tensor:

@@ -74,9 +74,9 @@ FIGURE_TEXT = {
 
 OVER_SEEDS = {
     "items-found": "Lines are means over the seeds that all methods have, bands Student's 95 % intervals (of three "
-    "seeds or more).",
+    "seeds or more); of more than five methods the grey bar is their median, where it is widest.",
     "removal-curves": "Lines are means over the seeds that all methods have, bands Student's 95 % intervals (of three "
-    "seeds or more).",
+    "seeds or more); of more than five methods the grey bar is their median, where it is widest.",
     "fidelity-against-runtime": "Points are means over the seeds that all methods have, bars Student's 95 % "
     "intervals of the fidelity (of three seeds or more).",
     "methods-and-variations": "Numbers are means over the seeds that all methods have.",

@@ -27,6 +27,7 @@ from metafluence.runtime.memory import (
     TRACE_BYTES,
     count_within,
     graph_bytes,
+    join_rows,
 )
 from metafluence.runtime.notebook_view import notebook_view
 from metafluence.runtime.provenance import versions

@@ -5,7 +5,7 @@ All limits are here, in bytes. They bound the speed of results, never their valu
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
@@ -49,3 +49,29 @@ def graph_bytes(build: Callable[[], object]) -> int:
         kept = build()
     del kept
     return sum(seen.values())
+
+
+def join_rows(parts: Iterable[Sequence[Tensor]]) -> list[Tensor]:
+    """What parts are made of, along the rows, as `torch.cat` of each; no derivatives pass.
+
+    Each part is copied as it comes, and memory for the rows is taken a few times only: small tensors that stay, one for
+    each part, would lie between the large ones that come and go, so that freed memory could not be used again.
+    """
+    joined: list[tuple[Tensor, int]] = []
+    for part in parts:
+        held = [one.detach() for one in part]
+        joined = [
+            _with_rows(*old, one) for old, one in zip(joined or [(one[:0], 0) for one in held], held, strict=True)
+        ]
+    return [whole[:count].clone() for whole, count in joined]
+
+
+def _with_rows(whole: Tensor, count: int, more: Tensor) -> tuple[Tensor, int]:
+    """`more` after the first `count` rows of `whole`, which is replaced by a larger one where it is full."""
+    last = count + len(more)
+    if last > len(whole):
+        larger = more.new_empty(max(last, 2 * len(whole)), *more.shape[1:])
+        larger[:count] = whole[:count]
+        whole = larger
+    whole[count:last] = more
+    return whole, last

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,6 +15,7 @@ from metafluence.bilevel import BilevelProblem, Point
 from metafluence.errors import InputError
 from metafluence.networks import accuracy
 from metafluence.registry import Component
+from metafluence.runtime import join_rows
 from metafluence.tasks import TaskSet, Weights
 
 if TYPE_CHECKING:  # a run is made of gradients that this file takes
@@ -177,17 +178,21 @@ def loss_gradient(problem: BilevelProblem, meta: Tensor, weights: Weights | None
     weights = weights or Weights.ones(problem.tasks)
     meta = meta.detach()
     share = problem.share(meta, weights)
-    found: list[tuple[Tensor, Tensor]] = []
+    found: list[Tensor] = []
 
     def own() -> Tensor:
         gradient = torch.zeros_like(meta)
-        for chunk in problem.gradient_chunks(meta, weights, share):
-            gradient += chunk.gradient("total")
-            found.append((chunk.losses() * chunk.weights.task, chunk.predictions()))
+
+        def parts() -> Iterator[tuple[Tensor, Tensor]]:
+            for chunk in problem.gradient_chunks(meta, weights, share):
+                gradient.add_(chunk.gradient("total"))
+                yield chunk.losses() * chunk.weights.task, chunk.predictions()
+
+        found.extend(join_rows(parts()))
         return gradient
 
     gradient = share.sum("loss gradient", own) + problem.l2 * meta
-    losses, outputs = share.gather_each("losses", lambda: [torch.cat(some) for some in zip(*found, strict=True)])
+    losses, outputs = share.gather_each("losses", lambda: found)
     return _quality(problem, losses, outputs), gradient
 
 
@@ -197,8 +202,8 @@ def validate(problem: BilevelProblem, meta: Tensor) -> Quality:
     share = problem.share(meta, weights)
 
     def own() -> list[Tensor]:
-        found = [(chunk.losses(), chunk.predictions()) for chunk in problem.gradient_chunks(meta, weights, share)]
-        return [torch.cat(some) for some in zip(*found, strict=True)]
+        chunks = problem.gradient_chunks(meta, weights, share)
+        return join_rows((chunk.losses(), chunk.predictions()) for chunk in chunks)
 
     losses, outputs = share.gather_each("validation", own)
     return _quality(problem, losses, outputs)

@@ -7,9 +7,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from metafluence import Backbone, Batch, Count, Positive, Ways, weighted_mean
-from metafluence_plugins.learners.inner_steps import StepLearner, StepRule, descend
-from metafluence_plugins.learners.linear_head import LinearHead
+from metafluence import (
+    Backbone,
+    Batch,
+    Count,
+    InnerRule,
+    LinearHead,
+    Positive,
+    StepLearner,
+    Ways,
+    descend,
+    weighted_mean,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,15 +27,21 @@ class ANIL(StepLearner, LinearHead):
 
     Adapted: the head, by `steps` steps of `rule` on the mean support loss over the backbone's features; derivatives go
     through the steps. first_order: not through the inner gradients, which is no derivative of an objective (see maml).
+    together: batch norm takes a task's support and query together, as in learn2learn's example; else each alone.
     """
 
     backbone: Backbone | nn.Module
     steps: Count = 5
     rate: Positive = 0.1
-    rule: StepRule = "sgd"
+    rule: InnerRule = "sgd"
     learn_rate: bool = False
     first_order: bool = False
+    together: bool = False
     ways: Ways | None = None
+
+    @property
+    def encodes_together(self) -> bool:
+        return self.together
 
     @property
     def extra_size(self) -> int:

@@ -16,6 +16,7 @@ from metafluence import (
     Backbone,
     Batch,
     DenseOperator,
+    FeatureLearner,
     ImplicitLearner,
     NonNegative,
     Positive,
@@ -24,7 +25,6 @@ from metafluence import (
     Ways,
     weighted_mean,
 )
-from metafluence_plugins.learners.linear_head import FeatureLearner
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,9 +32,11 @@ class ProtoNet(FeatureLearner, ImplicitLearner):
     """Meta-parameters: the backbone. Adapted: a prototype for every class, [C, d], flattened.
 
     inner_loss = mean ½ ‖z_j − prototype of j's class‖² over the support + shrinkage/2 ‖prototypes‖², whose optimum is
-    the classes' weighted means where shrinkage is 0. A class is as likely as exp(−‖z − prototype‖²/ temperature). With
-    shrinkage 0 a class must keep an instance: to remove the only one of a class, give a little shrinkage.
+    the classes' weighted means where shrinkage is 0. With shrinkage 0 a class must keep an instance: to remove the only
+    one of a class, give a little shrinkage. A class is as likely as exp(−distance / temperature). distance: `squared`,
+    ‖z − prototype‖², as in the paper; or `euclidean`, ‖z − prototype‖, as in easyfsl.
     differentiation: `unrolled` goes through the means by autograd, `implicit` through the inner Hessian.
+    together: batch norm takes a task's support and query together, as in the paper's code; else each alone.
     """
 
     backbone: Backbone | nn.Module
@@ -42,6 +44,7 @@ class ProtoNet(FeatureLearner, ImplicitLearner):
     temperature: Positive = 1.0
     distance: Literal["squared", "euclidean"] = "squared"
     differentiation: Literal["unrolled", "implicit"] = "unrolled"
+    together: bool = False
     ways: Ways | None = None
 
     regresses: ClassVar[bool] = False
@@ -49,6 +52,10 @@ class ProtoNet(FeatureLearner, ImplicitLearner):
     @property
     def unrolls(self) -> bool:
         return self.differentiation == "unrolled"
+
+    @property
+    def encodes_together(self) -> bool:
+        return self.together
 
     @property
     def adapted_size(self) -> int:

@@ -1,4 +1,4 @@
-"""What the figures of several groups share: a panel for each group, in it a line and a band for each method."""
+"""What the figures of several groups share: a panel for each group, in it a line for each method, a band if few."""
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ from metafluence.reports import (
 from metafluence.studies import Line, Outcome
 from metafluence.tasks import Level
 
+BANDS = 5
+"""So many methods have bands; those of more would cover each other and the lines."""
 Curve = tuple[np.ndarray, np.ndarray]
 """The x and y values of one seed."""
 
@@ -57,6 +59,9 @@ def draw_panels(
 ) -> Figure | None:
     """Draw a panel for each group that has curves, each a mean over the seeds that the methods of a panel share.
 
+    Where there are at most `BANDS` methods, each has a band; of more the median interval stands where it is
+    widest.
+
     The y axis says where seeds are left out, the panel's title which methods are.
 
     Args:
@@ -76,14 +81,20 @@ def draw_panels(
     if not drawn:
         return None
     figure, axes = panel_axes(len(drawn))
+    banded = max(len(one.curves) for one in drawn) <= BANDS
     for axis, one in zip(axes, drawn, strict=False):
+        every_one = []
         for method, some in one.curves.items():
             i = names.index(method)
             across = np.mean([x for x, _ in some], axis=0)
             middle, half = mean_curve([y for _, y in some])
             axis.plot(across, middle, label=in_figure(named(method)), **line(i))
-            low, high = (np.clip(middle + sign * half, *bounds) for sign in (-1, 1))
-            axis.fill_between(across, low, high, color=COLOURS[i % 8], alpha=0.08, lw=0)
+            if banded:
+                low, high = (np.clip(middle + sign * half, *bounds) for sign in (-1, 1))
+                axis.fill_between(across, low, high, color=COLOURS[i % 8], alpha=0.08, lw=0)
+            every_one.append((across, middle, half))
+        if not banded:
+            _median_interval(axis, np.median(every_one, axis=0), bounds)
         mark(axis, one.group)
         axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axis.set_xlabel(titles[0])
@@ -91,6 +102,21 @@ def draw_panels(
     fewer = "\n(means over the seeds that all methods have)" if any(one.fewer for one in drawn) else ""
     finish_panels(figure, axes, titles[1] + fewer, bounds)
     return figure
+
+
+def _median_interval(axis: Axes, medians: np.ndarray, bounds: tuple[float, float]) -> None:
+    """Draw the median interval of all methods where it is widest; none of fewer than three seeds.
+
+    medians: [3, points], over methods, of x, y and half the interval.
+    """
+    if not np.isfinite(medians[2]).any():
+        return
+    where, middle, half = medians[:, np.nanargmax(medians[2])]
+    low, high = (np.clip(middle + sign * half, *bounds) for sign in (-1, 1))
+    axis.errorbar(
+        [where], [middle], [[middle - low], [high - middle]],
+        color="#777777", capsize=3, lw=1, ls="", label="95 % interval, median of methods",
+    )  # fmt: skip
 
 
 def corrupted_share(group: Group, level: Level) -> float:

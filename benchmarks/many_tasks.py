@@ -1,0 +1,92 @@
+"""Time and peak memory of a gradient, a Hessian product and the slopes of all tasks, by the number of tasks.
+
+conv4 of 32 filters on tasks of 5 classes, 1 support and 5 query images of 28x28 noise in float32, which stay on disk;
+one thread. Times are seconds of the processor. Every measurement has a process of its own, which reads the tasks that
+another has written. Memory is by how much its peak (resident set) grew after the problem was made: it is to stay near
+`--memory` however many tasks there are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import resource
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import metafluence as mf
+
+WAYS, SHOTS, QUERIES, SIDE = 5, 1, 5, 28
+LEARNERS: dict[str, dict[str, Any]] = {"protonet": {}, "maml": {"steps": 1, "rate": 0.1}}
+WORK = {
+    "gradient": mf.loss_gradient,
+    "product": lambda problem, meta: problem.at(meta).hessian().matmat(meta.unsqueeze(1)),
+    "slopes": lambda problem, meta: problem.at(meta).slopes(meta.unsqueeze(1), "task"),
+}
+
+
+def episodes(count: int) -> Iterator[tuple[torch.Tensor, ...]]:
+    for seed in range(count):
+        generator = torch.Generator().manual_seed(seed)
+        halves = []
+        for each in (SHOTS, QUERIES):
+            labels = torch.arange(WAYS).repeat_interleave(each)
+            halves += [torch.rand(len(labels), 1, SIDE, SIDE, generator=generator), labels]
+        yield tuple(halves)
+
+
+def peak() -> float:
+    """GiB of the process at its largest."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def measure(name: str, work: str, folder: str, memory_gib: float, answer: multiprocessing.Queue) -> None:
+    torch.set_num_threads(1)
+    learner = mf.build("learner", name, backbone={"use": "conv4", "width": 32}, **LEARNERS[name])
+    solver = mf.build("solver", "exact")
+    problem = mf.BilevelProblem(learner, mf.open_tasks(folder), 1.0, solver, memory_gib=memory_gib)
+    meta = problem.learner.init_meta(torch.Generator().manual_seed(0))
+    before, started = peak(), time.process_time()
+    WORK[work](problem, meta)
+    answer.put((time.process_time() - started, peak() - before))
+
+
+def written(count: int, folder: str) -> None:
+    mf.save_tasks(episodes(count), folder)
+
+
+def alone(work: Any, *parts: Any) -> None:
+    """`work` in a process of its own."""
+    process = multiprocessing.get_context("spawn").Process(target=work, args=parts)
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise RuntimeError(f"{work.__name__}{parts} ended with {process.exitcode}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--learner", choices=LEARNERS, default="protonet")
+    parser.add_argument("--tasks", type=int, nargs="+", default=[100, 300, 1000])
+    parser.add_argument("--work", nargs="+", choices=WORK, default=list(WORK))
+    parser.add_argument("--memory", type=float, default=1.0, help="memory_gib")
+    asked = parser.parse_args()
+    print(f"{asked.learner}, memory_gib {asked.memory:g}; seconds, milliseconds a task, GiB at the peak")
+    for count in asked.tasks:
+        with tempfile.TemporaryDirectory() as place:
+            folder = str(Path(place) / "tasks")
+            alone(written, count, folder)
+            for work in asked.work:
+                answer = multiprocessing.get_context("spawn").Queue()
+                alone(measure, asked.learner, work, folder, asked.memory, answer)
+                seconds, gib = answer.get()
+                print(f"{work:<10}{count:>7}{seconds:9.1f}{1e3 * seconds / count:9.1f}{gib:8.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
