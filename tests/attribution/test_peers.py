@@ -15,8 +15,8 @@ from torch.func import functional_call
 from torch.utils.data import DataLoader, TensorDataset
 
 import metafluence as mf
+from metafluence import Projection
 from metafluence_plugins.methods.ekfac_if import EKFACIF
-from metafluence_plugins.methods.projection import Projection
 from metafluence_plugins.methods.tracin import TracIn
 from metafluence_plugins.methods.trak import TRAK
 from parts import EXACT

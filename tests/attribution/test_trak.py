@@ -6,9 +6,8 @@ import pytest
 import torch
 
 import metafluence as mf
-from metafluence import Batch, BilevelProblem, Context, Targets, TaskSet, Weights
+from metafluence import Batch, BilevelProblem, Context, Projection, Targets, TaskSet, Weights
 from metafluence.testing.worlds import world
-from metafluence_plugins.methods.projection import Projection
 from metafluence_plugins.methods.trak import TRAK
 from parts import EXACT, LEARNERS
 

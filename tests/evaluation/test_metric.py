@@ -1,6 +1,7 @@
 """Metrics that a study asks for, each against a plain count or an exact retraining."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -212,3 +213,24 @@ def test_tables_have_the_numbers(tmp_path):
     assert frame["metric.self-retrieval.mrr"].between(0, 1).all()
     assert "metric.tail.cvar" in frame
     assert "self-retrieval.mrr" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_significance_is_corrected_for_the_number_of_targets():
+    """One target is predicted, one the wrong way round, one with p = 0.045, which three tries make no evidence."""
+    subsets = [(i,) for i in range(12)]
+    scores = torch.arange(12.0).unsqueeze(1).expand(-1, 3)
+    weak = torch.tensor([7.0, 0, 1, 4, 2, 6, 10, 5, 9, 3, 8, 11])
+    value, p = correlation(scores[:, 2].numpy(), weak.numpy())
+    assert value > 0
+    assert 0.05 / 3 < p < 0.05
+    true = torch.stack([scores[:, 0] ** 3, -scores[:, 1], weak], dim=1)
+    run = SimpleNamespace(
+        truth=SimpleNamespace(subsets=subsets), target_scores=scores, changes_without=lambda removals: true
+    )
+    found = TargetLDS().measure(run)
+    assert found["significant"] == pytest.approx(1 / 3)
+    assert found["largest p"] == pytest.approx(p)
+    assert TargetLDS(level=0.2).measure(run)["significant"] == pytest.approx(2 / 3)
+    run.truth.subsets = ()
+    with refused("It needs random subsets, and there are none. Set"):
+        TargetLDS().measure(run)

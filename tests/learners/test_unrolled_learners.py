@@ -9,12 +9,11 @@ from hypothesis import given, settings, strategies as st
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from metafluence import Batch, BilevelProblem, InputError, TaskSet, Weights, loss_gradient
+from metafluence import Batch, BilevelProblem, InputError, TaskSet, Weights, descend, loss_gradient
 from metafluence.testing.problems import random_meta, task_sets
 from metafluence_plugins.backbones.mlp import MLP
 from metafluence_plugins.learners.anil import ANIL
 from metafluence_plugins.learners.imaml import IMAML
-from metafluence_plugins.learners.inner_steps import descend
 from metafluence_plugins.learners.maml import MAML
 from parts import EXACT
 

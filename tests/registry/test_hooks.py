@@ -17,7 +17,7 @@ def metafluence_register(registry):
     registry.add("solver", "{name}", at="{at}", about="a solver of theirs")
 """
 KINDS = ["learner", "backbone", "trainer", "curvature", "solver", "preconditioner", "method", "dataset", "executor"]
-KINDS += ["metric"]
+KINDS += ["metric", "tracker"]
 HERE = "metafluence_plugins.solvers.cg:CG"
 
 

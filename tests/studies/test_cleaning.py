@@ -24,8 +24,9 @@ def study(folder, **changes) -> mf.Study:
 
 
 def test_the_most_harmful_images_are_removed_and_the_evidence_is_the_fit_without_them(tmp_path):
-    asked = study(tmp_path, methods=["instance-if"])
+    asked = study(tmp_path, methods=["instance-if"], certificate=True)
     found = mf.clean(asked, LossScore(), share=0.05, draws=3)
+    assert not list(tmp_path.rglob("certificates")), "work that is no part of the evidence"
     assert found.evidence is not None
     scores = found.scores["instance-if exact"]
     gone = found.evidence.removed["instance-if exact"]

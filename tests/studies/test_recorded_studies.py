@@ -16,7 +16,7 @@ from metafluence.studies.config import parse_study
 from metafluence.studies.recorded_fit import RecordedFit
 from metafluence.studies.run_inputs import PARTS, read_targets
 from refusals import refused
-from small_loops import learner, recorded, validation
+from small_loops import WRONG, learner, recorded, validation
 from small_studies import RUN, command
 
 STUDY = {
@@ -103,6 +103,22 @@ def test_a_finished_study_is_read_from_its_store(place, monkeypatch):
     assert again.reused == 3
     assert torch.equal(again.fit.meta, first.fit.meta)
     assert [row.spearman for row in again.rows] == [row.spearman for row in first.rows]
+
+
+def test_images_of_a_loop_are_cleaned_by_its_replays(place):
+    """Oracle: replays by hand, of the run made anew."""
+    asked = {**STUDY, "run": str(place / "run"), "dataset": str(place / "new.npz"), "truth": {"items": 2}}
+    study = mf.Study(mf.parse_study({**asked, "methods": ["run-influence"]}), mf.default_registry(), place / "clean")
+    found = mf.clean(study, mf.build("method", "loss"), share=0.12, draws=2)
+    assert found.replays
+    assert found.evidence is not None
+    assert found.tasks.origins is not None
+    gone = found.evidence.removed["run-influence"]
+    assert WRONG in [found.tasks.origins.images[i] for i in gone]
+    made = mf.remade_run(mf.load_recording(place / "run", learner()))
+    new = read_targets(str(place / "new.npz"), mf.default_registry(), torch.float64)
+    without = mf.replayed(made, [gone], mf.Targets(made.problem, new, made.final), "image").loss_change
+    assert found.evidence.change["run-influence"] == pytest.approx(float(without.mean()), abs=1e-9)
 
 
 def test_another_recording_in_the_folder_is_another_fit(place):

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import metafluence as mf
+from metafluence.evaluation.extremes import ends
 from metafluence.reports.figures import trust_figure
 from metafluence.reports.study import write_report
 from metafluence.runtime import Parcel
@@ -308,6 +309,10 @@ def test_the_truth_of_a_late_recording_is_of_what_its_steps_saw(tmp_path):
     assert result.fit.run.steps == 2
     assert len(seen) < len(result.runs[0].scores)
     assert set(asked) <= seen
+    asked_of = result.evaluations["task"]
+    for removal in ends(torch.zeros(len(result.runs[0].scores)), (1, 3), asked_of.seen):
+        assert set(removal) <= seen
+    assert asked_of.remove == (1, 1)
     unseen = [i for i in range(len(result.runs[0].scores)) if i not in seen]
     assert not result.runs[0].scores[unseen].any()
     assert f"The recorded steps saw {len(seen)} of" in " ".join(result.warnings)

@@ -1,6 +1,8 @@
 """Mistakes that people make when they record a loop: each is refused in a sentence that says how to fix it."""
 
 import copy
+import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import metafluence as mf
 import small_loops
 from metafluence.errors import ConfigError, StoreError
 from metafluence.training.loop_settings import fitted_setting, loop_gradient, with_setting
+from metafluence.training.recorded_origins import mixed_labels
 from metafluence_plugins.learners.maml import MAML
 from parts import EXACT, LEARNERS
 from refusals import refused
@@ -100,6 +103,22 @@ def test_a_folder_without_a_run_is_named_by_a_text_too(tmp_path):
         mf.load_run(str(tmp_path), problem)
 
 
+def test_names_in_another_order_than_instances_are_noticed_once(tmp_path):
+    with pytest.warns(UserWarning, match=r"step-1-0 images of class '.' have the labels 0 and 1. Check that names"):
+        record(tmp_path / "reversed", batch=lambda one: (*one[:4], one[4][::-1], one[5]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        record(tmp_path / "right")
+
+
+def test_labels_that_are_marked_as_wrong_are_no_mistake():
+    x, y = torch.zeros(1, 2, 3), torch.tensor([[0, 1]])
+    origins = mf.Origins.named([["a/1", "b/1"]], [["a/2", "b/2"]])
+    tasks = mf.TaskSet(mf.Batch(x, y), mf.Batch(x, y.flip(1)), ("one",), origins=origins)
+    assert "class 'a' have the labels 0 and 1" in mixed_labels(tasks)
+    assert mixed_labels(replace(tasks, corrupted_query=torch.ones(1, 2, dtype=torch.bool))) == ""
+
+
 def test_a_run_and_its_tasks_are_shown_in_a_line(tmp_path):
     run = record(tmp_path)
     assert repr(run).startswith("TrainingRun(2 steps of SGDStep(")
@@ -114,10 +133,10 @@ def test_a_rate_is_found_where_kinks_mislead_a_search():
         layers += [nn.Linear(width, 8), nn.BatchNorm1d(8), nn.ReLU()]
     module = mf.per_task_norms(nn.Sequential(*layers, nn.Linear(8, 3)))
     inputs = torch.randn(2, 2, 6, 3)
-    halves = (mf.Batch(inputs[:, i], torch.arange(6).remainder(3).expand(2, -1)) for i in (0, 1))
-    given = mf.TaskSet(*halves, ("first", "second"))
+    support, query = (mf.Batch(inputs[:, i], torch.arange(6).remainder(3).expand(2, -1)) for i in (0, 1))
+    given = mf.TaskSet(support, query, ("first", "second"))
     problem = mf.BilevelProblem(MAML(module, steps=1, rate=0.4), given, 0.0, EXACT)
-    meta = problem.learner.network.flat()
+    meta = problem.learner.init_meta(None)
     theirs = loop_gradient(with_setting(problem, "rate", 0.05), meta)
     assert fitted_setting(problem, "rate", 0.4, 1.0, meta, theirs) == 0.05
 

@@ -49,9 +49,9 @@ def loop(
     for step in range(start + 1, STEPS + 1):
         if step == killed:
             raise Killed
-        batch = [small_loops.episode(files, generator) for _ in range(2)]
+        batch: list[Any] = [small_loops.episode(files, generator) for _ in range(2)]
         if step > 2:
-            batch = [(loud * sx, sy, loud * qx, *others) for sx, sy, qx, *others in batch]
+            batch = [(loud * sx, sy, loud * qx, qy, *names) for sx, sy, qx, qy, *names in batch]
         if kind == "again" and step % 3 == 0:  # an old task among the new ones
             batch[0] = small_loops.episode(files, torch.Generator().manual_seed(1))
         given = as_set(batch, step) if kind == "ids" else [one[:4] for one in batch] if kind == "plain" else batch
@@ -65,7 +65,7 @@ def loop(
     return recorder.finish()
 
 
-def as_set(batch: list[small_loops.Episode], step: int) -> mf.TaskSet:
+def as_set(batch: list[Any], step: int) -> mf.TaskSet:
     sx, sy, qx, qy = (torch.stack([one[i] for one in batch]) for i in range(4))
     return mf.TaskSet(mf.Batch(sx, sy), mf.Batch(qx, qy), tuple(f"mine-{step}-{i}" for i in range(len(batch))))
 

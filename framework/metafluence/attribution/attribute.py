@@ -69,7 +69,7 @@ def attribute_levels(
     `run-influence` takes one sweep for all of them; other methods work for each level by itself. Raises as `attribute`,
     and InputError where the tasks do not know their images.
     """
-    contexts = {level: replace(context, level=level) for level in levels}
+    contexts: dict[Level, Context] = {level: replace(context, level=level) for level in levels}
     check_targets(context, targets)  # before all work, and whatever the method's state is
     for level, own in contexts.items():
         check_context(method, own)

@@ -59,8 +59,11 @@ def score(
     Interrupted, it goes on where it stopped when it is run again.
     """
     levels = cast("tuple[metafluence.Level, ...]", tuple(dict.fromkeys(level or ["task"])))
-    one = out is not None and len(levels) == 1
-    folders = {each: check_folder(out if one else (out or run) / f"scores-{each}") for each in levels}
+    folders: dict[metafluence.Level, Path] = {each: (out or run) / f"scores-{each}" for each in levels}
+    if out is not None and len(levels) == 1:
+        folders = {levels[0]: out}
+    for folder in folders.values():
+        check_folder(folder)
     first = folders[levels[0]]
     known = default_registry(registry, Path.cwd())
     way = known.build("method", parse_yaml(method, "--method"), "--method")

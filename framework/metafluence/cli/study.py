@@ -46,6 +46,9 @@ def run(
     registry: RegistryOption = None,
     size: SizeOption = None,
     changes: SetOption = None,
+    tracker: Annotated[
+        list[str] | None, typer.Option(help="Show the numbers there, too: tensorboard, mlflow, wandb.")
+    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -60,7 +63,7 @@ def run(
     if dry_run:
         _plan(study, out, registry, size, changes or [])
     else:
-        _run(study, out, registry, size, changes or [], _say_one)
+        _run(study, out, registry, size, changes or [], _say_one, tracker or [])
 
 
 def demo(
@@ -142,8 +145,11 @@ def _run(
     size: str | None,
     changes: Sequence[str],
     say: Callable[[metafluence.StudyResult], None],
+    trackers: Sequence[str] = (),
 ) -> None:
     registry, folder, make = open_study(study, out, overlay, size, changes)
+    for name in dict.fromkeys(trackers):
+        registry.hooks.register(registry.build("tracker", name), f"tracker {name}")
 
     def finished(study: metafluence.Study, result: metafluence.StudyResult, place: Path) -> None:
         page = metafluence.write_report(result, place, print_warning)

@@ -98,7 +98,7 @@ def _lowest_with(
         _, scored = prepare_and_score(method, context, targets)
     except Exception as error:
         return Tried(damping, reason=in_words(error))
-    return Tried(damping, lowest(scored.values[:, 0], evaluation.remove[0]))
+    return Tried(damping, lowest(scored.values[:, 0].cpu(), evaluation.remove[0], evaluation.seen))
 
 
 def _damped(method: Any, damping: float) -> AttributionMethod:

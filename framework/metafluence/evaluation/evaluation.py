@@ -64,6 +64,8 @@ class Evaluation:
     truth: Truth | None = None
     remove: tuple[int, ...] = (1,)
     """The numbers of items of lowest score that are removed, the first one for the table's columns."""
+    seen: Tensor | None = None
+    """The numbers of the items that the replayed run saw, of which alone is asked; None where it is asked of all."""
     extremes: tuple[int, ...] = ()
     """The numbers of items of highest and of lowest score without which the targets' losses are compared."""
     without_random: Tensor = torch.empty(0)

@@ -21,16 +21,23 @@ DRAWS = 19
 """Random sets of each size: one more set goes further than all of them by chance in 5 % of cases."""
 
 
-def lowest(scores: Tensor, count: int) -> Removal:
-    """The items of lowest score: what a method has removed."""
-    return tuple(sorted(torch.argsort(scores, stable=True)[:count].tolist()))
+def lowest(scores: Tensor, count: int, among: Tensor | None = None) -> Removal:
+    """The items of lowest score: what a method has removed. among: the numbers of the items to choose from, or all."""
+    return tuple(sorted(_ordered(scores, among)[:count].tolist()))
 
 
-def ends(scores: Tensor, counts: Sequence[int]) -> list[Removal]:
+def ends(scores: Tensor, counts: Sequence[int], among: Tensor | None = None) -> list[Removal]:
     """The items of highest score, a set for each count, and then those of lowest score."""
-    order = torch.argsort(scores, stable=True).tolist()
+    order = _ordered(scores, among).tolist()
     highest: list[Removal] = [tuple(sorted(order[-count:])) for count in counts]
-    return highest + [lowest(scores, count) for count in counts]
+    return highest + [lowest(scores, count, among) for count in counts]
+
+
+def _ordered(scores: Tensor, among: Tensor | None) -> Tensor:
+    """Numbers of items, lowest score first."""
+    if among is None:
+        return torch.argsort(scores, stable=True)
+    return among[torch.argsort(scores[among], stable=True)]
 
 
 def losses_without(bank: RetrainBank, removals: Sequence[Removal], level: Level, targets: Targets) -> Tensor:

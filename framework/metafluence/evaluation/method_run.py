@@ -77,7 +77,7 @@ def _execute(evaluation: Evaluation, method: AttributionMethod, label: str, solv
         facts |= changes.facts
     facts["residual"] = _larger(scored.solve.residual, changes.residual)
     facts |= _detection(scores.numpy(), evaluation)
-    worst = [lowest(scores, count) for count in evaluation.remove]
+    worst = [lowest(scores, count, evaluation.seen) for count in evaluation.remove]
     edited = _edit(evaluation, method, found.states, worst)
     retrained = evaluation.retrained(worst)
     curve = _curve(edited, retrained)
@@ -98,7 +98,7 @@ def _execute(evaluation: Evaluation, method: AttributionMethod, label: str, solv
         **facts,
     )
     asked = evaluation.extremes
-    extremes = changes_without(evaluation, ends(scores, asked)) if asked else torch.empty(0)
+    extremes = changes_without(evaluation, ends(scores, asked, evaluation.seen)) if asked else torch.empty(0)
     return Run(row=row, scores=scores.clone(), change_errors=changes.errors, curve=curve, extremes=extremes)
 
 

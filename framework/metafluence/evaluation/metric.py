@@ -97,8 +97,8 @@ class Measured:
 class Metric(Component, ABC):
     """Numbers about a run, under names. A frozen dataclass: its fields are its parameters.
 
-    A study asks for metrics by `metrics: [NAME, ...]`. What they give stands in a column each of the tables,
-    `metric.NAME` in results.csv.
+    A study asks for metrics by `metrics: [NAME, ...]`. Each number is a column of the report's
+    table, and `metric.NAME` in results.csv.
 
     Class variables:
         compares: it looks at other runs, so that its numbers are never taken from a store.

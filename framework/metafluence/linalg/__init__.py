@@ -19,5 +19,6 @@ from metafluence.linalg.operators import (
     ShiftedOperator,
     random_groups,
 )
+from metafluence.linalg.projection import Projection, ProjectionKind
 from metafluence.linalg.solvers import Applied, Preconditioner, Solver, Status, check_requirements
 from metafluence.linalg.solving import PreparedSolve, Solution, relative_residual, solve, solve_sweep

@@ -29,6 +29,7 @@ class LinearOperator(ABC):
 
     Attributes:
         size: n.
+        dtype, device: of the numbers; columns to be multiplied are of this dtype and on this device.
         batch_shape: leading dimensions, () for a single matrix.
         tags: what is known to hold, of SYMMETRIC, PSD, SUM, LAYERED, LOW_RANK.
         structure: what the last two tags promise, for solvers that need more than products.

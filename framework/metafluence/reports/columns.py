@@ -148,7 +148,7 @@ def _metrics(groups: Sequence[Group]) -> list[str]:
 def _metric(name: str) -> Column:
     asked = name.partition(" ")[0].rpartition(".")[0]
     about = f"a number that the study asks for: `metafluence show metric {asked}`"
-    return Column(f"{METRIC}{name}", name, ".3g", about, narrow=BOTH)
+    return Column(f"{METRIC}{name}", name, ".3g", about)
 
 
 def _damped(groups: Sequence[Group]) -> bool:

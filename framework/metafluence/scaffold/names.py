@@ -44,7 +44,7 @@ def check_name(registry: Registry, kind: str, name: str, folder: Path) -> None:
 def check_kind(registry: Registry, kind: str, offered: list[str]) -> None:
     """Raises UnknownNameError for what is no kind of component, or has no template."""
     if kind not in offered:
-        hint = f"{kind!r} is a kind of a plugin, which has no template here." if kind in registry.kinds() else ""
+        hint = f"There is no template for {kind}s." if kind in registry.kinds() else ""
         raise UnknownNameError("kind of component", kind, offered, hint)
 
 

@@ -12,6 +12,7 @@ from metafluence.studies.provenance import differing_versions
 from metafluence.studies.run_inputs import read_learner, read_targets
 from metafluence.studies.study import Study
 from metafluence.studies.study_result import StudyResult
+from metafluence.studies.tracker import Tracker
 from metafluence.studies.variations import (
     NOT_ASKED,
     Comparison,

@@ -5,26 +5,33 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from metafluence.bilevel import BilevelProblem
 from metafluence.evaluation import Evaluation
 from metafluence.studies.config import TruthConfig
 from metafluence.tasks import ITEM_NAMES, Level
 from metafluence.training import TrainingRun
 
 
-def asked_items(truth: TruthConfig | None, level: Level, problem: BilevelProblem, run: TrainingRun | None) -> Tensor:
-    """The numbers of the items of a level that are asked about, in order."""
-    if run is not None and truth is not None and truth.kind == "run":
-        return run.drawn(level)
-    return torch.arange(problem.tasks.items(level))
+def seen_items(truth: TruthConfig | None, level: Level, run: TrainingRun | None) -> Tensor | None:
+    """The numbers of the items of a level that a replayed run saw; None if it saw all, or if no one run is replayed."""
+    if run is None or truth is None or truth.kind != "run":
+        return None
+    seen = run.drawn(level).cpu()
+    return None if len(seen) == run.problem.tasks.items(level) else seen
 
 
-def unseen_note(evaluation: Evaluation, asked: Tensor) -> str:
+def asked_items(evaluation: Evaluation) -> Tensor:
+    """The numbers of the items that are asked about, in order."""
+    return (
+        torch.arange(evaluation.problem.tasks.items(evaluation.level)) if evaluation.seen is None else evaluation.seen
+    )
+
+
+def unseen_note(evaluation: Evaluation) -> str:
     """What is said where the run saw some of the items alone; else empty."""
-    whole = evaluation.problem.tasks.items(evaluation.level)
-    if len(asked) == whole:
+    if evaluation.seen is None:
         return ""
     return (
-        f"The recorded steps saw {len(asked)} of {whole} {ITEM_NAMES[evaluation.level]}. The others did not change "
-        "them and score 0; ground truth is asked about those that they saw."
+        f"The recorded steps saw {len(evaluation.seen)} of {evaluation.problem.tasks.items(evaluation.level)} "
+        f"{ITEM_NAMES[evaluation.level]}. The others did not change them and score 0; ground truth asks about those "
+        "that they saw."
     )

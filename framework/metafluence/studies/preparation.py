@@ -18,7 +18,7 @@ from metafluence.linalg import Solver
 from metafluence.progress import Observer
 from metafluence.registry import Registry
 from metafluence.runtime import Shelf, component_fingerprint, digest_of, find_device, folder_of
-from metafluence.studies.asked_items import asked_items, unseen_note
+from metafluence.studies.asked_items import asked_items, seen_items, unseen_note
 from metafluence.studies.built_with import built_with
 from metafluence.studies.config import RunStudyConfig, StudyConfig
 from metafluence.studies.drawn_tasks import DTYPES, DrawnTasks
@@ -179,7 +179,9 @@ class Preparation:
         others = self._other_seeds(problem, split, targets)
         for level in self.config.levels:
             corrupted = split.train.corrupted_items(level)
-            remove = self._removed(len(corrupted), float(corrupted.double().mean()))
+            seen = seen_items(self.config.truth, level, fit.run)
+            items = len(corrupted) if seen is None else len(seen)
+            remove = self._removed(items, float(corrupted.double().mean()))
             evaluation = Evaluation(
                 problem=problem,
                 meta=fit.meta,
@@ -193,9 +195,8 @@ class Preparation:
                 level=level,
                 remove=remove,
                 selection=selection,
-                extremes=()
-                if self.config.truth is None
-                else self.config.truth.ends(len(asked_items(self.config.truth, level, problem, fit.run))),
+                seen=seen,
+                extremes=() if self.config.truth is None else self.config.truth.ends(items),
             )
             averaged = self.config.truth is not None and self.config.truth.averages
             also = tuple(replace(evaluation, **one.facts(problem)) for one in others) if averaged else ()
@@ -277,8 +278,8 @@ class Preparation:
     def _truth(self, evaluation: Evaluation, others: list[_Seed], warnings: list[str]) -> Truth | None:
         if evaluation.bank is None:
             return None
-        items = asked_items(self.config.truth, evaluation.level, evaluation.problem, evaluation.run)
-        warnings += filter(None, [unseen_note(evaluation, items)])
+        items = asked_items(evaluation)
+        warnings += filter(None, [unseen_note(evaluation)])
         singles, subsets = self.removals(evaluation.level, items)
         count = (len(singles) + len(subsets)) * (1 + len(others))
         asked = self.config.truth
@@ -299,7 +300,7 @@ class Preparation:
         """What the targets' losses do without random sets of these sizes."""
         if not evaluation.extremes:
             return torch.empty(0)
-        items = asked_items(self.config.truth, evaluation.level, evaluation.problem, evaluation.run)
+        items = asked_items(evaluation)
         self._observer.stage(f"leaving out random {ITEM_NAMES[evaluation.level]}", DRAWS * len(evaluation.extremes))
         found = random_changes(evaluation, items, self._generator(f"extremes {evaluation.level}"))
         self._observer.done()

@@ -86,8 +86,11 @@ class Study:
         if needs is not None and not self.preparation.records:
             raise InputError(f"{needs} works on a recorded run of meta-training and this study has none. {RECORD}")
 
-    def run(self) -> StudyResult:
-        """Do what is not done yet. Returns the results; a failed run is a row with its reason."""
+    def run(self, certify: bool = True) -> StudyResult:
+        """Do what is not done yet. Returns the results; a failed run is a row with its reason.
+
+        certify: check whether influence can be trusted, if the study asks for it.
+        """
         self._hook.metafluence_study_started(study=self)
         ready = self.prepare()
         warnings = list(ready.warnings)
@@ -102,7 +105,7 @@ class Study:
             level: Predictions(evaluation) for level, evaluation in ready.evaluations.items()
         }
         budgets = self._budgets(ready.evaluations, predictions)
-        certificates = self._certificates(ready, predictions)
+        certificates = self._certificates(ready, predictions) if certify else []
         return StudyResult(
             config=self.config,
             runs=tuple(runs),

@@ -81,4 +81,4 @@ def _suite(component: Any) -> tuple[Mapping[str, Any], Callable[..., list[Fault]
     for interface, (kind, checks) in SIMPLE.items():
         if isinstance(component, interface):
             return checks, partial(simple_faults, kind, checks)
-    raise InputError(f"There is no suite for {type(component).__name__}, whose kind a plugin defines. Write its tests.")
+    raise InputError(f"There is no suite for {type(component).__name__} and its kind. Write its tests.")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from metafluence.errors import InputError
-from metafluence.tasks import Origins
+from metafluence.tasks import Origins, TaskSet
 
 IMAGES = ".images"
 """What a file of tasks calls the numbers of a half's images, after the half."""
@@ -83,3 +83,26 @@ def joined_origins(numbers: dict[str, Tensor], taken: Sequence[dict[str, Any]]) 
     )
     support, query = (numbers[f"{half}{IMAGES}"] for half in ("support", "query"))
     return Origins(support, query, tuple(images), torch.tensor(labels), tuple(classes))
+
+
+def mixed_labels(tasks: TaskSet) -> str:
+    """A sentence where a class of images has two labels in one task, as it has where names are in another order than
+    instances; else empty. Instances that are marked as corrupted do not count.
+    """
+    origins = tasks.origins
+    if origins is None or tasks.real:
+        return ""
+    classes = origins.labels[torch.cat([origins.support, origins.query], dim=1)]
+    labels = torch.cat([tasks.support.targets, tasks.query.targets], dim=1).cpu()
+    right = ~torch.cat([tasks.corrupted_support, tasks.corrupted_query], dim=1)
+    for task in range(len(tasks)):
+        pairs = torch.stack([classes[task], labels[task]])[:, right[task]].unique(dim=1).tolist()
+        twice = next((c for c in pairs[0] if pairs[0].count(c) > 1), None)
+        if twice is not None:
+            own = [label for c, label in zip(*pairs, strict=True) if c == twice]
+            return (
+                f"In task {tasks.ids[task]} images of class {origins.classes[twice]!r} have the labels "
+                f"{' and '.join(map(str, own))}. Check that names are in the order of instances, unless labels are "
+                "wrong on purpose."
+            )
+    return ""

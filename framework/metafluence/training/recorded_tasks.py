@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from metafluence.errors import InputError, StoreError
-from metafluence.runtime import hash_tensor, load_tensors, save_tensors
+from metafluence.runtime import hash_tensor, load_tensors, save_tensors, warn
 from metafluence.tasks import Batch, Origins, Task, TaskSet, pad_tasks, widened
-from metafluence.training.recorded_origins import IMAGES, JoinedOrigins, joined_origins
+from metafluence.training.recorded_origins import IMAGES, JoinedOrigins, joined_origins, mixed_labels
 
 FILES = "tasks-*.safetensors"
 
@@ -34,6 +34,7 @@ class RecordedTasks:
         self._shapes: list[tuple[int, ...]] = []
         self._images: JoinedOrigins | None = None
         self._sizes: set[tuple[int, int]] = set()
+        self._mixed = False
 
     def resume(self) -> None:
         """Take up the tasks that are in the folder's files."""
@@ -45,9 +46,11 @@ class RecordedTasks:
             self._shapes = [tuple(tensors[f"{half}.{what}"].shape[2:]) for half, what in PARTS if what != "corrupted"]
             self._sizes |= set(map(tuple, tensors["counts"].tolist()))
             for i, (name, named) in enumerate(zip(facts["ids"], facts["named"], strict=True)):
-                sizes = dict(zip(("support", "query"), tensors["counts"][i].tolist(), strict=True))
+                support, query = tensors["counts"][i].tolist()
                 parts = {
-                    key: part[i, : sizes[key.partition(".")[0]]] for key, part in tensors.items() if key != "counts"
+                    key: part[i, : support if key.startswith("support") else query]
+                    for key, part in tensors.items()
+                    if key != "counts"
                 }
                 self._number(name, named, parts)
             self._written = len(self._numbers)
@@ -82,6 +85,9 @@ class RecordedTasks:
                 "Tasks of this loop differ in numbers of instances and name their images. Draw tasks of one size, or "
                 "leave the names out."
             )
+        if not (named or self._mixed) and (sentence := mixed_labels(tasks)):
+            self._mixed = True
+            warn(sentence)
         return torch.tensor([self._add(tasks, i, named) for i in range(len(tasks))])
 
     def _add(self, tasks: TaskSet, i: int, named: bool) -> int:

@@ -21,7 +21,7 @@ from metafluence.training.loop_recorder import LoopRecorder
 from metafluence.training.recorded_tasks import RecordedTasks, as_tasks, load_tasks
 from metafluence.training.run import FILE, TrainingRun, load_run
 from metafluence.training.torch_steps import rule_of
-from metafluence.training.unfinished import PROGRESS, finished_run, recorded_steps
+from metafluence.training.unfinished import PROGRESS, finished_run, other_learner, recorded_steps
 
 UNFINISHED = re.compile(r"(state|gradients|tasks)-\d{8}\.safetensors")
 """Files of a recording before it is finished."""
@@ -179,10 +179,7 @@ def load_recording(
     facts = load_tensors(file)[1] if file.exists() else {}
     problem = BilevelProblem(learner, tasks, facts.get("l2", 0.0), solver, memory_gib)
     if facts and facts["problem"] != problem.fingerprint():
-        raise StoreError(
-            f"{folder} was recorded with another learner or inner solver than this one. Give the learner as it was "
-            "given to mf.record: the same settings, and a module of the same layers."
-        )
+        raise other_learner(folder)
     return load_run(Path(folder), problem)
 
 

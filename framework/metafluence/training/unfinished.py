@@ -81,10 +81,7 @@ def begun_run(
     first = load_tasks(folder, device)[batches[0]]
     problem = BilevelProblem(learner, first, 0.0, solver, memory_gib)
     if _described(problem) != facts["described"]:
-        raise StoreError(
-            f"{folder} was recorded with another learner or inner solver than this one. Give the learner as it was "
-            "given to mf.record: the same settings, and a module of the same layers."
-        )
+        raise other_learner(folder)
     name, settings = facts["rule"]
     rates, states = tuple(tensors["rates"].tolist()), KeptStates(folder, facts["identity"])
     parts = (Weights.ones(first), RULES[name](**settings), batches, rates, states, facts["every"])
@@ -106,6 +103,15 @@ def first_steps(run: TrainingRun, steps: int, weights: Tensor, folder: Path) -> 
     _forget(folder, len(own))
     run.states.forget(steps)
     return shorter, own
+
+
+def other_learner(folder: str | Path) -> StoreError:
+    """What is raised for a learner, or an inner solver, that a recording is not of."""
+    return StoreError(
+        f"{folder} was recorded with another learner or inner solver than this one, or with other code of theirs. Give "
+        "the learner as it was given to mf.record: the same settings, a module of the same layers, and metafluence in "
+        "the same version."
+    )
 
 
 def _described(problem: BilevelProblem) -> list[str]:

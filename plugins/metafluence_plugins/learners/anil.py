@@ -7,9 +7,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from metafluence import Backbone, Batch, Count, Positive, Ways, weighted_mean
-from metafluence_plugins.learners.inner_steps import StepLearner, StepRule, descend
-from metafluence_plugins.learners.linear_head import LinearHead
+from metafluence import (
+    Backbone,
+    Batch,
+    Count,
+    InnerRule,
+    LinearHead,
+    Positive,
+    StepLearner,
+    Ways,
+    descend,
+    weighted_mean,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +33,7 @@ class ANIL(StepLearner, LinearHead):
     backbone: Backbone | nn.Module
     steps: Count = 5
     rate: Positive = 0.1
-    rule: StepRule = "sgd"
+    rule: InnerRule = "sgd"
     learn_rate: bool = False
     first_order: bool = False
     together: bool = False

@@ -18,13 +18,14 @@ from metafluence import (
     DenseOperator,
     ImplicitLearner,
     LayeredLoss,
+    LinearHead,
     Positive,
     Ways,
     cross_entropy,
     minimise_newton,
     weighted_mean,
+    with_one,
 )
-from metafluence_plugins.learners.linear_head import LinearHead, with_one
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,8 +7,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from metafluence import Backbone, Batch, Count, InputError, Positive, Ways, weighted_mean
-from metafluence_plugins.learners.inner_steps import StepLearner, StepRule, descend
+from metafluence import (
+    Backbone,
+    Batch,
+    Count,
+    InnerRule,
+    InputError,
+    Positive,
+    StepLearner,
+    Ways,
+    descend,
+    weighted_mean,
+)
 from metafluence_plugins.learners.joint import Joint
 
 
@@ -25,7 +35,7 @@ class MAML(StepLearner):
     backbone: Backbone | nn.Module
     steps: Count = 5
     rate: Positive = 0.1
-    rule: StepRule = "sgd"
+    rule: InnerRule = "sgd"
     learn_rates: bool = False
     first_order: bool = False
     ways: Ways | None = None

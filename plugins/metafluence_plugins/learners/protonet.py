@@ -16,6 +16,7 @@ from metafluence import (
     Backbone,
     Batch,
     DenseOperator,
+    FeatureLearner,
     ImplicitLearner,
     NonNegative,
     Positive,
@@ -24,7 +25,6 @@ from metafluence import (
     Ways,
     weighted_mean,
 )
-from metafluence_plugins.learners.linear_head import FeatureLearner
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,11 +17,12 @@ from metafluence import (
     Batch,
     DenseOperator,
     ImplicitLearner,
+    LinearHead,
     Positive,
     Ways,
     weighted_mean,
+    with_one,
 )
-from metafluence_plugins.learners.linear_head import LinearHead, with_one
 
 
 @dataclass(frozen=True, eq=False)

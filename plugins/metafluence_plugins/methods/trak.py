@@ -17,6 +17,8 @@ from metafluence import (
     Level,
     NonNegative,
     Point,
+    Projection,
+    ProjectionKind,
     Scores,
     Seed,
     SoftmaxLoss,
@@ -24,7 +26,6 @@ from metafluence import (
     Units,
     weighed,
 )
-from metafluence_plugins.methods.projection import Kind, Projection
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class TRAK(AttributionMethod):
     """
 
     dim: Count = 512
-    projection: Kind = "rademacher"
+    projection: ProjectionKind = "rademacher"
     ridge: NonNegative = 1.0
     """Relative to the kernel's mean eigenvalue."""
     models: Literal["fit", "checkpoints"] = "fit"

@@ -12,7 +12,7 @@ from torch import Tensor
 BLOCK_BYTES = 2**24
 
 
-Kind = Literal["sparse", "rademacher", "gaussian"]
+ProjectionKind = Literal["sparse", "rademacher", "gaussian"]
 """sparse: every row of the matrix has one entry, ±1, and all columns as many (Charikar et al. 2002), which costs no
 product. rademacher: entries ±1/√dim. gaussian: normal ones of variance 1/dim."""
 
@@ -23,7 +23,7 @@ class Projection:
 
     size: int
     dim: int
-    kind: Kind
+    kind: ProjectionKind
     seed: int
 
     def apply(self, rows: Tensor) -> Tensor:

@@ -7,7 +7,10 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from metafluence import Batch, InputError, Layer, LayeredLoss, NetworkLearner, TaskSet
+from metafluence.errors import InputError
+from metafluence.learners.network_learner import NetworkLearner
+from metafluence.networks import Layer, LayeredLoss
+from metafluence.tasks import Batch, TaskSet
 
 
 class FeatureLearner(NetworkLearner):

@@ -9,9 +9,12 @@ import torch
 from higher.optim import DifferentiableAdam, DifferentiableOptimizer, DifferentiableSGD
 from torch import Tensor
 
-from metafluence import Adaptation, Batch, Count, NetworkLearner, Positive
+from metafluence.learners.meta_learner import Adaptation
+from metafluence.learners.network_learner import NetworkLearner
+from metafluence.registry import Count, Positive
+from metafluence.tasks import Batch
 
-StepRule = Literal["sgd", "adam"]
+InnerRule = Literal["sgd", "adam"]
 
 
 class StepLearner(NetworkLearner):
@@ -60,7 +63,7 @@ class _TorchAdam(DifferentiableAdam):
 def descend(
     loss: Callable[[Tensor], Tensor],
     start: Tensor,
-    rule: StepRule,
+    rule: InnerRule,
     rate: Tensor | float,
     steps: int,
     track: bool,
