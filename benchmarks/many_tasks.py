@@ -79,7 +79,7 @@ def draw(found: pd.DataFrame, file: Path) -> None:
     axes = figure.subplots(1, 2)
     for i, (learner, of_learner) in enumerate(found.groupby("learner", sort=False)):
         for j, work in enumerate(WORK):
-            rows = of_learner[of_learner["work"] == work].sort_values("tasks")
+            rows = of_learner.query("work == @work").sort_values("tasks")
             look = {"color": COLOURS[j], "marker": MARKERS[i], "ls": ["-", "--"][i], "ms": 5, "lw": 1.5}
             for axis, column in zip(axes, ("seconds", "gib"), strict=True):
                 axis.plot(rows["tasks"], rows[column], label=f"{learner}, {work}", **look)
