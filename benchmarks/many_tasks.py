@@ -2,8 +2,8 @@
 
 conv4 of 32 filters on tasks of 5 classes, 1 support and 5 query images of 28x28 noise in float32, which stay on disk;
 one thread. Times are seconds of the processor. Every measurement has a process of its own, which reads the tasks that
-another has written. Memory is by how much its peak (resident set) grew after the problem was made: it is to stay near
-`--memory` however many tasks there are.
+another has written. Memory is by how much its peak (resident set) grew after the problem was made: it is to stay below
+`--memory` however many tasks there are. What is measured is added to `--results`, of which `--figure` draws all.
 """
 
 from __future__ import annotations
@@ -17,9 +17,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
+from matplotlib.figure import Figure
 
 import metafluence as mf
+
+COLOURS, MARKERS = ["#0072B2", "#D55E00", "#009E73"], ["o", "s"]
 
 WAYS, SHOTS, QUERIES, SIDE = 5, 1, 5, 28
 LEARNERS: dict[str, dict[str, Any]] = {"protonet": {}, "maml": {"steps": 1, "rate": 0.1}}
@@ -69,12 +73,35 @@ def alone(work: Any, *parts: Any) -> None:
         raise RuntimeError(f"{work.__name__}{parts} ended with {process.exitcode}")
 
 
+def draw(found: pd.DataFrame, file: Path) -> None:
+    """Seconds and memory by the number of tasks, a line for each learner and kind of work."""
+    figure = Figure(figsize=(8.4, 3.8), layout="constrained")
+    axes = figure.subplots(1, 2)
+    for i, (learner, of_learner) in enumerate(found.groupby("learner", sort=False)):
+        for j, work in enumerate(WORK):
+            rows = of_learner[of_learner["work"] == work].sort_values("tasks")
+            look = {"color": COLOURS[j], "marker": MARKERS[i], "ls": ["-", "--"][i], "ms": 5, "lw": 1.5}
+            for axis, column in zip(axes, ("seconds", "gib"), strict=True):
+                axis.plot(rows["tasks"], rows[column], label=f"{learner}, {work}", **look)
+    for axis, name in zip(axes, ("seconds of the processor", "memory at the peak, GiB"), strict=True):
+        axis.set(xscale="log", xlabel="tasks", ylabel=name)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_yscale("log")
+    axes[1].set_ylim(0, 1.05)
+    axes[1].axhline(1, color="#999999", lw=1, ls=":")
+    axes[1].annotate("memory_gib", (1, 1), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    figure.savefig(file, dpi=150)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--learner", choices=LEARNERS, default="protonet")
-    parser.add_argument("--tasks", type=int, nargs="+", default=[100, 300, 1000])
+    parser.add_argument("--tasks", type=int, nargs="*", default=[100, 300, 1000])
     parser.add_argument("--work", nargs="+", choices=WORK, default=list(WORK))
     parser.add_argument("--memory", type=float, default=1.0, help="memory_gib")
+    parser.add_argument("--results", type=Path, default=Path("many-tasks.csv"))
+    parser.add_argument("--figure", type=Path)
     asked = parser.parse_args()
     print(f"{asked.learner}, memory_gib {asked.memory:g}; seconds, milliseconds a task, GiB at the peak")
     for count in asked.tasks:
@@ -86,6 +113,10 @@ def main() -> None:
                 alone(measure, asked.learner, work, folder, asked.memory, answer)
                 seconds, gib = answer.get()
                 print(f"{work:<10}{count:>7}{seconds:9.1f}{1e3 * seconds / count:9.1f}{gib:8.2f}", flush=True)
+                with asked.results.open("a") as file:
+                    file.write(f"{asked.learner},{work},{count},{seconds:.2f},{gib:.3f}\n")
+    if asked.figure is not None:
+        draw(pd.read_csv(asked.results, names=["learner", "work", "tasks", "seconds", "gib"]), asked.figure)
 
 
 if __name__ == "__main__":
