@@ -77,7 +77,7 @@ class Linearisation(ABC):
     def drop_graphs(self) -> None:
         """Drop the graphs of derivatives, which products keep; what needs them builds them again."""
         for name in ("_first", "_plain", "_pulled", "output_pullback"):
-            self.__dict__.pop(name, None)
+            vars(self).pop(name, None)
 
     @property
     def adapted(self) -> Tensor:

@@ -10,6 +10,7 @@ import re
 
 import torch
 from torch import Tensor
+from torch.utils import deterministic
 
 from metafluence.errors import ConfigError
 
@@ -82,7 +83,8 @@ def repeatable(device: torch.device) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # which guards against reading what was never written
+    # It guards against reading what was never written, which costs time.
+    deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def settle(found: Tensor) -> None:
