@@ -49,6 +49,12 @@ def test_own_loop_is_recorded_and_scored(monkeypatch, tmp_path, capsys):
     assert capsys.readouterr().out.count("lowest tenth") == 2
 
 
+def test_sources_of_tasks_are_told_apart_by_prototypes():
+    found = runpy.run_path(str(EXAMPLES / "task_sources.py"))["distinguished"]("protonet", 0)
+    assert min(found["task-if"], found["tracin"]) > 0.7
+    assert found["random"] == found["loss"] == 0.5, "one order for all targets tells no sources apart"
+
+
 def test_own_files_are_scored_by_name(tmp_path):
     file = Path(__file__).parents[1] / "examples" / "own_files.py"
     runpy.run_path(str(file))["train"](tmp_path, steps=3)
