@@ -136,7 +136,7 @@ def test_any_exception_of_a_method_is_a_row_and_its_traceback_a_file(tmp_path, m
     ids=["error", "memory"],
 )
 def test_an_unexpected_error_of_a_command_is_one_message(tmp_path, monkeypatch, fail, reason, reported):
-    monkeypatch.setattr(sys.modules["metafluence.cli.app"], "default_registry", fail)
+    monkeypatch.setattr(sys.modules["metafluence.cli.components"], "default_registry", fail)
     done = command(tmp_path, "list")
     assert done.returncode == 1
     assert done.stderr.startswith(reason)
