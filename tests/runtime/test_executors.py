@@ -154,7 +154,7 @@ class Twice(Trainer):
 """
 
 
-@pytest.mark.parametrize("name", REMOTE)
+@pytest.mark.parametrize("name", QUICK)
 def test_a_component_from_a_file_travels(name, world, tmp_path):
     (tmp_path / "twice.py").write_text(TRAINER)
     (tmp_path / "registry.yaml").write_text("components: {trainer: {twice: ./twice.py:Twice}}")
@@ -240,7 +240,7 @@ def test_threads_are_divided(monkeypatch):
         torch.set_num_threads(cores)
 
 
-@pytest.mark.parametrize("name", REMOTE)
+@pytest.mark.parametrize("name", QUICK)
 def test_what_is_listed_names_every_parameter(name):
     """A base's parameters cannot be read from the source of a plugin that has it from the public API."""
     listed = [parameter.name for parameter in REGISTRY.entry("executor", name).parameters()]
