@@ -240,7 +240,7 @@ def test_threads_are_divided(monkeypatch):
         torch.set_num_threads(cores)
 
 
-@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize("name", REMOTE)
 def test_what_is_listed_names_every_parameter(name):
     """A base's parameters cannot be read from the source of a plugin that has it from the public API."""
     listed = [parameter.name for parameter in REGISTRY.entry("executor", name).parameters()]
