@@ -24,20 +24,20 @@ for _name, _spec in SUBJECTS.items():
     _suite.__name__ = _suite.__qualname__ = "Test" + _name.title().replace("-", "")
     globals()[_suite.__name__] = _suite
 
-# What a method does not claim, and how often it is tried where that is dear. Random scores depend on nothing; an item's
-# own loss does not claim to follow retraining, nor that an item without effect has none.
+# What a method does not claim; how often, and in how many worlds, it is tried where that takes long. Random scores
+# depend on nothing; an item's own loss does not claim to follow retraining, nor that an item without effect has none.
 METHODS = {
     "random": {"skip": ("sign", "order", "twins", "silent")},
     "loss": {"skip": ("sign", "silent")},
     # That chunks change nothing is shown of the objective that it minimises, at a fraction of the time.
     "retrain": {"examples": 1, "skip": ("chunks",)},
-    "grad-ascent": {"examples": 1},
+    "grad-ascent": {"examples": 1, "worlds": 1},
     "paper": {"examples": 1},
     "run-influence": {"examples": 1},
     "source": {"examples": 1},
-    "tracin-along": {"use": "tracin", "along": "run", "examples": 1},
-    "leave-out": {"use": "influence", "leave_out": True, "solver": "exact", "examples": 1},
-    "leave-out-of-edits": {"use": "influence", "leave_out": "edits", "solver": "exact", "examples": 1},
+    "tracin-along": {"use": "tracin", "along": "run", "examples": 1, "worlds": 1},
+    "leave-out": {"use": "influence", "leave_out": True, "solver": "exact", "examples": 1, "worlds": 1},
+    "leave-out-of-edits": {"use": "influence", "leave_out": "edits", "solver": "exact", "examples": 1, "worlds": 1},
     "rescaled": {"use": "task-if", "leave_out": "rescaled", "solver": "exact", "examples": 1},
     # The cosine of rounding with rounding is no zero.
     "cosine": {"use": "gradient-similarity", "kind": "cosine", "examples": 1, "skip": ("silent",)},
@@ -57,7 +57,7 @@ QUICK_ELSEWHERE = ("influence", "run-influence", "direct-if", "loss")
 for _learner, _names in {"logistic-head": dict.fromkeys([*REGISTRY.names("method"), *METHODS]), **ELSEWHERE}.items():
     for _name in _names:
         _spec = {"use": _name, **METHODS.get(_name, {})}
-        _options = {key: _spec.pop(key) for key in ("skip", "examples") if key in _spec}
+        _options = {key: _spec.pop(key) for key in ("skip", "examples", "worlds") if key in _spec}
         _options |= {} if _learner == "logistic-head" else {"examples": 1, "learner": _learner, "worlds": 1}
         _suite = method_suite(REGISTRY.build("method", _spec), **_options)
         _suite.__name__ = _suite.__qualname__ = "TestMethod" + f"{_name}-{_learner}".title().replace("-", "")
