@@ -14,6 +14,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from run_sweep_cost import images
 
 import metafluence as mf
 from metafluence.runtime import find_device, settle
@@ -36,16 +37,6 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-def images(count: int, shot: int, seed: int) -> mf.TaskSet:
-    generator = torch.Generator().manual_seed(seed)
-
-    def half(each: int) -> mf.Batch:
-        labels = torch.arange(5).repeat(each).expand(count, -1)
-        return mf.Batch(torch.rand(count, 5 * each, 1, 28, 28, generator=generator), labels.clone())
-
-    return mf.TaskSet(half(shot), half(5), tuple(str(i) for i in range(count)))
-
-
 def timed(work: Callable[[], torch.Tensor], repeats: int, warm: bool) -> tuple[float, torch.Tensor]:
     """Median seconds, after a first call on a GPU, and the result."""
     if warm:
@@ -62,8 +53,8 @@ def timed(work: Callable[[], torch.Tensor], repeats: int, warm: bool) -> tuple[f
 def results(name: str, options: argparse.Namespace, device: torch.device) -> Iterator[tuple[str, float, torch.Tensor]]:
     """What is done, its seconds and what it gives."""
     backbone = {"use": "conv4", "width": options.width, "norm": "group"}
-    learner = mf.build("learner", LEARNERS[name]["use"], backbone=backbone, **_fields(name))
-    tasks = images(options.tasks, 1, 0).to(device=device)
+    learner = mf.default_registry().build("learner", {**LEARNERS[name], "backbone": backbone})
+    tasks = images(options.tasks, 5).to(device=device)
     problem = mf.BilevelProblem(learner, tasks, 1.0, mf.build("solver", "exact"), memory_gib=options.memory)
     meta = problem.learner.init_meta(torch.Generator().manual_seed(0)).to(device)
     columns = torch.randn(problem.size, 10, generator=torch.Generator().manual_seed(1)).to(device)
@@ -84,7 +75,7 @@ def results(name: str, options: argparse.Namespace, device: torch.device) -> Ite
     yield "its sweep", *timed(lambda: mf.run_adjoint(run, goals, mf.WEIGHED).by_weight["task"], 1, warm)
     same = torch.equal(trained().final, run.final)
     yield "its replay has the same bits", 0.0, torch.tensor([float(same)])
-    targets = mf.Targets(problem, images(10, 1, 5).to(device=device), meta)
+    targets = mf.Targets(problem, images(10, 5, seed=5).to(device=device), meta)
     for method, spec in METHODS.items():
         built = mf.default_registry().build("method", spec)
 
@@ -96,10 +87,6 @@ def results(name: str, options: argparse.Namespace, device: torch.device) -> Ite
             yield method, *timed(scored, 1, warm)
         except mf.MetafluenceError as error:
             print(f"  {name} {method}: {error}", flush=True)
-
-
-def _fields(name: str) -> dict[str, Any]:
-    return {key: value for key, value in LEARNERS[name].items() if key != "use"}
 
 
 def main() -> None:

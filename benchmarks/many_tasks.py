@@ -13,35 +13,25 @@ import multiprocessing
 import resource
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from stored_tasks import episodes
 
 import metafluence as mf
 
 COLOURS, MARKERS = ["#0072B2", "#D55E00", "#009E73"], ["o", "s"]
 
-WAYS, SHOTS, QUERIES, SIDE = 5, 1, 5, 28
+SHAPE = (1, 28, 28)
 LEARNERS: dict[str, dict[str, Any]] = {"protonet": {}, "maml": {"steps": 1, "rate": 0.1}}
 WORK = {
     "gradient": mf.loss_gradient,
     "product": lambda problem, meta: problem.at(meta).hessian().matmat(meta.unsqueeze(1)),
     "slopes": lambda problem, meta: problem.at(meta).slopes(meta.unsqueeze(1), "task"),
 }
-
-
-def episodes(count: int) -> Iterator[tuple[torch.Tensor, ...]]:
-    for seed in range(count):
-        generator = torch.Generator().manual_seed(seed)
-        halves = []
-        for each in (SHOTS, QUERIES):
-            labels = torch.arange(WAYS).repeat_interleave(each)
-            halves += [torch.rand(len(labels), 1, SIDE, SIDE, generator=generator), labels]
-        yield tuple(halves)
 
 
 def peak() -> float:
@@ -61,7 +51,7 @@ def measure(name: str, work: str, folder: str, memory_gib: float, answer: multip
 
 
 def written(count: int, folder: str) -> None:
-    mf.save_tasks(episodes(count), folder)
+    mf.save_tasks(episodes(count, SHAPE), folder)
 
 
 def alone(work: Any, *parts: Any) -> None:

@@ -37,15 +37,15 @@ def digits(count: int, dtype: torch.dtype = torch.float32) -> mf.TaskSet:
     return mf.build("dataset", "digits").tasks(episodes, torch.Generator().manual_seed(0), dtype).train
 
 
-def images(count: int) -> mf.TaskSet:
-    """5-way tasks of noise, 28 x 28: what a step costs does not depend on what is drawn."""
-    generator = torch.Generator().manual_seed(0)
+def images(count: int, query: int = 3, seed: int = 0) -> mf.TaskSet:
+    """5-way 1-shot tasks of noise, 28 x 28: what a step costs does not depend on what is drawn."""
+    generator = torch.Generator().manual_seed(seed)
 
     def half(each: int) -> mf.Batch:
         labels = torch.arange(5).repeat(each).expand(count, -1)
         return mf.Batch(torch.rand(count, 5 * each, 1, 28, 28, generator=generator), labels)
 
-    return mf.TaskSet(half(1), half(3), tuple(str(i) for i in range(count)))
+    return mf.TaskSet(half(1), half(query), tuple(str(i) for i in range(count)))
 
 
 def seconds(work: Callable[[], Any]) -> float:

@@ -21,13 +21,14 @@ import metafluence as mf
 WAYS, SHOTS, QUERIES, SHAPE = 5, 1, 5, (3, 84, 84)
 
 
-def episodes(count: int) -> Iterator[tuple[torch.Tensor, ...]]:
+def episodes(count: int, shape: tuple[int, ...] = SHAPE) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Episodes of noise."""
     for seed in range(count):
         generator = torch.Generator().manual_seed(seed)
         halves = []
         for each in (SHOTS, QUERIES):
             labels = torch.arange(WAYS).repeat_interleave(each)
-            halves += [torch.randn(len(labels), *SHAPE, generator=generator), labels]
+            halves += [torch.randn(len(labels), *shape, generator=generator), labels]
         yield tuple(halves)
 
 
