@@ -19,11 +19,9 @@ def seen_items(truth: TruthConfig | None, level: Level, run: TrainingRun | None)
     return None if len(seen) == run.problem.tasks.items(level) else seen
 
 
-def asked_items(evaluation: Evaluation) -> Tensor:
-    """The numbers of the items that are asked about, in order."""
-    return (
-        torch.arange(evaluation.problem.tasks.items(evaluation.level)) if evaluation.seen is None else evaluation.seen
-    )
+def asked_items(items: int, seen: Tensor | None) -> Tensor:
+    """The numbers of those of `items` items that are asked about, in order."""
+    return torch.arange(items) if seen is None else seen
 
 
 def unseen_note(evaluation: Evaluation) -> str:

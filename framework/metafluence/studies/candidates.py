@@ -43,7 +43,7 @@ def add_candidates(preparation: Preparation, ready: Prepared, plans: Sequence[Pl
         return {}
     tasks, found = preparation.tasks.candidates(ready.split), {}
     for level, evaluation in ready.evaluations.items():
-        singles = [] if config.truth is None else preparation.removals(level, torch.arange(tasks.items(level)))[0]
+        singles = [] if config.truth is None else preparation.removals(level, tasks.items(level))[0]
         found[level] = score_candidates(evaluation, tasks, plans, singles, preparation.shelf)
     return found
 

@@ -6,8 +6,6 @@ import contextlib
 import time
 from dataclasses import dataclass
 
-import torch
-
 from metafluence.attribution import prepare_and_score
 from metafluence.errors import MetafluenceError
 from metafluence.evaluation import DRAWS, Evaluation
@@ -72,7 +70,7 @@ def pilot(work: Comparing) -> Pilot:
     items = len(started.split.train.corrupted_items(level))
     bank, each = study.preparation.bank(started), 0.0
     if bank is not None:
-        singles, _ = study.preparation.removals(level, torch.arange(items))
+        singles, _ = study.preparation.removals(level, items, started.fit.run)
         begun = time.perf_counter()
         found = bank.leave_out(singles[:TRIED], level, strict=False)
         # Found in the store, they took longer once than it takes to read them.
@@ -104,7 +102,7 @@ def _retrainings(study: Study, started: Started) -> int:
     total = 0
     for level in study.config.levels:
         items = len(started.split.train.corrupted_items(level))
-        singles, subsets = study.preparation.removals(level, torch.arange(items))
+        singles, subsets = study.preparation.removals(level, items, started.fit.run)
         plans = [plan for plan in study.plans if plan.level == level]
         total += (len(singles) + len(subsets)) * asked.runs
         removed = len(plans) * max(1, len(study.config.remove))

@@ -213,12 +213,16 @@ class Preparation:
             return None
         return self._bank(started.problem, started.fit, started.split, "fit", self.shelf.folder / "bank")
 
-    def removals(self, level: Level, items: Tensor) -> tuple[list[Removal], list[Removal]]:
-        """The single items and the random subsets that the ground truth leaves out; items: the numbers of all."""
+    def removals(self, level: Level, items: int, run: TrainingRun | None = None) -> tuple[list[Removal], list[Removal]]:
+        """The single items and the random subsets of `items` items that the ground truth leaves out.
+
+        run: the one that it replays, which may have seen some of them alone.
+        """
         assert self.config.truth is not None
         asked = self.config.truth
         generator = self._generator(f"truth {level}")
-        return draw_removals(items, asked.items, asked.subsets, asked.subset_share, generator)
+        numbers = asked_items(items, seen_items(asked, level, run))
+        return draw_removals(numbers, asked.items, asked.subsets, asked.subset_share, generator)
 
     def _problem(self, split: Split) -> BilevelProblem:
         if self._recorded is not None:
@@ -247,9 +251,7 @@ class Preparation:
         assert self.config.truth is not None
         items: dict[Level, int] = {level: len(split.train.corrupted_items(level)) for level in self.config.levels}
         # By what is asked, not by what is missing: an interrupted study makes the same fits as one left alone.
-        expected = sum(
-            len(some) for level, count in items.items() for some in self.removals(level, torch.arange(count))
-        )
+        expected = sum(len(some) for level, count in items.items() for some in self.removals(level, count))
         return RetrainBank(
             problem,
             fit,
@@ -278,9 +280,9 @@ class Preparation:
     def _truth(self, evaluation: Evaluation, others: list[_Seed], warnings: list[str]) -> Truth | None:
         if evaluation.bank is None:
             return None
-        items = asked_items(evaluation)
         warnings += filter(None, [unseen_note(evaluation)])
-        singles, subsets = self.removals(evaluation.level, items)
+        items = evaluation.problem.tasks.items(evaluation.level)
+        singles, subsets = self.removals(evaluation.level, items, evaluation.run)
         count = (len(singles) + len(subsets)) * (1 + len(others))
         asked = self.config.truth
         assert asked is not None
@@ -300,7 +302,7 @@ class Preparation:
         """What the targets' losses do without random sets of these sizes."""
         if not evaluation.extremes:
             return torch.empty(0)
-        items = asked_items(evaluation)
+        items = asked_items(evaluation.problem.tasks.items(evaluation.level), evaluation.seen)
         self._observer.stage(f"leaving out random {ITEM_NAMES[evaluation.level]}", DRAWS * len(evaluation.extremes))
         found = random_changes(evaluation, items, self._generator(f"extremes {evaluation.level}"))
         self._observer.done()
