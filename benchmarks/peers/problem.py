@@ -102,10 +102,10 @@ def gradient_pass(single: Single) -> None:
 
 
 def seconds(work: Callable[[], object], repeats: int) -> float:
-    """The median."""
+    """Seconds of the processor, the median: other load on the machine matters less to them."""
     taken = []
     for _ in range(repeats):
-        started = time.perf_counter()
+        started = time.process_time()
         work()
-        taken.append(time.perf_counter() - started)
+        taken.append(time.process_time() - started)
     return statistics.median(taken)
