@@ -54,7 +54,7 @@ def report(library: str, single: Single, wanted: Tensor, methods: list[str] | No
     for name in found if methods is None else [name for name in methods if name in found]:
         try:
             cost, scores = timed(found[name], single, repeats)
-            assert tuple(scores.shape) == (TRAIN, TARGETS), tuple(scores.shape)
+            assert scores.shape == (TRAIN, len(single.target_labels)), tuple(scores.shape)
             print(f"  {library:<12} {name:<18}{cost:>9.1f}{agreement(scores, wanted):>11.3f}", flush=True)
         except Exception as error:  # a peer that fails is a line, not the end
             print(f"  {library:<12} {name:<18} {type(error).__name__}: {str(error)[:90]}", flush=True)
@@ -64,12 +64,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS))
     parser.add_argument("--methods", nargs="+", help="all, unless given")
-    parser.add_argument("--targets", type=int, default=5, help="on how many targets agreement is measured")
+    parser.add_argument("--columns", type=int, default=TARGETS, help="number of target instances")
+    parser.add_argument("--targets", type=int, default=5, help="on how many of them agreement is measured")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(1)
     for network in options.networks:
-        single = make(network)
+        single = make(network, options.columns)
         base = seconds(lambda single=single: gradient_pass(single), 15)
         print(f"{network}: {single.size} parameters, one pass {1000 * base:.1f} ms")
         print(f"  {'library':<12} {'method':<18}{'passes':>9}{'agreement':>11}")
