@@ -220,7 +220,7 @@ class TrainingRun:
             hash_tensor(digest, tensor)
         return digest.hexdigest()[:16]
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | Path) -> None:
         """Write all but the kept states and the problem to a folder, for `load_run`."""
         tensors = {
             "batches": torch.cat(self.batches) if self.batches else torch.zeros(0, dtype=torch.long),
@@ -233,7 +233,7 @@ class TrainingRun:
         }
         facts = {"problem": self.problem.fingerprint(), "rule": [type(self.rule).__name__, asdict(self.rule)]}
         facts.update(l2=self.problem.l2, every=self.every, drift=self.drift, identity=self.states.identity)
-        save_tensors(folder / FILE, tensors, facts)
+        save_tensors(Path(folder) / FILE, tensors, facts)
 
     def _kept(self, step: int) -> StepState:
         """A kept state; made again from the one before it where its file is damaged."""

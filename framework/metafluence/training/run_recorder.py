@@ -36,11 +36,12 @@ class RunRecorder:
         weights: Weights,
         rule: StepRule,
         every: int,
-        folder: Path | None = None,
+        folder: str | Path | None = None,
         keep_all: bool = False,
     ) -> None:
-        self._problem, self._weights, self._rule, self._every, self._folder = problem, weights, rule, every, folder
-        self._states, self._keep_all = KeptStates(folder), keep_all
+        self._problem, self._weights, self._rule, self._every = problem, weights, rule, every
+        self._folder = None if folder is None else Path(folder)
+        self._states, self._keep_all = KeptStates(self._folder), keep_all
         self._batches: list[Tensor] = []
         self._rates: list[float] = []
         self._last: StepState | None = None
@@ -105,7 +106,7 @@ class RunRecorder:
         return len(self._batches) - len(self._batches) % self._every
 
 
-def remade_run(run: TrainingRun, folder: Path | None = None) -> TrainingRun:
+def remade_run(run: TrainingRun, folder: str | Path | None = None) -> TrainingRun:
     """A run from the same start with the same batches and rates, whose replays give its very bits.
 
     That of a loop of one's own does not: its gradients were rounded otherwise, and in single precision such differences
