@@ -146,9 +146,7 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=0, help="so many, seen again; fresh ones if 0")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--others", action="store_true", help="other methods beside it")
-    parser.add_argument(
-        "--accuracy", action="store_true", help="the accuracy of three seeds along the run alone"
-    )
+    parser.add_argument("--accuracy", action="store_true", help="the accuracy of three seeds along the run alone")
     parser.add_argument("--trust", action="store_true", help="also try whether the run can be trusted")
     options = parser.parse_args()
     torch.set_num_threads(1)
