@@ -298,6 +298,7 @@ from .training import (
     AdamStep as AdamStep,
     Checkpoint as Checkpoint,
     Fit as Fit,
+    GroupedStep as GroupedStep,
     LoopRecorder as LoopRecorder,
     MomentumStep as MomentumStep,
     Progress as Progress,
