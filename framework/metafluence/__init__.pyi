@@ -193,6 +193,7 @@ from .reports import (
     Table as Table,
     level_table as level_table,
     load_results as load_results,
+    metric_tables as metric_tables,
     narrow_table as narrow_table,
     study_group as study_group,
     summarise as summarise,
