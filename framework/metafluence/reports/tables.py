@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from metafluence.reports.columns import COLUMNS, Column, Place, columns
+from metafluence.reports.columns import Column, Place, columns, known_columns
 from metafluence.reports.groups import Group, Mean, Method, compared, lines, mean, methods, named, number_text, words_of
 from metafluence.reports.text_table import NOTHING, filled
 from metafluence.reports.winners import rank
@@ -99,7 +99,7 @@ def published_table(published: Published, group: Group, level: Level) -> Table:
         ("time", "ours: seconds to score all items and to edit λ*, divided by those of one fit from scratch"),
     )
     base = published.rows.get("retrain", PublishedRow()).seconds
-    ours = [column for column in COLUMNS if column.field in ("accuracy_edited", "accuracy_retrained", "runtime_ratio")]
+    ours = [known_columns()[name] for name in ("accuracy_edited", "accuracy_retrained", "runtime_ratio")]
     rows = []
     for name, stated in published.rows.items():
         ratio = stated.seconds / base if base and stated.seconds is not None else None
