@@ -116,9 +116,10 @@ def columns(groups: Sequence[Group], place: Place = "page") -> list[Column]:
     """The columns for these groups: those that their study names, in its order, the same in every place.
 
     Where it names none: those of all runs that this place has room for, accuracies where there are classes and losses
-    where there are real targets, and then the numbers of the study's `metrics`.
+    where there are real targets, and then the numbers of the study's `metrics`; in the terminal these have tables of
+    their own (`metric_tables`).
     """
-    own = _of_metrics(groups)
+    own = metric_columns(groups)
     known = {**known_columns(), **own}
     asked = list(dict.fromkeys(name for group in groups for one in group.outcomes for name in one.columns))
     one_seed = all(len(group.outcomes) == 1 for group in groups)
@@ -127,7 +128,8 @@ def columns(groups: Sequence[Group], place: Place = "page") -> list[Column]:
     else:
         shown = [column for column in standard_columns() if _stands(column, groups, place, one_seed)]
         standing = [column.field for column in shown]
-        shown += [column for name, column in own.items() if name not in standing]
+        more = [column for name, column in own.items() if name not in standing]
+        shown += [one for one in more if place != "terminal" or not one.field.startswith(METRIC)]
     said = words_of(groups).said
     return [replace(column, heading=said(column.heading), meaning=said(column.meaning)) for column in shown]
 
@@ -153,7 +155,7 @@ def _stands(column: Column, groups: Sequence[Group], place: Place, one_seed: boo
     return place == "page" or place in column.narrow
 
 
-def _of_metrics(groups: Sequence[Group]) -> dict[str, Column]:
+def metric_columns(groups: Sequence[Group]) -> dict[str, Column]:
     """The columns of the metrics that studies ask for, by field, in the order in which they first stand."""
     outcomes = [one for group in groups for one in group.outcomes]
     numbers = {name: number for one in outcomes for name, number in one.numbers.items()}

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from metafluence.reports.columns import Column, Place, columns, known_columns
+from metafluence.reports.columns import Column, Place, columns, known_columns, metric_columns
 from metafluence.reports.groups import Group, Mean, Method, compared, lines, mean, methods, named, number_text, words_of
 from metafluence.reports.text_table import NOTHING, filled
 from metafluence.reports.winners import rank
-from metafluence.studies import Outcome, Published, PublishedRow
+from metafluence.studies import METRIC, Outcome, Published, PublishedRow
 from metafluence.tasks import Level
 
 
@@ -86,6 +86,27 @@ def against(groups: Sequence[Group], level: Level) -> str:
 def narrow_table(groups: Sequence[Group], level: Level, place: Place) -> Table:
     """The columns of `level_table` that fit into a terminal or onto a paper's page, as far as they are filled."""
     return level_table(groups, level, place).only_filled()
+
+
+def metric_tables(group: Group, level: Level) -> list[Table]:
+    """The numbers of the study's `metrics`, a table for each metric: narrow enough for a terminal. None where the study
+    chooses the columns of its tables, which have them then.
+    """
+    by_metric: dict[str, list[tuple[str, Column]]] = {}
+    chosen = any(one.columns for one in group.outcomes)
+    for field, column in ({} if chosen else metric_columns([group])).items():
+        metric, _, name = field.removeprefix(METRIC).rpartition(".")
+        if field.startswith(METRIC):
+            by_metric.setdefault(metric, []).append((name, column))
+    tables = []
+    for metric, named_columns in by_metric.items():
+        rows = tuple(
+            (_name(group, level, m), m[1], *(_cell(group, level, m, column) for _, column in named_columns))
+            for m in methods(group, level)
+        )
+        headings = (*METHOD, *((name, column.meaning) for name, column in named_columns))
+        tables.append(Table(f"{metric}, {level} level", headings, rows, words=(0, 1)).only_filled())
+    return tables
 
 
 def published_table(published: Published, group: Group, level: Level) -> Table:
