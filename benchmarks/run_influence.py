@@ -27,9 +27,9 @@ LEARNERS: dict[str, dict[str, Any]] = {
 }
 
 
-def split(count: int) -> mf.Split:
-    """3-way digit tasks, validation and test of other images: 3 support and 5 query images of each class."""
-    episodes = mf.Episodes(train=count, validation=16, test=64, way=3, shot=3, query=5, split="instances")
+def split(count: int, way: int = 3, shot: int = 3) -> mf.Split:
+    """Digit tasks, validation and test of other images, with 5 query images of each class."""
+    episodes = mf.Episodes(train=count, validation=16, test=64, way=way, shot=shot, query=5, split="instances")
     return mf.build("dataset", "digits").tasks(episodes, torch.Generator().manual_seed(0), torch.float64)
 
 
@@ -128,7 +128,7 @@ def interval(predicted: np.ndarray, true: np.ndarray) -> str:
 
 
 def fresh(options: argparse.Namespace) -> None:
-    drawn = split(8 * options.steps)
+    drawn = split(8 * options.steps, options.way, options.shot)
     for name in options.learners:
         for seed in range(1, options.seeds + 1):
             fresh_run(name, drawn, seed, options)
@@ -160,6 +160,8 @@ def main() -> None:
     parser.add_argument("--learners", nargs="+", default=list(LEARNERS), choices=list(LEARNERS))
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--rate", type=float, default=3e-3)
+    parser.add_argument("--way", type=int, default=3)
+    parser.add_argument("--shot", type=int, default=3)
     parser.add_argument("--hidden", type=int, default=16)
     parser.add_argument("--singles", type=int, default=24)
     parser.add_argument("--subsets", type=int, default=24)

@@ -5,7 +5,7 @@ Random 5 % of the episodes (with --after, of those of later steps) are left out,
 replayed. Prints, for every case: accuracy on tasks of unseen classes, LDS (Spearman correlation of predicted and
 replayed changes of the mean loss of validation tasks, over random sets) and slope of the prediction, on request other
 methods beside it, and what `run_trust` says.
-With --accuracy it prints the accuracy of several seeds alone, which is the price of a smooth network.
+With --accuracy it prints the accuracy of several seeds along the run alone, which is the price of a smooth network.
 Weights start at He's scale.
 """
 
@@ -76,19 +76,20 @@ def problem_of(name: str, options: argparse.Namespace) -> tuple[mf.BilevelProble
 
 
 def accuracy_of_seeds(name: str, options: argparse.Namespace) -> None:
-    """Train from three seeds, one after the other."""
+    """Train from three seeds, one after the other, and measure at each quarter of the run."""
     found = []
     for seed in range(3):
-        bilevel, drawn, adam = problem_of(name, options)
+        bilevel, drawn, trainer = problem_of(name, options)
+        adam = replace(trainer, checkpoints=4)
         start = he_start(bilevel, torch.Generator().manual_seed(seed))
         fit, seconds = timed(lambda: adam.fit(bilevel, init=start, generator=torch.Generator().manual_seed(seed + 1)))  # noqa: B023
-        found.append(mf.validate(bilevel.over(drawn.test), fit.meta).accuracy or 0.0)
-        print(
-            f"{name}, {options.steps} x {options.batch}, seed {seed}: accuracy {found[-1]:.3f}, {seconds:.0f} s",
-            flush=True,
-        )
-    mean = torch.tensor(found)
-    print(f"{name}: {mean.mean():.3f} ± {mean.std():.3f} (standard deviation of three seeds)", flush=True)
+        tests = bilevel.over(drawn.test)
+        found.append([mf.validate(tests, kept.meta).accuracy or 0.0 for kept in fit.checkpoints])
+        curve = ", ".join(f"{one:.3f} ({kept.step})" for one, kept in zip(found[-1], fit.checkpoints, strict=True))
+        print(f"{name}, batches of {options.batch}, seed {seed}: accuracy (step) {curve}; {seconds:.0f} s", flush=True)
+    mean, spread = torch.tensor(found).mean(0), torch.tensor(found).std(0)
+    curve = ", ".join(f"{m:.3f} ± {s:.3f}" for m, s in zip(mean, spread, strict=True))
+    print(f"{name}: {curve} (mean and standard deviation of three seeds at each quarter)", flush=True)
 
 
 def run_case(name: str, options: argparse.Namespace) -> None:
@@ -145,7 +146,7 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=0, help="so many, seen again; fresh ones if 0")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--others", action="store_true", help="other methods beside it")
-    parser.add_argument("--accuracy", action="store_true", help="the accuracy of three seeds, and nothing else")
+    parser.add_argument("--accuracy", action="store_true", help="the accuracy of three seeds along the run alone")
     parser.add_argument("--trust", action="store_true", help="also try whether the run can be trusted")
     options = parser.parse_args()
     torch.set_num_threads(1)

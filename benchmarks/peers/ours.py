@@ -15,11 +15,13 @@ METHODS = {
     "tracin": ("tracin", {}),
     "ek-fac": ("ekfac-if", {"judge": False}),
     "ek-fac, sampled": ("ekfac-if", {"fisher": "sampled", "judge": False}),
+    "ek-fac, empirical": ("ekfac-if", {"fisher": "empirical", "judge": False}),
     "cg-10": (
         "influence",
         {"curvature": "gauss-newton", "solver": {"use": "cg", "max_iterations": 10, "rtol": 1e-30}, "judge": False},
     ),
     "trak-512": ("trak", {"dim": 512}),
+    "trak-512, sparse": ("trak", {"dim": 512, "projection": "sparse"}),
 }
 
 

@@ -76,9 +76,14 @@ def in_words(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
+ALIKE = 0.65
+"""How alike two names must be, as difflib counts, for one to be a guess at the other: `exec` is .67 of `executor`, and
+`planet` .62 of `learner`."""
+
+
 def nearest(asked: str, known: Iterable[str]) -> list[str]:
-    """Up to three names of `known` that look like `asked`, nearest first."""
-    return difflib.get_close_matches(asked, list(known), n=3, cutoff=0.5)
+    """Up to three names of `known` that look like `asked`, nearest first; none where all are far from it."""
+    return difflib.get_close_matches(asked, list(known), n=3, cutoff=ALIKE)
 
 
 def unknown(what: str, asked: str, known: Iterable[str], hint: str = "") -> str:

@@ -1,6 +1,6 @@
-"""The suites of curvatures, preconditioners, trainers, data sets and backbones catch what they are there for."""
+"""The suites of kinds whose checks take nothing but a component catch what they are there for."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -129,6 +129,39 @@ class OfMetrics(mf.Metric):
         return {"largest": float(run.scores.max())}
 
 
+@dataclass(frozen=True)
+class OfTrackers(mf.Tracker):
+    fault: str = ""
+    seen: list = field(default_factory=list, compare=False)
+
+    def start(self, name, settings):
+        if self.fault == "interrupted" and self.seen and self.seen[-1] != "report.html":
+            raise RuntimeError("a study is open")
+        if self.fault == "several" and name in self.seen:
+            raise RuntimeError("there is such a study")
+        if self.fault == "inputs":
+            settings.pop("l2")
+        self.seen.append(name)
+
+    def log(self, run, numbers):
+        if self.fault == "empty":
+            self.seen.append(max(numbers))
+        if self.fault == "study" and "(" in run:
+            raise ValueError("a name with brackets")
+        self.seen.append(run)
+
+    def finish(self, page):
+        self.seen.append(page.name)
+
+    def metafluence_run_finished(self, study, run):
+        """Without its mark, this is no hook."""
+
+
+@dataclass(frozen=True)
+class OfSoundTrackers(OfTrackers):
+    metafluence_run_finished = mf.Tracker.metafluence_run_finished
+
+
 FAULTS = {
     OfMetrics: ("numbers", "seed", "constant", "lacking"),
     OfCurvatures: ("operator", "jacobian", "symmetric", "order", "chunks", "bits"),
@@ -136,6 +169,7 @@ FAULTS = {
     OfTrainers: ("fit", "weights", "start", "seed", "progress"),
     OfDatasets: ("tasks", "values", "seed", "sets", "more"),
     OfBackbones: ("outputs", "derivatives", "seed"),
+    OfSoundTrackers: ("study", "hooks", "several", "interrupted", "empty", "inputs"),
 }
 
 
@@ -146,10 +180,19 @@ def test_one_without_fault_passes(cls):
     assert found.checks == FAULTS[cls]
 
 
-@pytest.mark.parametrize(("cls", "fault"), [(cls, fault) for cls, faults in FAULTS.items() for fault in faults])
+CASES = [(cls, fault) for cls, faults in FAULTS.items() for fault in faults if fault != "hooks"]
+
+
+@pytest.mark.parametrize(("cls", "fault"), CASES)
 def test_each_check_catches_its_fault(cls, fault):
     found = checked(cls(fault), skip=set(FAULTS[cls]) - {fault})
     assert [told.partition(":")[0] for told in found.faults] == [fault]
+
+
+def test_a_tracker_that_hides_its_hook_is_caught():
+    (fault,) = checked(OfTrackers()).faults
+    assert fault.startswith("hooks: ")
+    assert "metafluence_run_finished" in fault
 
 
 def test_a_check_that_there_is_not_is_refused():

@@ -39,7 +39,7 @@ class Context:
     """The recorded run that ended in λ*."""
     observer: Observer = field(default_factory=Observer)
     """Is told how far long work has come."""
-    folder: Path | None = None
+    folder: str | Path | None = None
     """Where long work is kept, to go on from after an interruption."""
 
     candidates: Point | None = None

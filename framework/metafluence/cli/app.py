@@ -94,6 +94,9 @@ def main() -> None:
             text = f"{_error()}: {in_words(error)} The traceback is in {file.name}."
         errors.print(Text(text, style="red"), soft_wrap=True)
         sys.exit(1)
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # all is kept by now: a late interrupt ends it without a word
 
 
 def _error() -> str:

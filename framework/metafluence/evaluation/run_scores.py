@@ -41,7 +41,7 @@ def score_run(
     *,
     trust: bool = True,
     observer: Observer | None = None,
-    folder: Path | None = None,
+    folder: str | Path | None = None,
 ) -> RunScores:
     """Score every item of a recorded run by the mean loss of other tasks.
 
@@ -68,7 +68,7 @@ def score_run_levels(
     *,
     trust: bool = True,
     observer: Observer | None = None,
-    folder: Path | None = None,
+    folder: str | Path | None = None,
 ) -> dict[Level, RunScores]:
     """As `score_run`, of the items of several levels, each tried: `run-influence` takes one sweep for all of them."""
     watching = observer or Observer()

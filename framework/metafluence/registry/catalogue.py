@@ -20,18 +20,18 @@ SECTIONS = ("plugin_api", "interfaces", "components", "disabled")
 """What a registry.yaml may say."""
 
 
-def default_registry(overlay: Path | None = None, folder: Path | None = None) -> Registry:
+def default_registry(overlay: str | Path | None = None, folder: str | Path | None = None) -> Registry:
     """What ships, what is installed, then `folder`/registry.yaml if there is one, then the file `overlay`."""
     registry = Registry(new_manager())
     shipped = resource("registry.yaml")
     read_catalogue(registry, shipped, f"metafluence {metafluence.__version__}")
     for point in sorted(entry_points(group=PROJECT), key=lambda p: (p.name, _distribution(p))):
         _plug_in(registry, point)
-    own = (folder / "registry.yaml").resolve() if folder is not None else None
+    own = (Path(folder) / "registry.yaml").resolve() if folder is not None else None
     if own is not None and own.is_file() and own != shipped:
         read_catalogue(registry, own, str(own))
-    if overlay is not None and overlay.resolve() != own:
-        read_catalogue(registry, overlay, str(overlay))
+    if overlay is not None and Path(overlay).resolve() != own:
+        read_catalogue(registry, Path(overlay), str(overlay))
     registry.origin = PROGRAM  # of what the caller adds from here on
     return registry
 

@@ -71,7 +71,12 @@ def _of_classes(data: Labelled) -> list[tuple[str, str]]:
 
 
 def write_preview(
-    dataset: Dataset, file: Path, summary: Summary, way: int = 5, seed: int = 0, corruption: Corruption | None = None
+    dataset: Dataset,
+    file: str | Path,
+    summary: Summary,
+    way: int = 5,
+    seed: int = 0,
+    corruption: Corruption | None = None,
 ) -> TaskSet:
     """Draw a few tasks into a PNG file: images with their labels, or curves. What was corrupted is framed in red.
 
@@ -86,7 +91,7 @@ def write_preview(
     clean = _draw(dataset, summary.data, episodes, seed)
     shown = corrupt(clean, corruption, torch.Generator().manual_seed(seed)) if corruption is not None else clean
     figure = _curves(shown, clean) if shown.real else _images(shown, clean)
-    write_atomically(file, png(figure))
+    write_atomically(Path(file), png(figure))
     return shown
 
 

@@ -43,11 +43,12 @@ class Ranks:
         """Whether this is the process that keeps and prints the results."""
         return self.rank == 0
 
-    def folder(self, folder: Path) -> Path:
+    def folder(self, folder: str | Path) -> Path:
         """Where this process keeps its work: process 0 in `folder`, any other in a copy that goes when it ends.
 
         So all processes find the same work, and only process 0 writes to `folder`. All of them have to call it.
         """
+        folder = Path(folder)
         if self.count == 1:
             return folder
         inside = [p.relative_to(folder) for p in sorted(folder.rglob("*")) if p.is_file()] if self.first else []

@@ -30,6 +30,6 @@ def unseen_note(evaluation: Evaluation) -> str:
         return ""
     return (
         f"The recorded steps saw {len(evaluation.seen)} of {evaluation.problem.tasks.items(evaluation.level)} "
-        f"{ITEM_NAMES[evaluation.level]}. The others did not change them and score 0; ground truth asks about those "
-        "that they saw."
+        f"{ITEM_NAMES[evaluation.level]}. The others had no part in these steps and score 0; ground truth asks about "
+        "the items that they saw."
     )

@@ -120,7 +120,7 @@ def save_bank(bank: Bank, folder: Path) -> None:
     save_facts(folder / FACTS, facts)
 
 
-def load_bank(folder: Path | str) -> Bank:
+def load_bank(folder: str | Path) -> Bank:
     """Read a bank that `metafluence bank write` wrote.
 
     Raises:

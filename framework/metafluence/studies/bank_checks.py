@@ -43,7 +43,7 @@ class Verified:
 
 
 def verify_bank(
-    folder: Path | str, registry: Registry, items: int | None = 12, seed: int = 0, observer: Observer | None = None
+    folder: str | Path, registry: Registry, items: int | None = 12, seed: int = 0, observer: Observer | None = None
 ) -> Verified:
     """Check a bank: hashes, local code, data, λ*, and retrainings made again, drawn at random from all of it.
 

@@ -28,8 +28,8 @@ MACHINE = ("platform", "commit")
 
 
 def write_bank(
-    store: Path,
-    folder: Path,
+    store: str | Path,
+    folder: str | Path,
     registry: Registry,
     observer: Observer | None = None,
     notice: Callable[[str], None] = warn,
@@ -48,6 +48,7 @@ def write_bank(
         InputError: for a study that is not finished, whose truth is not exact retraining, or whose fit is no minimum.
         BankError: where the retrainings are not those that the store's results were computed with.
     """
+    store, folder = Path(store), Path(folder)
     if (folder / FACTS).exists():
         raise InputError(f"{folder} has a bank already, which others may rely on. Name another folder.")
     found = open_stores([store])[0]

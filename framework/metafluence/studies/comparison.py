@@ -59,8 +59,10 @@ class Comparing:
     its reason, and the others go on.
     """
 
-    def __init__(self, comparison: Comparison, registry: Registry, folder: Path, observer: Observer | None = None):
-        self.comparison, self.store = comparison, Store(joined().folder(folder))
+    def __init__(
+        self, comparison: Comparison, registry: Registry, folder: str | Path, observer: Observer | None = None
+    ) -> None:
+        self.comparison, self.store = comparison, Store(joined().folder(Path(folder)))
         self._observer, self._registry = observer or Observer(), registry
         self.studies = [self._study(variation, registry) for variation in comparison.variations]
 
@@ -144,9 +146,9 @@ class Stored:
         return tuple(Published.model_validate(one) for one in listed(self.raw.get("published")))
 
 
-def open_stores(folders: Sequence[Path]) -> list[Stored]:
+def open_stores(folders: Sequence[str | Path]) -> list[Stored]:
     """Read what is finished in stores. Raises StoreError for a folder that is none, or with nothing finished."""
-    return [_open(folder) for folder in folders]
+    return [_open(Path(folder)) for folder in folders]
 
 
 def _open(folder: Path) -> Stored:

@@ -57,8 +57,9 @@ def keep_source(folder: Path, raw: Mapping[str, Any], registry: Registry) -> Non
         write_atomically(folder / REGISTRY, (head + write_yaml(catalogue)).encode())
 
 
-def differing_versions(study: Path, registry: Registry) -> str:
+def differing_versions(study: str | Path, registry: Registry) -> str:
     """A sentence where `study` is the one that a store keeps, and was done with other versions; else empty."""
+    study = Path(study)
     facts = study.parent / "study.json"
     if study.name != STUDY or not facts.is_file() or not study.read_text(encoding="utf-8").startswith(MARK):
         return ""

@@ -63,12 +63,14 @@ class Study:
         ['loss', 'random']
     """
 
-    def __init__(self, config: StudyConfig, registry: Registry, folder: Path, observer: Observer | None = None) -> None:
-        self.config, self.folder = config, folder
+    def __init__(
+        self, config: StudyConfig, registry: Registry, folder: str | Path, observer: Observer | None = None
+    ) -> None:
+        self.config, self.folder = config, Path(folder)
         self._observer = observer or Observer()
         self._hook = (registry.hooks if joined().first else new_manager()).hook
         self._registry = registry
-        self.preparation = Preparation(config, registry, folder, self._observer)
+        self.preparation = Preparation(config, registry, self.folder, self._observer)
         dampings = config.damping.values if config.damping is not None else ()
         self.plans = make_plans(config.methods, config, registry, dampings)
         self.metrics = make_metrics(config.metrics, registry)

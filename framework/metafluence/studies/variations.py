@@ -125,12 +125,12 @@ class Comparison:
     raw: dict[str, Any]
 
 
-def load_comparison(path: Path, size: str | None = None, changes: Mapping[str, Any] | None = None) -> Comparison:
+def load_comparison(path: str | Path, size: str | None = None, changes: Mapping[str, Any] | None = None) -> Comparison:
     """Read and validate a study and all its variations; `size` names one of its sizes, `changes` go on top of it.
 
     Raises ConfigError naming the file, the field, what was given and what is expected.
     """
-    return parse_comparison(read_mapping(path), size, changes, str(path))
+    return parse_comparison(read_mapping(Path(path)), size, changes, str(path))
 
 
 def parse_comparison(
@@ -171,7 +171,7 @@ def parse_comparison(
     return Comparison(config.name, config.about, variations, tuple(plural.published), resolved)
 
 
-def load_study(path: Path) -> StudyConfig:
+def load_study(path: str | Path) -> StudyConfig:
     """Read and validate a study that is one study. Raises ConfigError as `load_comparison`, and for one of several."""
     first, *others = load_comparison(path).variations
     if others:

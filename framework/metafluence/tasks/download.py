@@ -17,14 +17,14 @@ Progress = Callable[[str, int, int], None]
 """Called with a file's name, the bytes that are here, and how many there will be (0 where the server does not say)."""
 
 
-def fetch_sources(sources: Sequence[Source], root: Path, progress: Progress) -> list[Path]:
+def fetch_sources(sources: Sequence[Source], root: str | Path, progress: Progress) -> list[Path]:
     """Download into `root` what is not there yet; files with a checksum are checked, those there already too.
 
     A file takes its name only when it is complete and right: what is interrupted leaves nothing behind, and the next
     call goes on with the files that lack. Raises DataError naming the address, the reason and what to do.
     """
     logging.getLogger("pooch").setLevel(logging.WARNING)  # what it would say is said by `progress`
-    return [_fetch(source, root / source.path, progress) for source in sources]
+    return [_fetch(source, Path(root) / source.path, progress) for source in sources]
 
 
 def _fetch(source: Source, file: Path, progress: Progress) -> Path:

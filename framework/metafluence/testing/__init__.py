@@ -12,6 +12,7 @@ from metafluence.testing.methods import method_failures, method_suite
 from metafluence.testing.metrics import metric_suite
 from metafluence.testing.preconditioners import preconditioner_suite
 from metafluence.testing.solvers import failures, solver_suite
+from metafluence.testing.trackers import tracker_suite
 from metafluence.testing.trainers import trainer_suite
 
 __all__ = [
@@ -34,5 +35,6 @@ __all__ = [
     "metric_suite",
     "preconditioner_suite",
     "solver_suite",
+    "tracker_suite",
     "trainer_suite",
 ]

@@ -17,6 +17,7 @@ from metafluence import (
     Metric,
     Preconditioner,
     Solver,
+    Tracker,
     Trainer,
 )
 from metafluence.testing import (
@@ -29,6 +30,7 @@ from metafluence.testing import (
     metrics,
     preconditioners,
     solvers,
+    trackers,
     trainers,
 )
 from metafluence.testing.faults import Fault
@@ -44,6 +46,7 @@ SIMPLE: dict[type, tuple[str, Checks]] = {
     Backbone: ("backbone", backbones.CHECKS),
     Executor: ("executor", executors.CHECKS),
     Metric: ("metric", metrics.CHECKS),
+    Tracker: ("tracker", trackers.CHECKS),
 }
 
 

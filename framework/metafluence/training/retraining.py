@@ -85,7 +85,7 @@ class RetrainBank:
         fit: Fit,
         trainer: Trainer,
         executor: Executor,
-        store: Path | None = None,
+        store: str | Path | None = None,
         start: Start | Proximal = "warm",
         seed: int = 0,
         progress: Callable[[int, int], None] | None = None,
@@ -121,7 +121,7 @@ class RetrainBank:
                 identity["validation"] = validation.fingerprint()
             if weights is not None:
                 identity["weights"] = weights.fingerprint()
-            self._shelf = Shelf(folder_of(store, identity, notice), digest_of(identity), notice)
+            self._shelf = Shelf(folder_of(Path(store), identity, notice), digest_of(identity), notice)
 
     def leave_out(
         self, removals: Sequence[Removal], level: Level = "task", strict: bool = True, weight: float = 0.0

@@ -49,7 +49,7 @@ def run_adjoint(
     goals: Tensor,
     levels: Sequence[Level] = ("task",),
     progress: Progressing | None = None,
-    folder: Path | None = None,
+    folder: str | Path | None = None,
 ) -> RunAdjoint:
     """Derivatives of k functions J of the run's final λ by the weights of all items, in one sweep backwards.
 
@@ -65,7 +65,7 @@ def run_adjoint(
         ConvergenceError: a derivative is not finite; the message names the step and the parameter.
         StoreError: the replay is not the run.
     """
-    kept = None if folder is None else KeptSweep(folder, run, goals, levels)
+    kept = None if folder is None else KeptSweep(Path(folder), run, goals, levels)
     sweep = Sweep.start(run, goals, levels) if kept is None else kept.load()
     segments = run.segments()
     while sweep.left:

@@ -13,7 +13,7 @@ from metafluence.runtime import hash_tensor, warn
 from metafluence.tasks import Weights
 from metafluence.training.kept_states import KeptStates
 from metafluence.training.run import TrainingRun, batch_gradient, load_run
-from metafluence.training.step_rules import StepRule, StepState
+from metafluence.training.step_rules import Rate, StepRule, StepState
 
 GRADIENT_SHARE = 0.25
 """Of a problem's memory_gib, for the gradients of the run's steps; a sweep replays the steps that have no room."""
@@ -36,13 +36,14 @@ class RunRecorder:
         weights: Weights,
         rule: StepRule,
         every: int,
-        folder: Path | None = None,
+        folder: str | Path | None = None,
         keep_all: bool = False,
     ) -> None:
-        self._problem, self._weights, self._rule, self._every, self._folder = problem, weights, rule, every, folder
-        self._states, self._keep_all = KeptStates(folder), keep_all
+        self._problem, self._weights, self._rule, self._every = problem, weights, rule, every
+        self._folder = None if folder is None else Path(folder)
+        self._states, self._keep_all = KeptStates(self._folder), keep_all
         self._batches: list[Tensor] = []
-        self._rates: list[float] = []
+        self._rates: list[Rate] = []
         self._last: StepState | None = None
         self._peaks = torch.zeros(problem.size, dtype=problem.tasks.dtype, device=problem.tasks.device)
         self._room = int(GRADIENT_SHARE * problem.memory_gib * 2**30 / (problem.size * self._peaks.element_size()))
@@ -65,14 +66,14 @@ class RunRecorder:
 
     def start(self, state: StepState) -> None:
         """Keep the state before the first step."""
-        digest = hashlib.sha256(f"{self._problem.fingerprint()} {self._weights.fingerprint()} {self._rule}".encode())
+        digest = hashlib.sha256(f"{self._problem.fingerprint()} {self._weights.fingerprint()} {self._rule!r}".encode())
         for part in state.parts:
             hash_tensor(digest, part)
         self._states = KeptStates(self._folder, digest.hexdigest()[:16])
         self._states.put(state)
 
-    def record(self, batch: Tensor, rate: float, data: Tensor, after: StepState) -> None:
-        """Add a step: its tasks' numbers [b], its rate, its gradient without l2 [P] and the state after it."""
+    def record(self, batch: Tensor, rate: Rate, data: Tensor, after: StepState) -> None:
+        """Add a step: its tasks' numbers [b], its rate or rates, its gradient without l2 [P] and the state after it."""
         start = self._start()
         if (self._keep_all or after.step <= self._room) and len(self._gradients) == len(self._batches) - start:
             self._gradients.append(data)
@@ -105,7 +106,7 @@ class RunRecorder:
         return len(self._batches) - len(self._batches) % self._every
 
 
-def remade_run(run: TrainingRun, folder: Path | None = None) -> TrainingRun:
+def remade_run(run: TrainingRun, folder: str | Path | None = None) -> TrainingRun:
     """A run from the same start with the same batches and rates, whose replays give its very bits.
 
     That of a loop of one's own does not: its gradients were rounded otherwise, and in single precision such differences

@@ -138,7 +138,7 @@ class Trainer(Component, ABC):
         generator: torch.Generator | None = None,
         progress: Progress | None = None,
         validation: TaskSet | BilevelProblem | None = None,
-        folder: Path | None = None,
+        folder: str | Path | None = None,
     ) -> Fit:
         """Fit from `init` [P] (a warm start), or from fresh meta-parameters drawn from `generator`.
 

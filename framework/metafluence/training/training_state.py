@@ -33,7 +33,7 @@ class TrainingState:
     history: list[Record] = field(default_factory=list)
 
 
-def save_training(file: Path, state: TrainingState, identity: Mapping[str, str]) -> None:
+def save_training(file: str | Path, state: TrainingState, identity: Mapping[str, str]) -> None:
     """Keep the state, whole or not at all. identity: what the fit is of, by parts."""
     tensors = {
         "meta": state.meta,
@@ -49,14 +49,15 @@ def save_training(file: Path, state: TrainingState, identity: Mapping[str, str])
         "kept": [[c.step, c.learning_rate] for c in state.checkpoints],
         "history": [asdict(record) for record in state.history],
     }
-    save_tensors(file, tensors, facts)
+    save_tensors(Path(file), tensors, facts)
 
 
-def load_training(file: Path, identity: Mapping[str, str], like: Tensor) -> TrainingState | None:
+def load_training(file: str | Path, identity: Mapping[str, str], like: Tensor) -> TrainingState | None:
     """The state kept in `file`, on the device of the meta-parameters `like` [P]; None where there is none.
 
     A damaged file is warned of, and counts as none: the fit starts anew. Raises StoreError for that of another fit.
     """
+    file = Path(file)
     if not file.exists():
         return None
     try:

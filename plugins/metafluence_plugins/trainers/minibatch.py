@@ -130,7 +130,7 @@ class Minibatch(Trainer):
         generator: torch.Generator | None = None,
         progress: Progress | None = None,
         validation: TaskSet | BilevelProblem | None = None,
-        folder: Path | None = None,
+        folder: str | Path | None = None,
     ) -> Fit:
         """As in `Trainer`. Raises ConvergenceError where the loss stops being a number, StoreError where `folder` holds
         another fit.
@@ -142,7 +142,7 @@ class Minibatch(Trainer):
         seed = str(draws.initial_seed())
         start = (problem.learner.init_meta(generator) if init is None else init).detach().clone()
         problem.check(start)
-        file = None if folder is None else folder / "training.safetensors"
+        file = None if folder is None else Path(folder) / "training.safetensors"
         identity = {} if file is None else self._identity(problem, weights, start, seed, judge)
         state = None if file is None else load_training(file, identity, start)
         if state is None:
@@ -229,7 +229,7 @@ class Minibatch(Trainer):
         return StepState(state.step, (state.meta, *(state.optimiser[name] for name in self.rule.moments)))
 
     def _recorder(
-        self, problem: BilevelProblem, weights: Weights, folder: Path | None, state: TrainingState
+        self, problem: BilevelProblem, weights: Weights, folder: str | Path | None, state: TrainingState
     ) -> RunRecorder | None:
         if not self.record:
             return None

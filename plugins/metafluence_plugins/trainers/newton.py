@@ -62,7 +62,7 @@ class Newton(Trainer):
         generator: torch.Generator | None = None,
         progress: Progress | None = None,
         validation: TaskSet | BilevelProblem | None = None,
-        folder: Path | None = None,
+        folder: str | Path | None = None,
     ) -> Fit:
         if problem.tasks.dtype != torch.float64:
             raise InputError("The trainer newton is for exact work and needs float64 tasks. Set dtype: float64.")

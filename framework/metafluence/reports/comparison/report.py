@@ -21,7 +21,7 @@ from metafluence.studies import Published
 from metafluence.tasks import ITEM_NAMES, Level
 
 
-def write_comparison(whole: Merged, folder: Path, notice: Notice = warn) -> Path:
+def write_comparison(whole: Merged, folder: str | Path, notice: Notice = warn) -> Path:
     """Write report.html, results.csv and .parquet, scores.parquet, results.json, tables/LEVEL.tex and .md, and
     figures/*.png.
 
@@ -33,7 +33,7 @@ def write_comparison(whole: Merged, folder: Path, notice: Notice = warn) -> Path
     Returns:
         The page's path.
     """
-    attempts = Attempts(notice)
+    folder, attempts = Path(folder), Attempts(notice)
     write_results(folder, whole.outcomes, attempts)
     sections = [_section(whole, level, folder, attempts) for level in whole.levels]
     glossary = {heading: meaning for s in sections for table in s["tables"][:1] for heading, meaning in table.headings}

@@ -61,8 +61,9 @@ class SideBySide:
         )
         return Table("", tuple(headings), rows, words=(*range(len(kept) + 1), len(headings) - 1))
 
-    def write(self, file: Path) -> None:
+    def write(self, file: str | Path) -> None:
         """Write all figures as .csv, or the table as .md, by the file's name."""
+        file = Path(file)
         if file.suffix == ".csv":
             write_csv(file, self.frame)
         else:

@@ -47,7 +47,7 @@ def cleaning_answer(found: Cleaning) -> list[str]:
     ]
 
 
-def write_cleaning(found: Cleaning, folder: Path) -> list[Path]:
+def write_cleaning(found: Cleaning, folder: str | Path) -> list[Path]:
     """Write removed.csv and kept.csv, every image by name with all scores, the most harmful first, and evidence.csv.
 
     removed.csv says why: the rank among all scores, and whether `loss` would remove it, too. evidence.csv has the
@@ -67,6 +67,7 @@ def write_cleaning(found: Cleaning, folder: Path) -> list[Path]:
     if evidence is not None:
         tried = {**evidence.change, **{f"random {i}": float(x) for i, x in enumerate(evidence.random, start=1)}}
         tables["evidence"] = pd.DataFrame({"without": tried.keys(), "change of the mean loss": tried.values()})
-    for name, table in tables.items():
-        write_csv(folder / f"{name}.csv", table)
-    return [folder / f"{name}.csv" for name in tables]
+    files = {Path(folder) / f"{name}.csv": table for name, table in tables.items()}
+    for file, table in files.items():
+        write_csv(file, table)
+    return list(files)

@@ -29,9 +29,9 @@ def sweep_cells(row: Damped) -> list[str]:
     ]
 
 
-def write_sweep(sweep: DampingSweep, folder: Path, name: str) -> Path:
+def write_sweep(sweep: DampingSweep, folder: str | Path, name: str) -> Path:
     """Write the rows as NAME.csv and a figure as NAME.png. Returns the table's path."""
-    write_atomically(folder / f"{name}.png", png(damping_figure(sweep)))
-    path = folder / f"{name}.csv"
+    write_atomically(Path(folder) / f"{name}.png", png(damping_figure(sweep)))
+    path = Path(folder) / f"{name}.csv"
     write_csv(path, sweep.frame())
     return path

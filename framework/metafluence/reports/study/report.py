@@ -44,7 +44,7 @@ def budget_refusals(result: StudyResult) -> list[tuple[str, str]]:
     return [(f"{b.method} {b.solver}, {b.level}", b.reason) for b in result.budgets if b.status != "ok"]
 
 
-def write_report(result: StudyResult, folder: Path, notice: Notice = warn) -> Path:
+def write_report(result: StudyResult, folder: str | Path, notice: Notice = warn) -> Path:
     """Write report.html, results.csv and .parquet, scores.parquet, results.json, scores-LEVEL.csv with all items by
     name, tables/LEVEL.tex and .md, figures/*.png, and candidates-LEVEL.csv, grid.csv and budget.csv if any.
 
@@ -56,7 +56,7 @@ def write_report(result: StudyResult, folder: Path, notice: Notice = warn) -> Pa
     Returns:
         The page's path.
     """
-    attempts, group = Attempts(notice), study_group(result)
+    folder, attempts, group = Path(folder), Attempts(notice), study_group(result)
     write_results(folder, group.outcomes, attempts)
     for level in result.evaluations:
         attempts.make(f"scores-{level}.csv", partial(_write_scores, result, level, folder), None)

@@ -93,7 +93,7 @@ def scores_frame(found: RunScores) -> pd.DataFrame:
     return frame.sort_values("score", kind="stable", ignore_index=True)
 
 
-def write_scores(found: RunScores, folder: Path, title: str, most: int, notice: Notice = warn) -> Path:
+def write_scores(found: RunScores, folder: str | Path, title: str, most: int, notice: Notice = warn) -> Path:
     """Write scores.csv and scores.parquet with all items, and scores.html with the `most` at each end.
 
     Args:
@@ -106,7 +106,7 @@ def write_scores(found: RunScores, folder: Path, title: str, most: int, notice: 
     Returns:
         The page's path.
     """
-    attempts, frame = Attempts(notice), scores_frame(found)
+    folder, attempts, frame = Path(folder), Attempts(notice), scores_frame(found)
     write_csv(folder / "scores.csv", frame)
     try:
         optional_package("pyarrow", "parquet")
