@@ -54,6 +54,7 @@ from .evaluation import (
     Interval as Interval,
     Measured as Measured,
     Metric as Metric,
+    Number as Number,
     Reliability as Reliability,
     RemovalCurve as RemovalCurve,
     Replayed as Replayed,
