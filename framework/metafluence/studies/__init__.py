@@ -5,6 +5,7 @@ from metafluence.studies.cleaning import Cleaning, clean
 from metafluence.studies.comparison import Comparing, Stored, open_stores
 from metafluence.studies.config import GridConfig, StudyConfig, parse_study
 from metafluence.studies.dry_run import pilot
+from metafluence.studies.measuring import METRIC
 from metafluence.studies.outcomes import Line, Outcome, Side, outcome
 from metafluence.studies.overrides import parse_assignment
 from metafluence.studies.preparation import Prepared
