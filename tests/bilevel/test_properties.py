@@ -8,15 +8,25 @@ from hypothesis import given, settings, strategies as st
 
 import metafluence as mf
 from metafluence.testing import learner_suite
+from metafluence.testing.learner_checks import CHECKS, RETRAINING
 from metafluence.testing.problems import problems, random_meta
 from parts import EXACT, LEARNERS, REAL, TIGHT, VARIANTS
 
-for _name, _learner in (LEARNERS | VARIANTS | REAL).items():
-    _examples = 3 if _name in LEARNERS else 1
-    _suite = learner_suite(_learner(), examples=_examples, real=_name in REAL)
-    _suite.__name__ = _suite.__qualname__ = "Test" + _name.title().replace("-", "")
-    globals()[_suite.__name__] = _suite
-del _suite
+
+def add(name: str, suite: type) -> None:
+    suite.__name__ = suite.__qualname__ = "Test" + name.title().replace("-", "")
+    globals()[suite.__name__] = suite
+
+
+for _name, _learner in LEARNERS.items():
+    add(_name, learner_suite(_learner(), examples=3))
+for _name, _learner in (VARIANTS | REAL).items():
+    _options = {"examples": 1, "real": _name in REAL}
+    add(_name, learner_suite(_learner(), RETRAINING, **_options))
+    # Exact retraining takes most of the time.
+    _slow = learner_suite(_learner(), set(CHECKS) - set(RETRAINING), **_options)
+    _slow.pytestmark = [pytest.mark.slow]
+    add(f"{_name}-retraining", _slow)
 
 
 def test_every_registered_learner_is_here():
