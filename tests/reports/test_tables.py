@@ -9,7 +9,7 @@ from metafluence.evaluation import Budget, Row
 from metafluence.evaluation.ground_truth import Ceiling
 from metafluence.reports.columns import COLUMNS, columns
 from metafluence.reports.comparison.errors import budget_table
-from metafluence.reports.tables import level_table, narrow_table
+from metafluence.reports.tables import level_table, metric_tables, narrow_table
 
 FULL = Row(
     method="influence", solver="cg", damping=0.5, change_error=0.0431, change_cosine=0.91, spearman=0.876,
@@ -113,6 +113,19 @@ def test_narrow_tables_hold_a_part_of_the_columns_and_none_that_is_empty(place):
     assert set(table.titles) < set(level_table([made_group([[FULL, OTHER]])], "task").titles)
     assert "found" not in table.titles
     assert all(any(row[i] not in ("", "–") for row in table.rows) for i in range(len(table.titles)))
+
+
+def test_each_metric_has_a_table_of_its_own_and_none_in_the_terminals_columns():
+    numbers = {"kept share=0.2.change": -0.5, "kept share=0.2.gain": 0.25, "tail.worst": 3.0}
+    group = made_group([[replace(FULL, metrics=numbers), OTHER]])
+    first, second = metric_tables(group, "task")
+    assert [table.title for table in (first, second)] == ["kept share=0.2, task level", "tail, task level"]
+    assert first.titles == ["method", "solver", "change", "gain"]
+    assert first.rows == (("influence", "cg", "-0.5", "0.25"), (OTHER.method, "", "–", "–"))
+    assert second.rows[0] == ("influence", "cg", "3")
+    assert {"kept share=0.2.gain", "tail.worst"} <= set(level_table([group], "task").titles)
+    assert narrow_table([group], "task", "terminal") == narrow_table([made_group([[FULL, OTHER]])], "task", "terminal")
+    assert metric_tables(made_group([[FULL, OTHER]]), "task") == []
 
 
 def test_bold_cells_move_with_the_columns_that_are_left_out():

@@ -29,6 +29,8 @@ for _name, _spec in SUBJECTS.items():
         _suite.pytestmark = [pytest.mark.slow]
     globals()[_suite.__name__] = _suite
 
+# A place in an order: the second of two twins comes late, and an item without effect has a place, too.
+OF_PLACES = ("sign", "order", "twins", "silent")
 # What a method does not claim; how often, and in how many worlds, it is tried where that takes long. Random scores
 # depend on nothing; an item's own loss does not claim to follow retraining, nor that an item without effect has none.
 METHODS = {
@@ -46,6 +48,9 @@ METHODS = {
     "rescaled": {"use": "task-if", "leave_out": "rescaled", "solver": "exact", "examples": 1},
     # The cosine of rounding with rounding is no zero.
     "cosine": {"use": "gradient-similarity", "kind": "cosine", "examples": 1, "skip": ("silent",)},
+    "gradient-matching": {"examples": 1, "skip": OF_PLACES},
+    "matching-each": {"use": "gradient-matching", "match": "each", "examples": 1, "skip": OF_PLACES},
+    "matching-targets": {"use": "gradient-matching", "match": "targets", "examples": 1, "skip": OF_PLACES},
     "trak-gaussian": {"use": "trak", "projection": "gaussian", "models": "checkpoints", "examples": 1},
 }
 # Learners of other kinds: a closed form and steps, which are differentiated through, and an implicit one in one space.

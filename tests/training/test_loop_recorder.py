@@ -454,8 +454,7 @@ REFUSED = {
     "rmsprop's momentum": (torch_with("RMSprop", momentum=0.5), "momentum=0, or Adam"),
     "dampening": (torch_with("SGD", momentum=0.5, dampening=0.1), "dampening=0.1"),
     "other": (torch_with("Adagrad"), "Adagrad is not among .*SGD, Adam, AdamW and RMSprop"),
-    "groups": (grouped(weight_decay=0.1), "weight_decay=0.1 and 0"),
-    "rates": (grouped(lr=0.2), r"learning rates \[0.1, 0.2\]"),
+    "a group's": (grouped(dampening=0.1, momentum=0.5), "SGD has dampening=0.1.*dampening=0"),
 }
 
 
@@ -554,7 +553,7 @@ MISUSES = {
     twice: "called twice",
     outside: "outside of recorder.step",
     changed_between: "changed between steps 1 and 2",
-    other_momentum: "Schedule the rate alone",
+    other_momentum: "schedule rates alone",
     closure: "closure",
     no_tasks: "given a dict that is no task",
     other_shape: "tensors of shapes",

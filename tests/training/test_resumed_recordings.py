@@ -17,6 +17,7 @@ STEPS, EVERY, KILLED = 8, 2, 7
 OPTIMISERS = {
     "sgd": lambda ps: torch.optim.SGD(ps, lr=0.2, momentum=0.9),
     "adam": lambda ps: torch.optim.Adam(ps, lr=0.05),
+    "groups": lambda ps: torch.optim.AdamW([{"params": [p], "weight_decay": p.dim() / 9} for p in ps], lr=0.05),
 }
 
 
@@ -80,7 +81,7 @@ def interrupted(folder: Path, **how: Any) -> dict[int, Any]:
 
 @pytest.mark.parametrize(
     ("start", "optimiser", "kind"),
-    [(6, "adam", "named"), (4, "adam", "again"), (2, "sgd", "plain"), (4, "adam", "ids")],
+    [(6, "adam", "named"), (4, "adam", "again"), (2, "sgd", "plain"), (4, "adam", "ids"), (4, "groups", "plain")],
 )
 def test_the_run_is_that_of_an_uninterrupted_loop_bit_by_bit(start, optimiser, kind, tmp_path):
     """Oracle: the files of the loop without an interruption."""
@@ -148,6 +149,28 @@ def test_a_loop_that_is_at_no_kept_step_is_refused_and_loses_nothing(tmp_path):
         learner = mf.build("learner", "protonet", backbone=model)
         mf.record(folder, learner, torch.optim.SGD(model.parameters(), lr=0.1), every=EVERY, resume=True)
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
+def test_groups_of_other_parameters_are_refused(tmp_path):
+    checkpoints = interrupted(tmp_path, optimiser="groups")
+    for other, message in (
+        ("adam", "The loop has AdamStep.*, and had GroupedStep"),
+        ("groups", "each group its param"),
+    ):
+        made = OPTIMISERS[other]
+
+        def exchanged(ps: Any, made: Any = made, other: str = other) -> torch.optim.Optimizer:
+            weight, bias = ps
+            return made([weight, bias] if other == "adam" else [bias, weight])
+
+        model = small_loops.module()
+        model.load_state_dict(checkpoints[4]["model"])
+        optimiser = exchanged(model.parameters())
+        for p in model.parameters():
+            optimiser.state[p] = copy.deepcopy(checkpoints[4]["optimiser"]["state"][int(p.dim() == 1)])
+        with refused(message):
+            learner = mf.build("learner", "protonet", backbone=model)
+            mf.record(tmp_path, learner, optimiser, every=EVERY, resume=True)
 
 
 def test_a_finished_recording_is_not_gone_on_with(tmp_path):

@@ -248,12 +248,13 @@ def _plan(study: Path, out: Path | None, overlay: Path | None, size: str | None,
 
 
 def _print_tables(groups: Sequence[metafluence.Group], levels: Sequence[metafluence.Level]) -> None:
-    """Print a table for each level and group."""
+    """Print a table for each level and group, and one for each metric that the study asks for."""
     for level in levels:
         for group in groups:
-            table = metafluence.narrow_table([group], level, "terminal")
-            console.print()
-            console.print(text_table(table, ", ".join(part for part in (table.title, group.label) if part)))
+            tables = [metafluence.narrow_table([group], level, "terminal"), *metafluence.metric_tables(group, level)]
+            for table in tables:
+                console.print()
+                console.print(text_table(table, ", ".join(part for part in (table.title, group.label) if part)))
 
 
 def text_table(table: metafluence.Table, title: str) -> Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from statistics import median
 
+import torch
 from torch import nn
 
 from metafluence.learners import NetworkLearner
@@ -29,13 +30,14 @@ def run_advice(run: TrainingRun, kinks: tuple[str, ...]) -> str:
     scale = starting_scale(run)
     if scale < HE:
         found.append(f"starting weights before norms at He's scale (now at {scale:.2f} of it)")
-    rates = run.rates
-    if rates and rates[0] > max(rates) / 2:
+    half = run.group_rates().amax(dim=0) / 2 if run.steps else torch.zeros(0)
+    if run.steps and bool((run.group_rates()[0] > half).any()):
         found.append("a warmup of the learning rate")
-    if rates and rates[-1] > max(rates) / 2:
+    if run.steps and bool((run.group_rates()[-1] > half).any()):
         found.append("schedule: cosine")
-    if getattr(run.rule, "eps_root", None) == 0:
-        found.append(f"eps_root above 0 in {type(run.rule).__name__.removesuffix('Step').lower()}")
+    rules = (rule for rule, _ in run.rule.groups(len(run.peaks)))
+    kinds = dict.fromkeys(type(rule).__name__ for rule in rules if getattr(rule, "eps_root", None) == 0)
+    found += [f"eps_root above 0 in {kind.removesuffix('Step').lower()}" for kind in kinds]
     found += ["a lower learning rate", "larger batches", "a recording that starts later"]
     return f"What helps, in this order: {'; '.join(found)}."
 

@@ -29,7 +29,7 @@ from metafluence.reports.point_labels import label_points
 from metafluence.reports.results import Results, load_results, write_parquet, write_results
 from metafluence.reports.similar_messages import alike
 from metafluence.reports.style import COLOURS, MARKERS, RED, legend, line, png, single
-from metafluence.reports.tables import BOLD, Table, against, level_table, narrow_table, published_table
+from metafluence.reports.tables import BOLD, Table, against, level_table, metric_tables, narrow_table, published_table
 from metafluence.reports.task_pictures import HALVES, Half, draw_curve, draw_image, drawn_as, points_of, share_legend
 from metafluence.reports.task_preview import Summary, summarise, write_preview
 from metafluence.reports.text_table import NOTHING, markdown, write_tables

@@ -116,7 +116,10 @@ COLUMNS = (
 
 
 def columns(groups: Sequence[Group], place: Place = "page") -> list[Column]:
-    """The columns for these groups: accuracies where there are classes, losses where there are real targets."""
+    """The columns for these groups: accuracies where there are classes, losses where there are real targets.
+
+    The numbers that the study asks for stand last; in the terminal they have tables of their own (`metric_tables`).
+    """
     real = {group.outcomes[0].real for group in groups}
     one_seed = all(len(group.outcomes) == 1 for group in groups)
     words, shown = asdict(words_of(groups)), []
@@ -136,7 +139,12 @@ def columns(groups: Sequence[Group], place: Place = "page") -> list[Column]:
             shown.append(
                 replace(column, heading=column.heading.format(**words), meaning=column.meaning.format(**words))
             )
-    return shown + [_metric(name) for name in _metrics(groups)]
+    return shown if place == "terminal" else shown + metric_columns(groups)
+
+
+def metric_columns(groups: Sequence[Group]) -> list[Column]:
+    """The columns of the numbers that the study asks for."""
+    return [_metric(name) for name in _metrics(groups)]
 
 
 def _metrics(groups: Sequence[Group]) -> list[str]:

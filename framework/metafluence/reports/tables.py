@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from metafluence.reports.columns import COLUMNS, Column, Place, columns
+from metafluence.reports.columns import COLUMNS, Column, Place, columns, metric_columns
 from metafluence.reports.groups import Group, Mean, Method, compared, lines, mean, methods, named, number_text, words_of
 from metafluence.reports.text_table import NOTHING, filled
 from metafluence.reports.winners import rank
@@ -86,6 +86,23 @@ def against(groups: Sequence[Group], level: Level) -> str:
 def narrow_table(groups: Sequence[Group], level: Level, place: Place) -> Table:
     """The columns of `level_table` that fit into a terminal or onto a paper's page, as far as they are filled."""
     return level_table(groups, level, place).only_filled()
+
+
+def metric_tables(group: Group, level: Level) -> list[Table]:
+    """The numbers that the study asks for, a table for each metric: narrow enough for a terminal."""
+    by_metric: dict[str, list[tuple[str, Column]]] = {}
+    for column in metric_columns([group]):
+        metric, _, name = column.heading.rpartition(".")
+        by_metric.setdefault(metric, []).append((name, column))
+    tables = []
+    for metric, named_columns in by_metric.items():
+        rows = tuple(
+            (_name(group, level, m), m[1], *(_cell(group, level, m, column) for _, column in named_columns))
+            for m in methods(group, level)
+        )
+        headings = (*METHOD, *((name, column.meaning) for name, column in named_columns))
+        tables.append(Table(f"{metric}, {level} level", headings, rows, words=(0, 1)).only_filled())
+    return tables
 
 
 def published_table(published: Published, group: Group, level: Level) -> Table:

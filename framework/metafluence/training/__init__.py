@@ -1,6 +1,7 @@
 """Meta-training: what a trainer is, the state of a fit, stored fits, and exact retraining without items."""
 
 from metafluence.training.checkpoint_files import load_checkpoints
+from metafluence.training.grouped_step import GroupedStep
 from metafluence.training.loop_recorder import LoopRecorder
 from metafluence.training.proximal import Proximal
 from metafluence.training.recording import finish_recording, load_recording, record, recorded_dtype, save_recording

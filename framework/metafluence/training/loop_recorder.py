@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
-from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from metafluence.bilevel import BilevelProblem
 from metafluence.errors import InputError
-from metafluence.learners import MetaLearner, NetworkLearner
+from metafluence.learners import MetaLearner
 from metafluence.linalg import Solver
 from metafluence.tasks import TaskSet, Weights
 from metafluence.training.loop_check import LoopCheck
+from metafluence.training.loop_parameters import places_of
 from metafluence.training.loop_settings import distance, rounding
+from metafluence.training.mixed_precision import refuse_scaler, refusing_mixed_precision
 from metafluence.training.recorded_tasks import RecordedTasks, as_tasks
 from metafluence.training.run import TrainingRun
 from metafluence.training.run_recorder import RunRecorder
-from metafluence.training.step_rules import AdamStep, StepRule, StepState
-from metafluence.training.torch_steps import moments_of, parameters_of, rate_of, settings
+from metafluence.training.step_rules import Rate, StepRule, StepState
+from metafluence.training.torch_steps import moments_of, parameters_of, rates_of, settings
 from metafluence.training.unfinished import begun_run, finished_run, first_steps, keep_progress
 
 FIRST = 3
@@ -38,7 +38,7 @@ class LoopRecorder:
         self,
         folder: Path,
         learner: MetaLearner,
-        optimiser: torch.optim.Optimizer,
+        optimisers: Sequence[torch.optim.Optimizer],
         rule: StepRule,
         reduction: Literal["mean", "sum"] | float,
         check_every: int,
@@ -47,17 +47,21 @@ class LoopRecorder:
         memory_gib: float,
         classes: Mapping[str, str] | None,
     ) -> None:
-        self._folder, self._learner, self._optimiser, self._rule = folder, learner, optimiser, rule
+        self._folder, self._learner, self._optimisers, self._rule = folder, learner, tuple(optimisers), rule
         self._reduction, self._check_every, self._every, self._memory_gib = reduction, check_every, every, memory_gib
         self._solver, self._classes = inner_solver, classes
-        self._settings, self._parameters = settings(optimiser), parameters_of(optimiser)
+        self._settings, self._parameters = [*map(settings, optimisers)], parameters_of(optimisers)
         self._tasks = RecordedTasks(folder)
         self._weights: dict[int, float] = {}
-        self._made: tuple[Tensor, float] | None = None  # by the step within: its gradient [P] and rate
+        self._begun: dict[int, tuple[list[Tensor], list[float]]] = {}  # gradients and rates, by the optimiser's number
+        self._made: tuple[Tensor, Rate] | None = None  # by all optimisers: the step's gradient [P] and rate
         self._inside, self._stopped = False, False
         self._last: Callable[[], None] | None = None  # checks the last step, where that was not done
         self._state: StepState | None = None
-        self._hooks = [optimiser.register_step_pre_hook(self._before_step)]
+        self._hooks = [
+            optimiser.register_step_pre_hook(partial(self._before_step, number))
+            for number, optimiser in enumerate(self._optimisers)
+        ]
         self._raw: dict[int, Tensor] = {}  # gradients before they are clipped, by the parameter's number
         if rule.clip is not None:
             for number, p in enumerate(self._parameters):
@@ -86,8 +90,10 @@ class LoopRecorder:
                     "recorder.step(batch), and change nothing beside it."
                 )
             self._made, self._inside = None, True
+            self._begun.clear()
             self._raw.clear()
-            yield
+            with refusing_mixed_precision(before.step + 1, before.meta.device.type):
+                yield
             self._inside = False
             self._note(before, tasks, named)
         except BaseException:
@@ -97,9 +103,11 @@ class LoopRecorder:
     def _note(self, before: StepState, tasks: TaskSet, named: bool) -> None:
         """Keep what the step was."""
         if self._made is None:
+            most = f"Only {len(self._begun)} of {len(self._optimisers)} optimisers made"
             raise InputError(
-                f"No optimiser.step() was made for step {self.steps + 1}. Put what makes one step within one "
-                "recorder.step(batch), with all of its tasks as the batch."
+                f"{most if self._begun else 'No optimiser.step() was made for'} step {self.steps + 1}. Put what makes "
+                "one step within one recorder.step(batch), with all of its tasks as the batch. A GradScaler skips "
+                "steps whose gradients overflow: train without it."
             )
         gradient, rate = self._made
         numbers, scale = self._tasks.add(tasks, named), self._scale(len(tasks))
@@ -122,7 +130,7 @@ class LoopRecorder:
             keep_progress(self._folder, self._runs.run(), self._weights)
 
     def _check_step(
-        self, tasks: TaskSet, scale: float, before: StepState, gradient: Tensor, rate: float, after: StepState
+        self, tasks: TaskSet, scale: float, before: StepState, gradient: Tensor, rate: Rate, after: StepState
     ) -> None:
         self._check.gradient(after.step, tasks, scale, before.meta, gradient)
         self._check.step(before, gradient, rate, after.meta)
@@ -169,14 +177,16 @@ class LoopRecorder:
         run, weights = begun_run(self._folder, self._learner, self._solver, self._memory_gib, device)
         if run.every != self._every:
             raise InputError(f"every is {self._every}, and was {run.every} in {self._folder}. Give every={run.every}.")
-        given, self._rule = self._rule, run.rule
-        self._bind(run.problem)
+        self._place(run.problem)
         self._state = self._kept_state(run)
-        had = run.rule
-        if isinstance(had, AdamStep):
-            had = replace(had, begun=had.begun + self._state.step)
-        if given != had:
-            raise InputError(f"The loop has {given}, and had {had}. Give the optimiser, and clip, as they were.")
+        had = run.rule.later(self._state.step)
+        if self._rule != had:
+            raise InputError(
+                f"The loop has {self._rule}, and had {had}. Give the optimiser, and clip, as they were, and each group "
+                "its parameters."
+            )
+        self._rule = run.rule
+        self._bind(run.problem)
         run, weights = first_steps(run, self._state.step, weights, self._folder)
         self._tasks.resume()
         self._weights = dict(enumerate(weights.tolist()))
@@ -201,53 +211,71 @@ class LoopRecorder:
         types = {p.dtype for p in self._parameters} | {tasks.dtype}
         if len(types) > 1:
             raise InputError(f"Parameters and tasks are of {sorted(map(str, types))}. Give them one type.")
-        self._bind(BilevelProblem(self._learner, tasks, 0.0, self._solver, self._memory_gib))
+        problem = BilevelProblem(self._learner, tasks, 0.0, self._solver, self._memory_gib)
+        self._place(problem)
+        self._bind(problem)
         self._state = StepState(0, (self._meta(), *(self._flat(part) for part in self._moments())))
         self._runs.start(self._state)
         return self._state
 
+    def _place(self, problem: BilevelProblem) -> None:
+        """Find the loop's parameters in λ, and bring the rule's groups into its order."""
+        self._places = places_of(self._learner, problem, self._parameters)
+        self._rule = self._rule.ordered(self._places)
+
     def _bind(self, problem: BilevelProblem) -> None:
         """problem: of the learner, on the tasks of the first step."""
-        self._places = _places(self._learner, problem, self._parameters)
         self._check = LoopCheck(self._learner, problem, self._rule)
         weights = Weights.ones(problem.tasks)
         self._runs = RunRecorder(problem, weights, self._rule, self._every, self._folder, keep_all=True)
 
-    def _before_step(self, optimiser: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _before_step(self, number: int, optimiser: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: Any) -> None:
+        """Note the gradients and rates of the optimiser of this number."""
         if not self._inside:
             raise InputError("optimiser.step() was called outside of recorder.step(batch). Put it within.")
-        if self._made is not None:
+        if number in self._begun:
             raise InputError("optimiser.step() was called twice within recorder.step(batch). Give each step its own.")
         if any(callable(part) for part in (*args, *kwargs.values())):
             raise InputError("optimiser.step(closure) cannot be recorded. Call backward() and then optimiser.step().")
-        if settings(optimiser) != self._settings:
+        if settings(optimiser) != self._settings[number]:
             raise InputError(
-                "Settings of the optimiser other than its rate were changed since the first step; a recorded run has "
-                "one step rule. Schedule the rate alone (OneCycleLR and CyclicLR: cycle_momentum=False)."
+                "Settings of the optimiser other than its rates, or its parameters, were changed since the first "
+                "step; a recorded run has one step rule. Leave them as they are and schedule rates alone (OneCycleLR "
+                "and CyclicLR: cycle_momentum=False)."
             )
-        gradient = self._flat([torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters])
-        if not bool(gradient.isfinite().all()):
+        refuse_scaler(optimiser)
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in parameters_of([optimiser])]
+        if not all(bool(gradient.isfinite().all()) for gradient in gradients):
             raise InputError(
                 f"At step {self.steps + 1} the gradient of the loop is not finite. Its training has diverged. Give "
                 "it lower rates, or clip its gradient."
             )
-        if self._rule.clip is not None:
-            raw = self._flat([self._raw.get(i, torch.zeros_like(p)) for i, p in enumerate(self._parameters)])
-            if distance(self._rule.clipped(raw), gradient) > rounding(gradient):
-                raise InputError(
-                    f"Between backward() and optimiser.step() gradients were changed otherwise than by clipping to the "
-                    f"norm {self._rule.clip:g}. Give the clip that the loop has, or none; scale the loss rather than "
-                    "gradients."
-                )
-            gradient = raw
-        self._made = gradient, rate_of(optimiser)
+        self._begun[number] = gradients, rates_of(optimiser)
+        if len(self._begun) == len(self._optimisers):
+            made = [self._begun[i] for i in range(len(self._optimisers))]
+            gradient = self._unclipped(self._flat([part for parts, _ in made for part in parts]))
+            rates = tuple(rate for _, own in made for rate in own)
+            self._made = gradient, rates[0] if len(rates) == 1 else rates
+
+    def _unclipped(self, gradient: Tensor) -> Tensor:
+        """What the gradient [P] of a step was before the loop clipped it."""
+        if self._rule.clip is None:
+            return gradient
+        raw = self._flat([self._raw.get(i, torch.zeros_like(p)) for i, p in enumerate(self._parameters)])
+        if distance(self._rule.clipped(raw), gradient) > rounding(gradient):
+            raise InputError(
+                f"Between backward() and optimiser.step() gradients were changed otherwise than by clipping to the "
+                f"norm {self._rule.clip:g}. Give the clip that the loop has, or none; scale the loss rather than "
+                "gradients."
+            )
+        return raw
 
     def _keep_raw(self, number: int, parameter: Tensor) -> None:
         assert parameter.grad is not None
         self._raw[number] = parameter.grad.detach().clone()
 
     def _moments(self) -> list[list[Tensor]]:
-        return [moments_of(self._optimiser, self._parameters, name) for name in self._rule.moments]
+        return [moments_of(self._optimisers, name) for name in self._rule.moments]
 
     def _meta(self) -> Tensor:
         return self._flat(self._parameters)
@@ -267,45 +295,3 @@ class LoopRecorder:
                     "A task is in steps of different numbers of tasks, and the loss is a sum, so it has no one weight. "
                     "Use batches of one size (drop_last), or the mean."
                 )
-
-
-def _places(learner: MetaLearner, problem: BilevelProblem, parameters: list[Tensor]) -> Tensor:
-    """For each meta-parameter, where it is among the loop's parameters, flat and in order, [P].
-
-    Parameters that are the learner's module's own are known by that; the others by their shapes, in the order of λ.
-    Raises InputError where the loop trains more, less or other than the learner.
-    """
-    bound = problem.learner
-    if not isinstance(bound, NetworkLearner):
-        positions = {"meta-parameters": torch.arange(problem.size)}
-    else:
-        positions = bound.positions()
-    module = getattr(learner, "backbone", None)
-    own = {id(p): name for name, p in module.named_parameters()} if isinstance(module, nn.Module) else {}
-    names = [own.get(id(p)) for p in parameters]
-    left = [name for name in positions if name not in names]
-    for number, p in enumerate(parameters):
-        if names[number] is None and left:
-            same = next((name for name in left if positions[name].shape == p.shape), left[0])
-            names[number] = same
-            left.remove(same)
-    wrong = [f"{name} {list(positions[name].shape)} is not trained in the loop" for name in left]
-    for number, name, p in zip(count(1), names, parameters, strict=False):
-        if name is None or name not in positions:
-            wrong.append(f"the optimiser's parameter {number} {list(p.shape)} is none of the learner's")
-        elif positions[name].shape != p.shape:
-            wrong.append(f"{name} is {list(positions[name].shape)}, the optimiser's parameter {number} {list(p.shape)}")
-    if wrong:
-        learns = (
-            " A learned inner rate is known by its logarithm, with learn_rates=True (maml, one for each layer) or "
-            "learn_rate=True (anil)."
-        )
-        raise InputError(
-            f"The optimiser does not train what the learner has: {'; '.join(wrong[:8])}. Give the learner the loop's "
-            "module, freeze what the loop does not train (requires_grad_(False)), and give the optimiser the "
-            f"parameters in the module's order.{learns if any(p.numel() == 1 for p in parameters) else ''}"
-        )
-    order = torch.cat([positions[name].flatten() for name in names if name is not None])
-    places = torch.empty_like(order)
-    places[order] = torch.arange(len(order))
-    return places.to(parameters[0].device)

@@ -39,6 +39,13 @@ def rounding(values: Tensor) -> float:
     return torch.finfo(values.dtype).eps ** ROUNDING
 
 
+def factor_of(ours: Tensor, theirs: Tensor, fits: float) -> float | None:
+    """What `ours` times is `theirs`, if anything."""
+    squared = float(ours @ ours)
+    factor = float(ours @ theirs) / squared if squared else 0.0
+    return factor if factor and distance(factor * ours, theirs) <= fits else None
+
+
 def with_setting(problem: BilevelProblem, name: str, value: Any) -> BilevelProblem:
     """The same tasks under the learner with another setting."""
     learner = replace(problem.learner, **{name: value})  # type: ignore[type-var]

@@ -16,7 +16,14 @@ from metafluence.learners import MetaLearner
 from metafluence.networks import evaluated_norms, running_norms
 from metafluence.tasks import TaskSet
 from metafluence.training.loop_batches import TOGETHER, together_gradient
-from metafluence.training.loop_settings import distance, fitted_setting, loop_gradient, rounding, with_setting
+from metafluence.training.loop_settings import (
+    distance,
+    factor_of,
+    fitted_setting,
+    loop_gradient,
+    rounding,
+    with_setting,
+)
 
 FACTORS = (2.0, 0.5, 10.0, 0.1)
 
@@ -36,7 +43,7 @@ def suspected(
     ours: the learner's, with the loss times `scale`. theirs: the loop's.
     """
     fits = rounding(theirs)
-    factor = _factor(ours, theirs, fits)
+    factor = factor_of(ours, theirs, fits)
     if factor is not None:
         return _of_factor(factor, problem.tasks, scale, theirs)
     if _clipped_by_value(ours, theirs, fits):
@@ -57,7 +64,7 @@ def suspected(
         except (MetafluenceError, RuntimeError):
             continue
         tried.append(name)
-        factor = 1.0 if distance(found, theirs) <= fits else _factor(found, theirs, fits)
+        factor = 1.0 if distance(found, theirs) <= fits else factor_of(found, theirs, fits)
         if factor is not None:
             more = "" if factor == 1.0 else f" Also: {_of_factor(factor, problem.tasks, scale, theirs)}"
             return suspect.says + more
@@ -131,13 +138,6 @@ def _other_settings(learner: MetaLearner) -> Iterator[tuple[str, Any, Any]]:
         else:
             others = []
         yield from ((name, value, other) for other in others)
-
-
-def _factor(ours: Tensor, theirs: Tensor, fits: float) -> float | None:
-    """What `ours` times is `theirs`, if anything."""
-    squared = float(ours @ ours)
-    factor = float(ours @ theirs) / squared if squared else 0.0
-    return factor if factor and distance(factor * ours, theirs) <= fits else None
 
 
 def _of_factor(factor: float, tasks: TaskSet, scale: float, theirs: Tensor) -> str:

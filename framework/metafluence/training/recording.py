@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -30,7 +30,7 @@ UNFINISHED = re.compile(r"(state|gradients|tasks)-\d{8}\.safetensors")
 def record(
     folder: str | Path,
     learner: MetaLearner,
-    optimiser: torch.optim.Optimizer,
+    optimiser: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
     *,
     reduction: Literal["mean", "sum"] | float = "mean",
     clip: float | None = None,
@@ -46,10 +46,10 @@ def record(
     Args:
         folder: where the run is kept; a new one.
         learner: what the loop does with a task (maml, protonet, ...), around the module that it trains.
-        optimiser: torch's SGD, Adam, AdamW or RMSprop; any schedule of the learning rate. The run starts after the
-            steps that it has made.
+        optimiser: torch's SGD, Adam, AdamW or RMSprop, or several that make each step together. Groups of parameters
+            may have settings of their own, and any schedule of their rates. The run starts after the steps made before.
         reduction: the loop's loss is the `mean` over a step's tasks, their `sum`, or that many times the mean.
-        clip: the norm that the loop gives to `clip_grad_norm_`.
+        clip: the norm that the loop gives to `clip_grad_norm_`, of all parameters together.
         check_every: steps between two checks of the description, beside those of the first 3.
         every: steps between two states that are kept.
         inner_solver: as of a `BilevelProblem`; exact if not given.
@@ -73,13 +73,14 @@ def record(
             f"The learner is a {type(learner).__name__}. Give what the loop does with a task, around its module: "
             "mf.build('learner', 'maml', backbone=model, steps=1, rate=0.4)."
         )
-    rule = rule_of(optimiser, clip)
+    optimisers = tuple(optimiser) if isinstance(optimiser, Sequence) else (optimiser,)
+    rule = rule_of(optimisers, clip)
     where = Path(folder)
     resumes = resume and recorded_steps(where) > 0
     if not resumes:
         _clear(where)
     solver = inner_solver if inner_solver is not None else default_registry().build("solver", "exact")
-    given = (where, learner, optimiser, rule, reduction, check_every, every, solver, memory_gib, classes)
+    given = (where, learner, optimisers, rule, reduction, check_every, every, solver, memory_gib, classes)
     recorder = LoopRecorder(*given)
     if resumes:
         recorder.resume()

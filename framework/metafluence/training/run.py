@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -17,8 +17,9 @@ from metafluence.errors import ConvergenceError, InputError, StoreError
 from metafluence.learners import NetworkLearner
 from metafluence.runtime import check_identity, hash_tensor, load_tensors, repeatable, save_tensors, warn
 from metafluence.tasks import WEIGHED, Level, Weights, known_origins
+from metafluence.training.grouped_step import facts_of, rates_from, rule_from
 from metafluence.training.kept_states import KeptStates
-from metafluence.training.step_rules import RULES, StepRule, StepState
+from metafluence.training.step_rules import Rate, StepRule, StepState
 from metafluence.training.trainer import Quality, loss_gradient
 
 FILE = "run.safetensors"
@@ -53,7 +54,7 @@ class RunStep(NamedTuple):
     number: int
     state: StepState
     gradient: Tensor
-    rate: float
+    rate: Rate
     batch: Tensor
 
 
@@ -71,7 +72,7 @@ class TrainingRun:
     weights: Weights
     rule: StepRule
     batches: tuple[Tensor, ...]
-    rates: tuple[float, ...]
+    rates: tuple[Rate, ...]
     states: KeptStates
     every: int
     peaks: Tensor
@@ -95,6 +96,19 @@ class TrainingRun:
         kept = self._kept_before(step)
         state = self._kept(kept)
         return state if kept == step else self._advance(state, step, self.weights, self._gradients(kept))
+
+    def group_rates(self) -> Tensor:
+        """The learning rates of all steps, [steps, groups of parameters]."""
+        groups = len(self.rule.groups(len(self.peaks)))
+        return torch.tensor(self.rates, dtype=torch.float64).reshape(self.steps, groups)
+
+    def rates_of(self, step: RunStep) -> Tensor:
+        """The learning rate of each parameter in a step, [P]."""
+        spread = torch.empty_like(self.peaks)
+        own = step.rate if isinstance(step.rate, tuple) else (step.rate,)
+        for (_, where), rate in zip(self.rule.groups(len(spread)), own, strict=True):
+            spread[where] = rate
+        return spread
 
     def segments(self) -> list[tuple[int, int]]:
         """(start, stop) of the steps between states that are kept, first to last."""
@@ -214,7 +228,7 @@ class TrainingRun:
 
     def fingerprint(self) -> str:
         """A hash of the problem, the weights, the steps, and where they start and end."""
-        digest = hashlib.sha256(f"{self.problem.fingerprint()} {self.weights.fingerprint()} {self.rule}".encode())
+        digest = hashlib.sha256(f"{self.problem.fingerprint()} {self.weights.fingerprint()} {self.rule!r}".encode())
         digest.update(repr(self.rates).encode())
         for tensor in (*self.batches, self.state(0).meta, self.final):
             hash_tensor(digest, tensor)
@@ -231,7 +245,7 @@ class TrainingRun:
             "support": self.weights.support,
             "query": self.weights.query,
         }
-        facts = {"problem": self.problem.fingerprint(), "rule": [type(self.rule).__name__, asdict(self.rule)]}
+        facts = {"problem": self.problem.fingerprint(), "rule": facts_of(self.rule)}
         facts.update(l2=self.problem.l2, every=self.every, drift=self.drift, identity=self.states.identity)
         save_tensors(Path(folder) / FILE, tensors, facts)
 
@@ -290,14 +304,13 @@ def load_run(folder: str | Path, problem: BilevelProblem, steps: int | None = No
         )
     tensors, facts = load_tensors(folder / FILE)
     check_identity(folder, {"problem": facts["problem"]}, {"problem": problem.fingerprint()})
-    name, settings = facts["rule"]
     device = problem.tasks.device
     run = TrainingRun(
         problem,
         Weights(*(tensors[level].to(device) for level in WEIGHED), origins=problem.tasks.origins),
-        RULES[name](**settings),
+        rule_from(facts["rule"]),
         tensors["batches"].split(tensors["sizes"].tolist())[:steps],
-        tuple(tensors["rates"].tolist())[:steps],
+        rates_from(tensors["rates"])[:steps],
         KeptStates(folder, facts.get("identity", "")),
         facts["every"],
         tensors["peaks"].to(device),

@@ -13,7 +13,7 @@ from metafluence.runtime import hash_tensor, warn
 from metafluence.tasks import Weights
 from metafluence.training.kept_states import KeptStates
 from metafluence.training.run import TrainingRun, batch_gradient, load_run
-from metafluence.training.step_rules import StepRule, StepState
+from metafluence.training.step_rules import Rate, StepRule, StepState
 
 GRADIENT_SHARE = 0.25
 """Of a problem's memory_gib, for the gradients of the run's steps; a sweep replays the steps that have no room."""
@@ -43,7 +43,7 @@ class RunRecorder:
         self._folder = None if folder is None else Path(folder)
         self._states, self._keep_all = KeptStates(self._folder), keep_all
         self._batches: list[Tensor] = []
-        self._rates: list[float] = []
+        self._rates: list[Rate] = []
         self._last: StepState | None = None
         self._peaks = torch.zeros(problem.size, dtype=problem.tasks.dtype, device=problem.tasks.device)
         self._room = int(GRADIENT_SHARE * problem.memory_gib * 2**30 / (problem.size * self._peaks.element_size()))
@@ -66,14 +66,14 @@ class RunRecorder:
 
     def start(self, state: StepState) -> None:
         """Keep the state before the first step."""
-        digest = hashlib.sha256(f"{self._problem.fingerprint()} {self._weights.fingerprint()} {self._rule}".encode())
+        digest = hashlib.sha256(f"{self._problem.fingerprint()} {self._weights.fingerprint()} {self._rule!r}".encode())
         for part in state.parts:
             hash_tensor(digest, part)
         self._states = KeptStates(self._folder, digest.hexdigest()[:16])
         self._states.put(state)
 
-    def record(self, batch: Tensor, rate: float, data: Tensor, after: StepState) -> None:
-        """Add a step: its tasks' numbers [b], its rate, its gradient without l2 [P] and the state after it."""
+    def record(self, batch: Tensor, rate: Rate, data: Tensor, after: StepState) -> None:
+        """Add a step: its tasks' numbers [b], its rate or rates, its gradient without l2 [P] and the state after it."""
         start = self._start()
         if (self._keep_all or after.step <= self._room) and len(self._gradients) == len(self._batches) - start:
             self._gradients.append(data)

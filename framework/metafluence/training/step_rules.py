@@ -1,8 +1,8 @@
 """Step rules: one optimiser's step as a function of its state and a gradient, and the step's derivatives.
 
 A step is s' = U(s, g): s the meta-parameters and the optimiser's moments, g the gradient. Values are those of
-`torch.optim`. Every rule here acts on each coordinate by itself (only clipping couples them), so that its Jacobian is a
-small table of vectors [P], one for each pair of a new part of the state and an old part or the gradient.
+`torch.optim`. Every rule acts on each coordinate by itself (only clipping couples them): its Jacobian is a small
+table of vectors [P], one for each pair of a new part of the state and an old part or the gradient.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -20,6 +19,9 @@ from metafluence.registry import Component, Decay, NonNegative, Positive, Whole
 
 Entry = Tensor | float
 """A diagonal of the Jacobian, [P], or one number for all coordinates."""
+
+Rate = float | tuple[float, ...]
+"""The learning rate of a step; where a rule has groups of parameters, that of each group."""
 
 CLIP_OFFSET = 1e-6  # what torch.nn.utils.clip_grad_norm_ adds to the norm
 
@@ -51,9 +53,21 @@ class StepRule(Component, ABC):
         -0.25
     """
 
-    moments: ClassVar[tuple[str, ...]] = ()
     weight_decay: NonNegative = 0.0
     clip: Positive | None = None
+
+    @property
+    def moments(self) -> tuple[str, ...]:
+        """The names of what the optimiser keeps beside the meta-parameters, as torch calls it; [P] each."""
+        return ()
+
+    def groups(self, size: int) -> list[tuple[StepRule, Tensor]]:
+        """The rule of each group of parameters, and where the group lies among all `size` ones."""
+        return [(self, torch.arange(size))]
+
+    def ordered(self, places: Tensor) -> StepRule:
+        """The same rule where parameter i is the one that was at places[i]."""
+        return self
 
     def start(self, meta: Tensor) -> StepState:
         """The state before the first step: meta [P], and moments of zero."""
@@ -63,12 +77,12 @@ class StepRule(Component, ABC):
         """The same rule for a run that begins after `steps` steps of it."""
         return self
 
-    def step(self, state: StepState, gradient: Tensor, rate: float) -> StepState:
+    def step(self, state: StepState, gradient: Tensor, rate: Rate) -> StepState:
         """The state after a step along `gradient` [P] at learning rate `rate`."""
         return StepState(state.step + 1, self.advance(state, self.clipped(gradient), rate))
 
     def vjp(
-        self, state: StepState, gradient: Tensor, rate: float, cotangents: Sequence[Tensor]
+        self, state: StepState, gradient: Tensor, rate: Rate, cotangents: Sequence[Tensor]
     ) -> tuple[list[Tensor], Tensor]:
         """The Jacobian's transpose applied to cotangents of the new parts, [k, P] each.
 
@@ -80,18 +94,18 @@ class StepRule(Component, ABC):
         return parts, self._clip_derivative(gradient, by_gradient)
 
     def jvp(
-        self, state: StepState, gradient: Tensor, rate: float, tangents: Sequence[Tensor], along: Tensor
+        self, state: StepState, gradient: Tensor, rate: Rate, tangents: Sequence[Tensor], along: Tensor
     ) -> list[Tensor]:
         """Tangents of the new parts for tangents of the old parts and `along` of the gradient, [k, P] each."""
         given = [*tangents, self._clip_derivative(gradient, along)]
         return [_dot(row, given) for row in self.jacobian(state, self.clipped(gradient), rate)]
 
     @abstractmethod
-    def advance(self, state: StepState, gradient: Tensor, rate: float) -> tuple[Tensor, ...]:
+    def advance(self, state: StepState, gradient: Tensor, rate: Rate) -> tuple[Tensor, ...]:
         """The new parts for a clipped gradient."""
 
     @abstractmethod
-    def jacobian(self, state: StepState, gradient: Tensor, rate: float) -> list[list[Entry]]:
+    def jacobian(self, state: StepState, gradient: Tensor, rate: Rate) -> list[list[Entry]]:
         """A row for each new part: its derivatives by the old parts and, last, by the clipped gradient."""
 
     def gain(self, state: StepState) -> Entry:
@@ -129,10 +143,11 @@ class StepRule(Component, ABC):
 class SGDStep(StepRule):
     """λ' = λ − rate g."""
 
-    def advance(self, state: StepState, gradient: Tensor, rate: float) -> tuple[Tensor, ...]:
-        return (state.meta.add(self._decayed(state.meta, gradient), alpha=-rate),)
+    def advance(self, state: StepState, gradient: Tensor, rate: Rate) -> tuple[Tensor, ...]:
+        return (state.meta.add(self._decayed(state.meta, gradient), alpha=-_single(rate)),)
 
-    def jacobian(self, state: StepState, gradient: Tensor, rate: float) -> list[list[Entry]]:
+    def jacobian(self, state: StepState, gradient: Tensor, rate: Rate) -> list[list[Entry]]:
+        rate = _single(rate)
         return [[1 - rate * self.weight_decay, -rate]]
 
 
@@ -140,22 +155,25 @@ class SGDStep(StepRule):
 class MomentumStep(StepRule):
     """b' = momentum b + g, λ' = λ − rate b'; with `nesterov` λ' = λ − rate (g + momentum b'), as in torch's SGD."""
 
-    moments: ClassVar[tuple[str, ...]] = ("momentum_buffer",)
     momentum: Decay = 0.9
     nesterov: bool = False
+
+    @property
+    def moments(self) -> tuple[str, ...]:
+        return ("momentum_buffer",)
 
     def gain(self, state: StepState) -> Entry:
         return 1 / (1 - self.momentum)
 
-    def advance(self, state: StepState, gradient: Tensor, rate: float) -> tuple[Tensor, ...]:
+    def advance(self, state: StepState, gradient: Tensor, rate: Rate) -> tuple[Tensor, ...]:
         meta, buffer = state.parts
         gradient = self._decayed(meta, gradient)
         buffer = (buffer * self.momentum).add(gradient)
         along = gradient.add(buffer, alpha=self.momentum) if self.nesterov else buffer
-        return meta.add(along, alpha=-rate), buffer
+        return meta.add(along, alpha=-_single(rate)), buffer
 
-    def jacobian(self, state: StepState, gradient: Tensor, rate: float) -> list[list[Entry]]:
-        decay, mu = self.weight_decay, self.momentum
+    def jacobian(self, state: StepState, gradient: Tensor, rate: Rate) -> list[list[Entry]]:
+        rate, decay, mu = _single(rate), self.weight_decay, self.momentum
         along = [decay * (1 + mu), mu * mu, 1 + mu] if self.nesterov else [decay, mu, 1.0]
         return [[1 - rate * along[0], -rate * along[1], -rate * along[2]], [decay, mu, 1.0]]
 
@@ -169,7 +187,6 @@ class AdamStep(StepRule):
     that were made before the run's first one, which the corrections count.
     """
 
-    moments: ClassVar[tuple[str, ...]] = ("exp_avg", "exp_avg_sq")
     beta1: Decay = 0.9
     beta2: Decay = 0.999
     eps: NonNegative = 1e-8
@@ -179,6 +196,10 @@ class AdamStep(StepRule):
 
     def __post_init__(self) -> None:
         _check_eps("AdamStep", self.eps, self.eps_root)
+
+    @property
+    def moments(self) -> tuple[str, ...]:
+        return "exp_avg", "exp_avg_sq"
 
     def later(self, steps: int) -> StepRule:
         return replace(self, begun=self.begun + steps)
@@ -191,7 +212,8 @@ class AdamStep(StepRule):
     def decoupled_decay(self) -> float:
         return self.weight_decay if self.decoupled else 0.0
 
-    def advance(self, state: StepState, gradient: Tensor, rate: float) -> tuple[Tensor, ...]:
+    def advance(self, state: StepState, gradient: Tensor, rate: Rate) -> tuple[Tensor, ...]:
+        rate = _single(rate)
         meta, mean, square = state.parts
         if self.decoupled and self.weight_decay:
             meta = meta * (1 - rate * self.weight_decay)
@@ -200,7 +222,8 @@ class AdamStep(StepRule):
         first, _ = self._corrections(state)
         return meta.addcdiv(mean, self._root(state, square) + self.eps, value=-rate / first), mean, square
 
-    def jacobian(self, state: StepState, gradient: Tensor, rate: float) -> list[list[Entry]]:
+    def jacobian(self, state: StepState, gradient: Tensor, rate: Rate) -> list[list[Entry]]:
+        rate = _single(rate)
         decay = 0.0 if self.decoupled else self.weight_decay
         kept = 1 - rate * self.weight_decay if self.decoupled else 1.0
         gradient = gradient if self.decoupled else self._decayed(state.meta, gradient)
@@ -235,7 +258,6 @@ class AdamStep(StepRule):
 class RMSpropStep(StepRule):
     """v' = alpha v + (1 − alpha) g², λ' = λ − rate g / (√(v' + eps_root) + eps) (Hinton 2012), as torch's RMSprop."""
 
-    moments: ClassVar[tuple[str, ...]] = ("square_avg",)
     alpha: Decay = 0.99
     eps: NonNegative = 1e-8
     eps_root: NonNegative = 0.0
@@ -243,15 +265,19 @@ class RMSpropStep(StepRule):
     def __post_init__(self) -> None:
         _check_eps("RMSpropStep", self.eps, self.eps_root)
 
+    @property
+    def moments(self) -> tuple[str, ...]:
+        return ("square_avg",)
+
     def gain(self, state: StepState) -> Entry:
         return 1 / ((state.parts[1] + self.eps_root).sqrt() + self.eps)
 
-    def advance(self, state: StepState, gradient: Tensor, rate: float) -> tuple[Tensor, ...]:
+    def advance(self, state: StepState, gradient: Tensor, rate: Rate) -> tuple[Tensor, ...]:
         gradient, square, root = self._averages(state, gradient)
-        return state.meta.addcdiv(gradient, root + self.eps, value=-rate), square
+        return state.meta.addcdiv(gradient, root + self.eps, value=-_single(rate)), square
 
-    def jacobian(self, state: StepState, gradient: Tensor, rate: float) -> list[list[Entry]]:
-        decay = self.weight_decay
+    def jacobian(self, state: StepState, gradient: Tensor, rate: Rate) -> list[list[Entry]]:
+        rate, decay = _single(rate), self.weight_decay
         gradient, _, root = self._averages(state, gradient)
         bottom = root + self.eps
         by_square = _over(rate / 2 * gradient / bottom / bottom, root)
@@ -268,8 +294,10 @@ class RMSpropStep(StepRule):
         return gradient, square, square.sqrt() if self.eps_root == 0 else (square + self.eps_root).sqrt()
 
 
-RULES: dict[str, type[StepRule]] = {rule.__name__: rule for rule in (SGDStep, MomentumStep, AdamStep, RMSpropStep)}
-"""By name, for runs that are kept in files."""
+def _single(rate: Rate) -> float:
+    if isinstance(rate, tuple):
+        raise InputError(f"A rule of all parameters is given the rates {rate}. Give it one, or GroupedStep's rules.")
+    return rate
 
 
 def _dot(entries: Sequence[Entry], columns: Sequence[Tensor]) -> Tensor:

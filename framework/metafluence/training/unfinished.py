@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,10 +15,10 @@ from metafluence.learners import MetaLearner
 from metafluence.linalg import Solver
 from metafluence.runtime import component_fingerprint, load_tensors, save_tensors
 from metafluence.tasks import Weights
+from metafluence.training.grouped_step import facts_of, rates_from, rule_from
 from metafluence.training.kept_states import KeptStates
 from metafluence.training.recorded_tasks import FILES, load_tasks
 from metafluence.training.run import TrainingRun
-from metafluence.training.step_rules import RULES
 
 PROGRESS = "progress.safetensors"
 DRIFT = 1 / 3
@@ -38,7 +38,7 @@ def keep_progress(folder: Path, run: TrainingRun, weights: Mapping[int, float]) 
         "peaks": run.peaks,
         "weights": torch.tensor([weights[i] for i in range(len(weights))], dtype=torch.float64),
     }
-    facts = {"rule": [type(run.rule).__name__, asdict(run.rule)], "every": run.every, "identity": run.states.identity}
+    facts = {"rule": facts_of(run.rule), "every": run.every, "identity": run.states.identity}
     save_tensors(folder / PROGRESS, tensors, {**facts, "described": _described(run.problem)})
 
 
@@ -82,9 +82,8 @@ def begun_run(
     problem = BilevelProblem(learner, first, 0.0, solver, memory_gib)
     if _described(problem) != facts["described"]:
         raise other_learner(folder)
-    name, settings = facts["rule"]
-    rates, states = tuple(tensors["rates"].tolist()), KeptStates(folder, facts["identity"])
-    parts = (Weights.ones(first), RULES[name](**settings), batches, rates, states, facts["every"])
+    rates, states = rates_from(tensors["rates"]), KeptStates(folder, facts["identity"])
+    parts = (Weights.ones(first), rule_from(facts["rule"]), batches, rates, states, facts["every"])
     return TrainingRun(problem, *parts, tensors["peaks"].to(device)), weights
 
 

@@ -64,7 +64,7 @@ class ApproximateUnrolling(RunMethod):
         if self.segments > run.steps:
             raise InputError(f"segments is {self.segments} for a run of {run.steps} steps. Give at most {run.steps}.")
         bounds = torch.linspace(0, run.steps, self.segments + 1).round().long().tolist()
-        spans = [span for span in pairwise(bounds) if any(run.rates[slice(*span)])]  # else nothing moves
+        spans = [span for span in pairwise(bounds) if bool(run.group_rates()[slice(*span)].any())]  # else nothing moves
         return Unrolled(run, [Segment(self, run, *span, context.generator) for span in spans], context)
 
     def scores(self, state: Unrolled, targets: Targets) -> Scores:
@@ -136,10 +136,13 @@ class Segment:
         self, method: ApproximateUnrolling, run: TrainingRun, start: int, stop: int, generator: torch.Generator
     ) -> None:
         self._method, self._generator = method, generator
-        self.span = sum(run.rates[start:stop])
+        rates = run.group_rates()[start:stop]
+        spans = rates.sum(dim=0)
+        self.span = float(spans.max())
         count = len(run.problem.tasks)
         share = torch.zeros(count, dtype=torch.float64)
-        for batch, rate in zip(run.batches[start:stop], run.rates[start:stop], strict=True):
+        of_steps = (rates[:, spans > 0] / spans[spans > 0]).mean(dim=1) * self.span
+        for batch, rate in zip(run.batches[start:stop], of_steps.tolist(), strict=True):
             share.index_add_(0, batch, torch.full((len(batch),), rate / len(batch), dtype=torch.float64))
         self.tasks = share.nonzero().flatten()
         weights = run.weights[self.tasks]
@@ -149,11 +152,15 @@ class Segment:
         problem = run.problem.over(run.problem.tasks[self.tasks])
         self.point: Point = problem.at(meta, replace(weights, task=weights.task * shares))
         self.jacobian: Jacobian = method.curvature.jacobian(self.point)
-        gain = torch.as_tensor(run.rule.gain(after), dtype=meta.dtype, device=meta.device)
+        gain = torch.as_tensor(run.rule.gain(after), dtype=meta.dtype, device=meta.device).expand_as(meta).clone()
+        shift, decay = torch.full_like(meta, run.problem.l2 / count), torch.zeros_like(meta)
+        for (rule, where), own in zip(run.rule.groups(len(meta)), (spans / self.span).tolist(), strict=True):
+            gain[where] *= own
+            shift[where] += rule.weight_decay - rule.decoupled_decay
+            decay[where] = own * rule.decoupled_decay
         self._scale = (gain.sqrt() * run.alive).unsqueeze(1)
         self._inverse = torch.where(self._scale > 0, 1 / self._scale, 0.0)
-        coupled = run.rule.weight_decay - run.rule.decoupled_decay
-        self._shift, self._decay, self._count = run.problem.l2 / count + coupled, run.rule.decoupled_decay, count
+        self._shift, self._decay, self._count = shift.unsqueeze(1), decay.unsqueeze(1), count
 
     @cached_property
     def flow(self) -> LinearOperator:
@@ -190,11 +197,11 @@ class Segment:
 
 
 class Flow(LinearOperator):
-    """√P (H / N + shift I) √P + decay I for scale √P [P, 1]."""
+    """√P (H / N + shift) √P + decay, for scale √P, shift and decay [P, 1] as diagonals."""
 
     tags = frozenset({SYMMETRIC})
 
-    def __init__(self, hessian: LinearOperator, scale: Tensor, count: int, shift: float, decay: float) -> None:
+    def __init__(self, hessian: LinearOperator, scale: Tensor, count: int, shift: Tensor, decay: Tensor) -> None:
         self._hessian, self._scale, self._count = hessian, scale, count
         self._shift, self._decay = shift, decay
         self.size, self.dtype, self.device = hessian.size, hessian.dtype, hessian.device

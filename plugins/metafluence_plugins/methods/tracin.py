@@ -31,10 +31,12 @@ from metafluence_plugins.curvatures.direct import DirectCurvature
 
 
 class Taken(NamedTuple):
-    """Where steps were taken, and their rate; tasks: the numbers of the point's tasks, [b]."""
+    """Where steps were taken, and their rate: one for all parameters, or of each, [P, 1]. tasks [b]: their numbers
+    among the point's.
+    """
 
     point: Point
-    rate: float
+    rate: Tensor | float
     tasks: Tensor
 
 
@@ -105,7 +107,7 @@ class TracIn(AttributionMethod):
         total = state.weights.task.new_zeros(state.context.items, targets.count)
         for point, rate, tasks in state.taken():
             goals = targets.at(point.meta).gradients(state.jacobian)
-            slopes = rate * point.removal_slopes(goals, state.context.level, state.jacobian)
+            slopes = point.removal_slopes(rate * goals, state.context.level, state.jacobian)
             total.index_add_(0, state.weights.items_of(state.context.level, tasks).to(total.device), slopes)
         return Scores(total, state.context.level, self.units)
 
@@ -123,4 +125,5 @@ def _own_steps(run: TrainingRun) -> Iterator[Taken]:
     """Every step at the tasks of its batch, whose gradients it took the mean of."""
     for segment in run.segments():
         for step in run.recorded(*segment):
-            yield Taken(run.point_of(step), step.rate / len(step.batch), step.batch)
+            rates = run.rates_of(step).unsqueeze(1)
+            yield Taken(run.point_of(step), rates / len(step.batch), step.batch)
