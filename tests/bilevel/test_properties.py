@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 import metafluence as mf
+from how_many import examples
 from metafluence.testing import learner_suite
 from metafluence.testing.learner_checks import CHECKS, RETRAINING
 from metafluence.testing.problems import problems, random_meta
@@ -35,7 +36,7 @@ def test_every_registered_learner_is_here():
 
 @pytest.mark.parametrize("learner", LEARNERS.values(), ids=LEARNERS.keys())
 @given(data=st.data())
-@settings(max_examples=6)
+@examples(6)
 def test_losses_of_items_are_cross_entropies(learner, data):
     problem = data.draw(problems(learner, EXACT))
     point = problem.at(random_meta(problem))
@@ -46,7 +47,7 @@ def test_losses_of_items_are_cross_entropies(learner, data):
 
 @pytest.mark.parametrize("learner", LEARNERS.values(), ids=LEARNERS.keys())
 @given(data=st.data())
-@settings(max_examples=4)
+@examples(4)
 def test_strong_l2_leaves_only_the_response(learner, data):
     problem = data.draw(problems(learner, EXACT))
     strong = mf.BilevelProblem(problem.learner, problem.tasks, 1e7, EXACT)
@@ -58,7 +59,7 @@ def test_strong_l2_leaves_only_the_response(learner, data):
 
 @pytest.mark.parametrize("name", ["ridge-head", "protonet"])
 @given(data=st.data())
-@settings(max_examples=8)
+@examples(8)
 def test_both_differentiations_agree(name, data):
     """Through the closed form, and by the implicit function theorem."""
     problem = data.draw(problems(LEARNERS[name], EXACT))
