@@ -3,6 +3,7 @@
 import contextlib
 import io
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 import yaml
 
 from metafluence.cli import main
+from metafluence.reports import Attempts
+from metafluence.reports.study import report
 from parts import LEARNERS
 
 # One study.
@@ -85,6 +88,15 @@ def configuration(name: str, **changes) -> dict:
     made = LEARNERS[name]()
     own = {f.name: getattr(made, f.name) for f in fields(made) if f.name != "backbone"}
     return {"use": name, "backbone": {"use": "mlp", "hidden": [2]}, **own, **changes}
+
+
+@contextlib.contextmanager
+def without_pictures() -> Iterator[None]:
+    """Reports have no figures meanwhile: drawing them takes most of the time of a small study."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Attempts, "picture", lambda *given: None)
+        patch.setattr(report, "exhibit", lambda *given: None)
+        yield
 
 
 @dataclass(frozen=True)

@@ -224,13 +224,17 @@ def test_significance_is_corrected_for_the_number_of_targets():
     assert value > 0
     assert 0.05 / 3 < p < 0.05
     true = torch.stack([scores[:, 0] ** 3, -scores[:, 1], weak], dim=1)
+    truth = SimpleNamespace(subsets=subsets, subset_reliability=SimpleNamespace(usable=True))
     run = SimpleNamespace(
-        truth=SimpleNamespace(subsets=subsets), target_scores=scores, changes_without=lambda removals: true
+        truth=truth,
+        target_scores=scores,
+        changes_without=lambda removals: true,
+        evaluation=SimpleNamespace(truth=truth),
     )
     found = TargetLDS().measure(run)
     assert found["significant"] == pytest.approx(1 / 3)
     assert found["largest p"] == pytest.approx(p)
     assert TargetLDS(level=0.2).measure(run)["significant"] == pytest.approx(2 / 3)
-    run.truth.subsets = ()
-    with refused("It needs random subsets, and there are none. Set"):
-        TargetLDS().measure(run)
+    truth.subsets = ()
+    with refused("It needs random subsets, and there are none"):
+        TargetLDS().of(run)

@@ -176,7 +176,7 @@ def test_adam_survives_gradients_that_are_exactly_zero():
 
 
 def test_one_rate_is_learned_for_each_layer():
-    problem = BilevelProblem(MAML(network(), steps=1, rate=0.2, learn_rates=True), tasks(), 0.0, EXACT)
+    problem = BilevelProblem(MAML(network(), steps=1, rate=0.2, learn_rates="layer"), tasks(), 0.0, EXACT)
     learner = problem.learner
     meta = learner.init_meta(None)
     assert problem.size == learner.network.size + 2
@@ -230,6 +230,6 @@ def test_they_say_what_they_need():
     with pytest.raises(InputError, match=r"ANIL: rate is 0.0, but a number above 0"):
         ANIL(MLP(), rate=0.0)
     with pytest.raises(InputError, match="no model without adaptation"):
-        MAML(MLP(), learn_rates=True).unadapted()
+        MAML(MLP(), learn_rates="one").unadapted()
     with pytest.raises(InputError, match="no inner Hessian to solve with by Exact"):
         BilevelProblem(MAML(MLP((2,))), tasks(), 1.0, EXACT).solving_with(EXACT)

@@ -15,11 +15,11 @@ from metafluence.reports.comparison.errors import budget_table, mean_cells
 from metafluence.reports.figures.level import level_figures
 from metafluence.reports.groups import groups
 from metafluence.reports.results import rows_frame
-from metafluence.reports.similar_messages import alike
 from metafluence.reports.study import report as study_report, section
 from metafluence.reports.tables import level_table, narrow_table
 from metafluence.reports.text_table import number
 from metafluence.reports.verdict import inspected_until_all
+from metafluence.sentences import alike
 from metafluence.studies.comparison import Comparing
 from small_studies import SEVERAL, command
 
