@@ -19,9 +19,14 @@ SUBJECTS = {name: {"use": name, **STEPS.get(name, {})} for name in REGISTRY.name
     if part != "ek-fac"  # it fits the layered operators only; test_ek_fac has its own tests
 }
 
+# The series with a preconditioner are held against dense solves in linalg/test_preconditioned_series.py, too.
+LONG = ("lissa-with-nystrom", "neumann-with-nystrom", "minres-with-nystrom")
+
 for _name, _spec in SUBJECTS.items():
-    _suite = solver_suite(REGISTRY.build("solver", _spec), examples=1 if "lissa" in _name else 3)
+    _suite = solver_suite(REGISTRY.build("solver", _spec), examples=1)
     _suite.__name__ = _suite.__qualname__ = "Test" + _name.title().replace("-", "")
+    if _name in LONG:
+        _suite.pytestmark = [pytest.mark.slow]
     globals()[_suite.__name__] = _suite
 
 # A place in an order: the second of two twins comes late, and an item without effect has a place, too.
