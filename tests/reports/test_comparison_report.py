@@ -23,8 +23,10 @@ from metafluence.sentences import alike
 from metafluence.studies.comparison import Comparing
 from small_studies import SEVERAL, command
 
+FEW = {**SEVERAL["episodes"], "shot": 2, "query": 2}
 STUDY = {
     **SEVERAL,
+    "episodes": FEW,
     "levels": ["task", "query"],
     "methods": ["influence", "loss", {"use": "influence", "solver": {"use": "cg", "max_iterations": 1}}],
     "truth": {"items": 3, "subsets": 3},
@@ -427,11 +429,12 @@ def varied(tmp_path_factory):
     """Outcomes of a study whose variations differ in their items, shares and targets, with one that failed."""
     waves = {
         "dataset": "sinusoid",
-        "episodes": {"train": 6, "validation": 3, "test": 3, "shot": 3, "query": 3},
+        "episodes": {"train": 6, "validation": 3, "test": 3, "shot": 2, "query": 2},
         "learner": {"use": "ridge-head", "backbone": {"use": "mlp", "hidden": [3]}},
     }
     raw = {
         **SEVERAL,
+        "episodes": FEW,
         "methods": ["task-if"],
         "truth": {"items": 3},
         "vary": {
