@@ -2,8 +2,9 @@
 
 `few`: 96 digit tasks seen again and again by MAML in a smooth run (Adam with eps_root, cosine to zero, batches of 32);
 single tasks and random tenths of them are left out. `fresh`: digit episodes drawn once each, plain Adam with a short
-warm-up, random 2 to 5 % of them (with --after, of those of later steps) left out, on request other methods beside it. One thread. Prints a line
-for each run: accuracy on unseen tasks, agreement with replays, and the sweep's seconds over those of training.
+warm-up, random 2 to 5 % of them (with --after, of those of later steps) left out, on request other methods beside it.
+One thread. Prints a line for each run: accuracy on unseen tasks, agreement with replays, and the sweep's seconds over
+those of training.
 """
 
 from __future__ import annotations
