@@ -25,7 +25,7 @@ pytestmark = pytest.mark.xdist_group("executors")  # one process starts the clus
 REGISTRY = mf.default_registry()
 PACKAGES = {"dask": "distributed", "ray": "ray"}
 REMOTE = [name for name in REGISTRY.names("executor") if name != "serial"]
-# Workers of Ray take seconds to start, those of Dask a second for each executor that the suite does not share.
+# Workers of Ray take seconds to start. What the suite shows of Dask is shown again on Dask among the slow tests.
 QUICK = [pytest.param(name, marks=pytest.mark.slow if name == "ray" else ()) for name in REMOTE]
 QUICKEST = [pytest.param(name, marks=() if name == "processes" else pytest.mark.slow) for name in REMOTE]
 
