@@ -29,7 +29,7 @@ STUDY = {
     "episodes": FEW,
     "levels": ["task", "query"],
     "methods": ["influence", "loss", {"use": "influence", "solver": {"use": "cg", "max_iterations": 1}}],
-    "truth": {"items": 3},
+    "truth": {"items": 3, "subsets": 3},
     "remove": 0.34,
     "grid": {"method": "influence", "inner": ["exact"], "outer": ["cg", "ek-fac", {"use": "neumann", "truncation": 2}]},
     "budget": {"methods": ["influence", {"use": "influence", "solver": {"use": "cg", "max_iterations": 1}}]},
@@ -45,7 +45,16 @@ STUDY = {
         },
         {"source": "another", "level": "query", "rows": {"loss": {"accuracy": 0.625}}},
     ],
-    "sizes": {"tiny": {"seeds": 1, "vary": {}, "levels": ["task"], "methods": ["loss"], "remove": [0.34, 0.5]}},
+    "sizes": {
+        "tiny": {
+            "seeds": 1,
+            "vary": {},
+            "levels": ["task"],
+            "methods": ["loss"],
+            "truth.subsets": 0,
+            "remove": [0.34, 0.5],
+        }
+    },
 }
 METHOD = ("influence", "cg")
 

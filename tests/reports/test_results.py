@@ -31,8 +31,6 @@ def work(folder, **changes):
         "vary": {"l2": [1.0, 2.0]},
         "methods": METHODS,
         "remove": [0.34],
-        "episodes": {**SEVERAL["episodes"], "shot": 2, "query": 2},
-        "truth": {"items": 3},
         **changes,
     }
     work = mf.Comparing(mf.parse_comparison(asked), mf.default_registry(), folder)
