@@ -113,7 +113,7 @@ def test_a_finished_study_repeats_nothing(done, monkeypatch):
 
 
 def test_levels_and_methods_may_be_added_to_a_finished_study(tmp_path):
-    small = {"truth": {"items": 2}, "methods": ["influence"], "budget": None, "checkpoints": None}
+    small = {"truth": None, "methods": ["loss"], "budget": None, "checkpoints": None, "certificate": False}
     study(tmp_path, levels=["task"], **small).run()
     more = study(tmp_path, levels=["query", "task"], **small).run()
     assert more.reused == 1
