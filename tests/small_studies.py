@@ -66,7 +66,7 @@ RUN = {
     "l2": 1e-3,
     "trainer": {"use": "adam", "steps": 10, "batch": 6, "eps_root": 1e-3, "save_every": 4},
     "methods": ["run-influence", "retrain"],
-    "truth": {"kind": "run", "items": 5, "subsets": 6, "subset_share": 0.25},
+    "truth": {"kind": "run", "items": 5, "subsets": 6, "subset_share": 0.25, "extremes": []},
     "remove": [0.1, 0.25],
     "certificate": False,
     "executor": "serial",
