@@ -26,6 +26,7 @@ from .bilevel import (
     diagnose as diagnose,
 )
 from .errors import (
+    BankError as BankError,
     ConfigError as ConfigError,
     ConvergenceError as ConvergenceError,
     DataError as DataError,
@@ -148,6 +149,7 @@ from .networks import (
     Layer as Layer,
     LayeredLoss as LayeredLoss,
     LayerStack as LayerStack,
+    OneHotLoss as OneHotLoss,
     OutputLoss as OutputLoss,
     SoftmaxLoss as SoftmaxLoss,
     SquaredLoss as SquaredLoss,
@@ -238,6 +240,10 @@ from .runtime import (
     warn as warn,
 )
 from .studies import (
+    Bank as Bank,
+    BankedLevel as BankedLevel,
+    BankedVariation as BankedVariation,
+    BankSetting as BankSetting,
     Cleaning as Cleaning,
     Comparing as Comparing,
     Comparison as Comparison,
@@ -251,8 +257,10 @@ from .studies import (
     StudyResult as StudyResult,
     Tracker as Tracker,
     Variation as Variation,
+    Verified as Verified,
     clean as clean,
     differing_versions as differing_versions,
+    load_bank as load_bank,
     load_comparison as load_comparison,
     load_study as load_study,
     open_stores as open_stores,
@@ -262,6 +270,8 @@ from .studies import (
     pilot as pilot,
     read_learner as read_learner,
     read_targets as read_targets,
+    verify_bank as verify_bank,
+    write_bank as write_bank,
 )
 from .tasks import (
     LEVELS as LEVELS,

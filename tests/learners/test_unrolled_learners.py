@@ -5,10 +5,11 @@ from dataclasses import replace
 import higher
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from how_many import examples
 from metafluence import Batch, BilevelProblem, InputError, TaskSet, Weights, descend, loss_gradient
 from metafluence.testing.problems import random_meta, task_sets
 from metafluence_plugins.backbones.mlp import MLP
@@ -127,7 +128,7 @@ def test_first_order_takes_the_gradients_at_the_adapted_parameters(learner):
 
 
 @given(data=task_sets(), steps=st.integers(1, 4))
-@settings(max_examples=10)
+@examples(10)
 def test_adaptation_is_gradient_descent_as_torch_does_it(data, steps):
     learner = MAML(MLP((2,)), steps=steps, rate=0.05)
     problem = BilevelProblem(learner, data, 0.0, EXACT)

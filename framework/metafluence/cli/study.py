@@ -213,9 +213,10 @@ def _say_several(whole: metafluence.Merged, full: bool) -> None:
     for level in whole.levels:
         _print_tables(whole.at(level), [level])
         for table in whole.rankings(level).values():
-            console.print()
-            console.print(text_table(table, table.title))
-            console.print(Text(table.about, style="dim"))
+            if full or len(table.rows) <= RANKED:
+                console.print()
+                console.print(text_table(table, table.title))
+                console.print(Text(table.about, style="dim"))
     _print_failed([(reason, ", ".join(who)) for reason, who in [*whole.failed, *whole.failed_runs]], full)
     _print_folded([_warned(f"{text}{f' ({where})' if where else ''}") for text, where in whole.warnings], full)
     console.print()
@@ -256,6 +257,8 @@ def _warned(text: str) -> Text:
     return Text(f"Warning: {text}", style="yellow")
 
 
+RANKED = 12
+"""Rows of a ranking over variations; a longer one is printed with --full alone, as the page has it."""
 HEADING = 9
 """Letters of a line of a number's heading, as far as words allow."""
 
@@ -295,7 +298,7 @@ def text_table(table: metafluence.Table, title: str) -> Table:
     shown.title = Text(title)
     for i, heading in enumerate(table.titles):
         words = i in table.words
-        lines = Text(heading if words else textwrap.fill(heading, HEADING))
+        lines = Text(heading if words else textwrap.fill(heading, HEADING, break_long_words=False))
         shown.add_column(lines, justify="left" if words else "right", no_wrap=not words, overflow="fold")
     for row in table.rows:
         shown.add_row(*map(Text, row))

@@ -165,11 +165,9 @@ def _references(group: Group, level: Level, shown: Sequence[Column]) -> list[lis
             },
         ),
     ]
-    return [
-        [name, "", *(cells.get(c.field, Mean()).text(c.form, c.bounds) for c in shown)]
-        for name, cells in rows
-        if next(iter(cells.values())).n
-    ]
+    known = [(name, cells) for name, cells in rows if next(iter(cells.values())).n]
+    texts = [[name, "", *(cells.get(c.field, Mean()).text(c.form, c.bounds) for c in shown)] for name, cells in known]
+    return [row for row in texts if any(cell != NOTHING for cell in row[2:])]
 
 
 def _name(group: Group, level: Level, method: Method) -> str:

@@ -137,28 +137,32 @@ def about(found: Sequence[Ranked]) -> str:
 
 
 def ranking_findings(groups: Sequence[Group], level: Level) -> list[str]:
-    """For each column who is best over all variations, in a sentence that names no winner inside the noise."""
-    return [_sentence(ranked) for ranked in rankings(groups, level) if len(ranked.places) > 1]
+    """Who is best over all variations, in sentences that name no winner inside the noise; the columns by which it is
+    the same stand together.
+    """
+    found: dict[str, list[str]] = {}
+    for ranked in rankings(groups, level):
+        found.setdefault(_said(ranked), []).append(ranked.column.heading)
+    return [f"By {listed(headings) if len(headings) > 1 else headings[0]}, {said}" for said, headings in found.items()]
 
 
-def _sentence(ranked: Ranked) -> str:
-    heading, count, best = ranked.column.heading, len(ranked.places), ranked.best
+def _said(ranked: Ranked) -> str:
+    """What stands in the sentence after the column."""
+    count, best = len(ranked.places), ranked.best
     over = f"over {ranked.variations} variations and {ranked.seeds} seed{'s' if ranked.seeds > 1 else ''}"
     if not ranked.beats(ranked.places[0]):
-        return f"By {heading}, no estimator is better than chance, {over}."
+        return f"no estimator is better than chance, {over}."
     if not best:
         first, last = min(ranked.places, key=lambda p: p.rank), max(ranked.places, key=lambda p: p.rank)
-        span = f"mean ranks from {first.rank:.1f} ({named(first.name)}) to {last.rank:.1f} ({named(last.name)})"
-        return f"By {heading}: {span} of {count}, {over}; fewer than {FEWEST} common seeds name no winner."
-    ranks = f"mean rank {best[0].rank:.1f} of {count}, {over}"
+        span = f"mean ranks are from {first.rank:.1f} ({named(first.name)}) to {last.rank:.1f} ({named(last.name)})"
+        return f"{span} of {count}, {over}; fewer than {FEWEST} common seeds name no winner."
     if len(best) == 1:
         tally = best[0].tally
-        all_of = "all others" if tally is not None and not tally.tied else f"{tally.ahead if tally else 0} others"
-        return f"By {heading}, {named(best[0].name)} is ahead of {all_of} ({ranks})."
+        others = "all others" if tally is not None and not tally.tied else f"{tally.ahead if tally else 0} others"
+        return f"{named(best[0].name)} is ahead of {others}, {over}."
     if len(best) == count:
-        return f"By {heading}, no estimator can be told apart from another ({over})."
-    tied = listed([named(place.name) for place in best])
-    return f"By {heading}, {tied} cannot be told apart: none is behind another ({ranks})."
+        return f"no estimator can be told apart from another, {over}."
+    return f"{listed([named(place.name) for place in best])} cannot be told apart: none is behind another, {over}."
 
 
 def _ranked_by(groups: Sequence[Group]) -> list[Column]:
