@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import metafluence as mf
+from metafluence.package_files import resource
 from metafluence.studies.bank import ARRAYS, FACTS, fingerprint_of, save_bank
 from metafluence.studies.bank_checks import _drawn
 from small_studies import SEVERAL, changed, command
@@ -204,3 +205,38 @@ def test_what_is_made_again_is_of_every_variation_and_level(bank):
     assert {(one.seed, level) for one, level, _ in drawn} == {(seed, level) for seed in (0, 1) for level in LEVELS}
     assert [i for *_, i in drawn] != [i for *_, i in _drawn(found, 4, 1)]
     assert len({(one.seed, level, i) for one, level, i in _drawn(found, None, 0)}) == found.retrainings
+
+
+def test_other_versions_are_said_and_another_machine_is_no_matter(bank):
+    found = mf.load_bank(bank)
+    there = {**found.study, "device": "cuda:7", "executor": {"use": "dask", "address": "tcp://nowhere:1"}}
+    save_bank(replace(found, study=there, versions={**found.versions, "torch": "1.0"}), bank)
+    checked = mf.verify_bank(bank, mf.default_registry(), 1)
+    assert checked.sentences()[-1] == f"The bank was made with other versions: torch 1.0 (now {torch.__version__})."
+
+
+def test_other_code_of_one_s_own_is_found(bank):
+    save_bank(replace(mf.load_bank(bank), code={"learner mine": "0" * 16}), bank)
+    with pytest.raises(mf.BankError, match="code of learner mine is not that of the bank"):
+        verify(bank, 1)
+
+
+SHIPPED = Path(__file__).parents[2] / "banks" / "small-exact"
+
+
+def test_the_shipped_bank_is_of_the_shipped_study():
+    """A change of the study that changes its ground truth asks for a new bank."""
+    bank = mf.load_bank(SHIPPED)
+    study = mf.load_comparison(resource("studies/small-exact.yaml"))
+    theirs = mf.parse_comparison(bank.study)
+    for ours, banked in zip(study.variations, theirs.variations, strict=True):
+        assert ours.work == banked.work
+        assert ours.config.truth == banked.config.truth
+        assert ours.config.levels == banked.config.levels
+    assert bank.retrainings == 3 * (10 + 40 + 60 + 3 * 8)
+    assert sum(file.stat().st_size for file in SHIPPED.iterdir()) < 500_000
+
+
+@pytest.mark.slow
+def test_the_shipped_bank_is_verified():
+    assert mf.verify_bank(SHIPPED, mf.default_registry(), 9).largest < 1e-9

@@ -114,7 +114,7 @@ def test_another_number_of_threads_gives_the_same_tasks():
         found = []
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            found.append(drawn(Demonstrations(steps=100)).train.fingerprint())
+            found.append(drawn(Demonstrations(hidden=(24,), steps=60)).train.fingerprint())
     finally:
         torch.set_num_threads(before)
     assert found[0] == found[1]
@@ -147,3 +147,7 @@ def test_squared_error_of_classes_is_that_of_vectors_with_a_one():
         assert torch.equal(
             getattr(mf.OneHotLoss(), name)(outputs, targets), getattr(mf.SquaredLoss(), name)(outputs, ones)
         )
+
+
+def test_its_summary_has_classes():
+    assert dict(mf.summarise(DATASET).lines)["targets"] == "5 classes"

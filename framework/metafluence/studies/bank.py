@@ -21,6 +21,8 @@ from metafluence.studies.bank_setting import BankSetting, remake
 from metafluence.studies.variations import parse_comparison
 
 FORMAT = 1
+HERE = {"device": "cpu", "executor": "serial", "distributed": False}
+"""How a study's problem is made again, so that a bank needs no machine like the one that it was made on."""
 FACTS, ARRAYS, IDENTITY = "bank.json", "retrained.safetensors", "metafluence bank"
 
 
@@ -69,6 +71,8 @@ class Bank:
     ) -> BankSetting:
         """The problem, λ* and the targets that the changes of a variation are of: drawn again, nothing is trained.
 
+        It is on the processor, and its retrainings are made one after another, wherever the study was done.
+
         registry: with the components that the study names, if some are of your own. observer: is told of retrainings.
         Raises BankError where the data are others than the bank's, or λ* is no minimum with them.
         """
@@ -78,7 +82,7 @@ class Bank:
         ]
         if len(configs) != 1:
             raise BankError(f"The study of the bank has no variation {variation.label}. The bank is damaged.")
-        return remake(configs[0], registry or default_registry(), variation, observer)
+        return remake(configs[0].model_copy(update=HERE), registry or default_registry(), variation, observer)
 
 
 def save_bank(bank: Bank, folder: Path) -> None:
