@@ -2,8 +2,9 @@
 
 `few`: 96 digit tasks seen again and again by MAML in a smooth run (Adam with eps_root, cosine to zero, batches of 32);
 single tasks and random tenths of them are left out. `fresh`: digit episodes drawn once each, plain Adam with a short
-warm-up, random 2 to 5 % of them left out, with TracIn over the run's own steps beside it. One thread. Prints a line
-for each run: accuracy on unseen tasks, agreement with replays, and the sweep's seconds over those of training.
+warm-up, random 2 to 5 % of them (with --after, of those of later steps) left out, on request other methods beside it.
+One thread. Prints a line for each run: accuracy on unseen tasks, agreement with replays, and the sweep's seconds over
+those of training.
 """
 
 from __future__ import annotations
@@ -138,12 +139,14 @@ def fresh_run(name: str, drawn: mf.Split, seed: int, options: argparse.Namespace
     rate, draws = options.rate, torch.Generator().manual_seed(seed + 1)
     trainer = {"steps": options.steps, "batch": 8, "learning_rate": rate, "warmup": 5, "order": "epochs"}
     run, targets, scores, said = scored(name, trainer, drawn, options.hidden, seed=seed)
-    shares = torch.linspace(0.02, 0.05, options.subsets)
-    count = 8 * options.steps
-    sets = [tuple(torch.randperm(count, generator=draws)[: round(float(s) * count)].tolist()) for s in shares]
+    asked = torch.cat(run.batches[options.after :]).unique()
+    sets = [
+        tuple(asked[torch.randperm(len(asked), generator=draws)[: round(share * len(asked))]].tolist())
+        for share in torch.linspace(0.02, 0.05, options.subsets).tolist()
+    ]
     true = mf.replayed(run, sets, targets).loss_change[:, 0].numpy()
     print(
-        f"{name}, {options.steps} x 8 fresh episodes, rate {rate}, seed {seed}: {said}; LDS "
+        f"{name}, {options.steps} x 8 fresh episodes, after {options.after}, rate {rate}, seed {seed}: {said}; LDS "
         f"{interval(sums(scores, sets), true)}, slope {slope(sums(scores, sets), true):.2f}",
         flush=True,
     )
@@ -160,6 +163,7 @@ def main() -> None:
     parser.add_argument("--learners", nargs="+", default=list(LEARNERS), choices=list(LEARNERS))
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--rate", type=float, default=3e-3)
+    parser.add_argument("--after", type=int, default=0, help="ask about the episodes of the steps after this one only")
     parser.add_argument("--way", type=int, default=3)
     parser.add_argument("--shot", type=int, default=3)
     parser.add_argument("--hidden", type=int, default=16)

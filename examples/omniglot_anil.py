@@ -36,7 +36,7 @@ def train(files: Files, steps: int, width: int, folder: Path, record: Callable[.
     features, head, log_rate = conv4(width), nn.Linear(width, WAYS), nn.Parameter(torch.zeros(()))
     all_parameters = [*features.parameters(), *head.parameters(), log_rate]
     optimizer = torch.optim.Adam(all_parameters, lr=META_RATE)
-    described = {"steps": ADAPTATION_STEPS, "rate": FAST_RATE, "learn_rate": True}
+    described = {"steps": ADAPTATION_STEPS, "rate": FAST_RATE, "learn_rates": "one"}
     learner = mf.build("learner", "anil", backbone=mf.per_task_norms(features), **described)  # (+)
     recorder = record(folder, learner, optimizer)  # (+)
     for _ in range(steps):

@@ -22,7 +22,7 @@ LEARNERS = {
     "joint": lambda: Joint(MLP((2,))),
     "imaml": lambda: IMAML(MLP((2,)), proximal=1.5),
     "maml": lambda: MAML(MLP((2,)), steps=2, rate=0.3),
-    "anil": lambda: ANIL(MLP((2,)), steps=3, rate=0.3, learn_rate=True),
+    "anil": lambda: ANIL(MLP((2,)), steps=3, rate=0.3, learn_rates="one"),
     "ridge-head": lambda: RidgeHead(MLP((2,)), ridge=0.3, scale=3.0),
     "protonet": lambda: ProtoNet(MLP((2,)), shrinkage=0.1),
 }
@@ -30,7 +30,9 @@ LEARNERS = {
 # What a learner's options change, on classes.
 VARIANTS = {
     "maml-adam": lambda: MAML(MLP((2,)), steps=2, rate=0.05, rule="adam"),
-    "maml-learned-rates": lambda: MAML(MLP((2,)), steps=2, rate=0.3, learn_rates=True),
+    "maml-rate-of-layers": lambda: MAML(MLP((2,)), steps=2, rate=0.3, learn_rates="layer"),
+    "maml-rate-of-tensors": lambda: MAML(MLP((2,)), steps=2, rate=0.3, learn_rates="tensor", rates_by_step=True),
+    "maml-rate-of-entries": lambda: MAML(MLP((2,)), steps=2, rate=0.3, learn_rates="entry", rates_as="rate"),
     "maml-first-order": lambda: MAML(MLP((2,)), steps=2, rate=0.3, first_order=True),
     "anil-adam": lambda: ANIL(MLP((2,)), steps=2, rate=0.05, rule="adam"),
     "anil-first-order": lambda: ANIL(MLP((2,)), steps=2, rate=0.3, first_order=True),

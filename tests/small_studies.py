@@ -3,6 +3,7 @@
 import contextlib
 import io
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 import yaml
 
 from metafluence.cli import main
+from metafluence.reports import Attempts
+from metafluence.reports.study import report
 from parts import LEARNERS
 
 # One study.
@@ -63,7 +66,7 @@ RUN = {
     "l2": 1e-3,
     "trainer": {"use": "adam", "steps": 10, "batch": 6, "eps_root": 1e-3, "save_every": 4},
     "methods": ["run-influence", "retrain"],
-    "truth": {"kind": "run", "items": 5, "subsets": 6, "subset_share": 0.25},
+    "truth": {"kind": "run", "items": 5, "subsets": 6, "subset_share": 0.25, "extremes": []},
     "remove": [0.1, 0.25],
     "certificate": False,
     "executor": "serial",
@@ -85,6 +88,15 @@ def configuration(name: str, **changes) -> dict:
     made = LEARNERS[name]()
     own = {f.name: getattr(made, f.name) for f in fields(made) if f.name != "backbone"}
     return {"use": name, "backbone": {"use": "mlp", "hidden": [2]}, **own, **changes}
+
+
+@contextlib.contextmanager
+def without_pictures() -> Iterator[None]:
+    """Reports have no figures meanwhile: drawing them takes most of the time of a small study."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Attempts, "picture", lambda *given: None)
+        patch.setattr(report, "exhibit", lambda *given: None)
+        yield
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from small_studies import changed
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "benchmarks").rglob("README.md"))]
+PAGES.append(ROOT / "banks" / "README.md")
 EXAMPLES = ROOT / "examples"
 SOURCES = ("framework", "plugins", "tests", "examples", "benchmarks")
 

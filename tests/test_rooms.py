@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 from types import FunctionType
 
@@ -30,10 +31,27 @@ def named(file: Path) -> str:
     return file.relative_to(ROOT).as_posix()
 
 
+@cache
+def parsed(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+@cache
+def used() -> set[tuple[str, str, str]]:
+    """Who imports what from where: (a file's room, a module, a name) for every `from module import name`."""
+    return {
+        (room(file), node.module or "", alias.name)
+        for file in FRAMEWORK
+        for node in ast.walk(parsed(file))
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+
+
 def imports(file: Path) -> list[str]:
     """Every module that a file imports, anywhere in it, also where only a type checker looks."""
     found = []
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    for node in ast.walk(parsed(file)):
         if isinstance(node, ast.ImportFrom):
             assert not node.level, f"{named(file)} imports relatively; write metafluence.room"
             found.append(node.module or "")
@@ -63,7 +81,7 @@ def test_imports_run_one_way_and_through_the_door(file):
 
 @pytest.mark.parametrize("folder", [f for f in ROOMS if (SOURCE / f).is_dir()])
 def test_a_room_says_what_it_is_for_and_exports_what_others_use(folder):
-    tree = ast.parse((SOURCE / folder / "__init__.py").read_text(encoding="utf-8"))
+    tree = parsed(SOURCE / folder / "__init__.py")
     assert ast.get_docstring(tree)
     exported = {alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names}
     stub = ast.parse((SOURCE / "__init__.pyi").read_text(encoding="utf-8"))
@@ -74,15 +92,9 @@ def test_a_room_says_what_it_is_for_and_exports_what_others_use(folder):
         for alias in node.names
     }
     assert public <= exported
-    used = {
-        alias.name
-        for file in FRAMEWORK
-        if room(file) != folder
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
-        if isinstance(node, ast.ImportFrom) and node.module == f"metafluence.{folder.replace('/', '.')}"
-        for alias in node.names
-    }
-    unused = exported - used - public
+    door = f"metafluence.{folder.replace('/', '.')}"
+    elsewhere = {name for there, module, name in used() if module == door and there != folder}
+    unused = exported - elsewhere - public
     assert folder in ("cli", "testing") or not unused, f"nobody outside {folder} uses {sorted(unused)}"
 
 
@@ -96,7 +108,7 @@ def test_plugins_use_the_public_api_only(file):
 @pytest.mark.parametrize("file", FRAMEWORK + PLUGINS, ids=named)
 def test_no_import_hides_in_a_function_and_files_stay_short(file):
     text = file.read_text(encoding="utf-8")
-    tree = ast.parse(text)
+    tree = parsed(file)
     for function in ast.walk(tree):
         if isinstance(function, ast.FunctionDef):
             assert not any(isinstance(n, ast.Import | ast.ImportFrom) for n in ast.walk(function))

@@ -19,7 +19,7 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {"README.md": "index.md", "CHANGELOG.md": "CHANGELOG.md"}
 """Documents outside of docs/, by the page that they become."""
-PAGES |= {path: path for path in ("benchmarks/README.md", "benchmarks/peers/README.md")}
+PAGES |= {path: path for path in ("benchmarks/README.md", "benchmarks/peers/README.md", "banks/README.md")}
 NOTEBOOKS = "notebooks/"
 """Where the pages of notebooks are."""
 CODE = (".py", ".yaml")

@@ -26,6 +26,7 @@ from .bilevel import (
     diagnose as diagnose,
 )
 from .errors import (
+    BankError as BankError,
     ConfigError as ConfigError,
     ConvergenceError as ConvergenceError,
     DataError as DataError,
@@ -53,6 +54,7 @@ from .evaluation import (
     Interval as Interval,
     Measured as Measured,
     Metric as Metric,
+    Number as Number,
     Reliability as Reliability,
     RemovalCurve as RemovalCurve,
     Replayed as Replayed,
@@ -94,11 +96,13 @@ from .learners import (
     ImplicitLearner as ImplicitLearner,
     InnerHessian as InnerHessian,
     InnerRule as InnerRule,
+    LearnedRates as LearnedRates,
     LinearHead as LinearHead,
     MetaLearner as MetaLearner,
     Minimum as Minimum,
     NetworkLearner as NetworkLearner,
     Optimiser as Optimiser,
+    RateScale as RateScale,
     StepLearner as StepLearner,
     descend as descend,
     minimise_inner as minimise_inner,
@@ -145,6 +149,7 @@ from .networks import (
     Layer as Layer,
     LayeredLoss as LayeredLoss,
     LayerStack as LayerStack,
+    OneHotLoss as OneHotLoss,
     OutputLoss as OutputLoss,
     SoftmaxLoss as SoftmaxLoss,
     SquaredLoss as SquaredLoss,
@@ -235,6 +240,10 @@ from .runtime import (
     warn as warn,
 )
 from .studies import (
+    Bank as Bank,
+    BankedLevel as BankedLevel,
+    BankedVariation as BankedVariation,
+    BankSetting as BankSetting,
     Cleaning as Cleaning,
     Comparing as Comparing,
     Comparison as Comparison,
@@ -248,8 +257,10 @@ from .studies import (
     StudyResult as StudyResult,
     Tracker as Tracker,
     Variation as Variation,
+    Verified as Verified,
     clean as clean,
     differing_versions as differing_versions,
+    load_bank as load_bank,
     load_comparison as load_comparison,
     load_study as load_study,
     open_stores as open_stores,
@@ -259,6 +270,8 @@ from .studies import (
     pilot as pilot,
     read_learner as read_learner,
     read_targets as read_targets,
+    verify_bank as verify_bank,
+    write_bank as write_bank,
 )
 from .tasks import (
     LEVELS as LEVELS,

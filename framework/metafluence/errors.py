@@ -54,6 +54,10 @@ class StoreError(MetafluenceError):
     """Stored work that does not belong to what is being asked."""
 
 
+class BankError(MetafluenceError):
+    """A bank of retrainings that is damaged, or that its study does not give again."""
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out: Python's own error, or torch's for a processor or a GPU."""
     told = isinstance(error, RuntimeError) and re.search("out of memory|can't allocate memory", str(error))

@@ -38,13 +38,13 @@ def random_weights(problem: BilevelProblem, seed: int) -> Weights:
 
 @pytest.mark.parametrize("level", mf.WEIGHED)
 @given(seed=st.integers(0, 2**20))
-@settings(max_examples=3)
+@settings(max_examples=2)
 def test_edits_are_the_derivative_of_exact_retraining(level, seed):
     bilevel = problem(tasks(4, seed))
     weights = random_weights(bilevel, seed)
     fit = NEWTON.fit(bilevel, weights, generator=seeded())
     context = mf.Context(bilevel.at(fit.meta, weights), level)
-    removals = [(1,), (0, 3), (2, 2)]
+    removals = [(1,), (0, 3, 3)]
     found = METHODS["influence"].parameter_change(METHODS["influence"].prepare(context), removals).values
     bank = mf.RetrainBank(bilevel, fit, NEWTON, Serial(), weights=weights)
     step = 1e-3

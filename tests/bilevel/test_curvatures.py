@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import assume, given, settings, strategies as st
+from hypothesis import assume, given, strategies as st
 
 import metafluence as mf
+from how_many import examples
 from metafluence import InputError
 from metafluence.testing import central_jacobian
 from metafluence.testing.differences import ROUNDING, SETTLED
@@ -21,6 +22,11 @@ from metafluence_plugins.solvers.exact import Exact
 from parts import EXACT, LEARNERS
 
 each_learner = pytest.mark.parametrize("learner", LEARNERS.values(), ids=LEARNERS.keys())
+# Inner minimisation makes imaml's examples ten times as long as others'.
+each_quick_learner = pytest.mark.parametrize(
+    "learner",
+    [pytest.param(make, id=name, marks=pytest.mark.slow if name == "imaml" else ()) for name, make in LEARNERS.items()],
+)
 
 
 def drawn(data, learner) -> tuple[mf.BilevelProblem, torch.Tensor, mf.Weights]:
@@ -29,9 +35,9 @@ def drawn(data, learner) -> tuple[mf.BilevelProblem, torch.Tensor, mf.Weights]:
     return problem, random_meta(problem), weights
 
 
-@each_learner
+@each_quick_learner
 @given(data=st.data())
-@settings(max_examples=4)
+@examples(4)
 def test_gauss_newton_is_made_of_the_derivative_of_adapted_outputs(learner, data):
     problem, meta, weights = drawn(data, learner)
     point = problem.at(meta, weights)
@@ -66,9 +72,9 @@ def plain(problem: mf.BilevelProblem, task: int, weights: mf.Weights):
     return loss
 
 
-@each_learner
+@each_quick_learner
 @given(data=st.data())
-@settings(max_examples=3)
+@examples(3)
 def test_without_third_order_it_is_the_outer_losses_own_hessian_along_adaptation(learner, data):
     problem, meta, weights = drawn(data, learner)
     point = problem.at(meta, weights)
@@ -99,7 +105,7 @@ def test_without_third_order_it_is_the_outer_losses_own_hessian_along_adaptation
 
 @each_learner
 @given(data=st.data())
-@settings(max_examples=5)
+@examples(5)
 def test_its_products_do_not_depend_on_chunks(learner, data):
     problem, meta, weights = drawn(data, learner)
     whole = problem.at(meta, weights).hessian(form="gauss-newton").dense()
@@ -109,7 +115,7 @@ def test_its_products_do_not_depend_on_chunks(learner, data):
 
 @pytest.mark.parametrize("curvature", [GaussNewtonCurvature(), FisherCurvature()], ids=["gauss-newton", "fisher"])
 @given(data=st.data())
-@settings(max_examples=5)
+@examples(5)
 def test_leaving_a_task_out_takes_its_own_part_from_the_same_curvature(curvature, data):
     problem, meta, _ = drawn(data, LEARNERS["logistic-head"])
     point = problem.at(meta)
@@ -137,7 +143,7 @@ class NoOutputLoss(IMAML):
 
 
 @given(data=st.data())
-@settings(max_examples=2)
+@examples(2)
 def test_a_learner_without_an_output_loss_is_refused(data):
     problem = data.draw(problems(lambda: NoOutputLoss(LEARNERS["imaml"]().backbone), EXACT))
     with pytest.raises(InputError, match=r"output_loss.*exact"):

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 import metafluence as mf
+from how_many import examples
 from metafluence.testing.problems import random_meta
 from parts import EXACT, LEARNERS, NEWTON, REAL, VARIANTS
 
@@ -38,7 +39,7 @@ def near(found: torch.Tensor, wanted: torch.Tensor, tolerance: float = 1e-10) ->
 
 @pytest.mark.parametrize("name", EVERY)
 @given(data=st.data())
-@settings(max_examples=1)
+@examples(1)
 def test_a_padded_task_is_the_task(name, data):
     tasks = data.draw(unequal(real=name in REAL))
     padded = mf.BilevelProblem(EVERY[name](), mf.pad_tasks(tasks), 0.5, EXACT)
@@ -70,7 +71,7 @@ def test_a_padded_task_is_the_task(name, data):
     "name", [pytest.param(name, marks=() if name in LEARNERS else pytest.mark.slow) for name in MINIMISED]
 )
 @given(data=st.data())
-@settings(max_examples=1)
+@examples(1)
 def test_retraining_a_padded_task_is_retraining_the_task(name, data):
     tasks = data.draw(unequal(real=name in REAL))
     padded = mf.BilevelProblem(EVERY[name](), mf.pad_tasks(tasks), 2.0, EXACT)

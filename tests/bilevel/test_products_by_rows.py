@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from torch import nn
 
 import metafluence as mf
+from how_many import examples
 from metafluence.bilevel.chunk import Chunk
 
 
@@ -28,7 +29,7 @@ def problem(kind: str, learner: str, seed: int) -> mf.BilevelProblem:
 
 
 @given(st.sampled_from(["convolution", "dense"]), st.sampled_from(["joint", "protonet"]), st.integers(0, 99))
-@settings(max_examples=12)
+@examples(12)
 def test_products_by_rows_are_products(kind, learner, seed):
     made = problem(kind, learner, seed)
     generator = torch.Generator().manual_seed(seed)

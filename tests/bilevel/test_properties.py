@@ -4,19 +4,30 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 import metafluence as mf
+from how_many import examples
 from metafluence.testing import learner_suite
+from metafluence.testing.learner_checks import CHECKS, RETRAINING
 from metafluence.testing.problems import problems, random_meta
 from parts import EXACT, LEARNERS, REAL, TIGHT, VARIANTS
 
-for _name, _learner in (LEARNERS | VARIANTS | REAL).items():
-    _examples = 3 if _name in LEARNERS else 1
-    _suite = learner_suite(_learner(), examples=_examples, real=_name in REAL)
-    _suite.__name__ = _suite.__qualname__ = "Test" + _name.title().replace("-", "")
-    globals()[_suite.__name__] = _suite
-del _suite
+
+def add(name: str, suite: type) -> None:
+    suite.__name__ = suite.__qualname__ = "Test" + name.title().replace("-", "")
+    globals()[suite.__name__] = suite
+
+
+for _name, _learner in LEARNERS.items():
+    add(_name, learner_suite(_learner(), examples=3))
+for _name, _learner in (VARIANTS | REAL).items():
+    _options = {"examples": 1, "real": _name in REAL}
+    add(_name, learner_suite(_learner(), RETRAINING, **_options))
+    # Exact retraining takes most of the time.
+    _slow = learner_suite(_learner(), set(CHECKS) - set(RETRAINING), **_options)
+    _slow.pytestmark = [pytest.mark.slow]
+    add(f"{_name}-retraining", _slow)
 
 
 def test_every_registered_learner_is_here():
@@ -25,7 +36,7 @@ def test_every_registered_learner_is_here():
 
 @pytest.mark.parametrize("learner", LEARNERS.values(), ids=LEARNERS.keys())
 @given(data=st.data())
-@settings(max_examples=6)
+@examples(6)
 def test_losses_of_items_are_cross_entropies(learner, data):
     problem = data.draw(problems(learner, EXACT))
     point = problem.at(random_meta(problem))
@@ -36,7 +47,7 @@ def test_losses_of_items_are_cross_entropies(learner, data):
 
 @pytest.mark.parametrize("learner", LEARNERS.values(), ids=LEARNERS.keys())
 @given(data=st.data())
-@settings(max_examples=4)
+@examples(4)
 def test_strong_l2_leaves_only_the_response(learner, data):
     problem = data.draw(problems(learner, EXACT))
     strong = mf.BilevelProblem(problem.learner, problem.tasks, 1e7, EXACT)
@@ -48,7 +59,7 @@ def test_strong_l2_leaves_only_the_response(learner, data):
 
 @pytest.mark.parametrize("name", ["ridge-head", "protonet"])
 @given(data=st.data())
-@settings(max_examples=8)
+@examples(8)
 def test_both_differentiations_agree(name, data):
     """Through the closed form, and by the implicit function theorem."""
     problem = data.draw(problems(LEARNERS[name], EXACT))

@@ -16,7 +16,7 @@ def alone():
     return ranks_work.numbers()
 
 
-@pytest.fixture(scope="module", params=[2, 3])
+@pytest.fixture(scope="module", params=[pytest.param(2, marks=pytest.mark.slow), 3])
 def group(request, tmp_path_factory):
     """How many processes there were, and where what they found lies."""
     named = () if request.param == 2 else ((), ())  # three need no scores

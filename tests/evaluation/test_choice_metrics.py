@@ -98,8 +98,8 @@ def test_what_cannot_be_asked_is_refused(given):
     bare = replace(given, evaluation=replace(given.evaluation, bank=None, truth=None))
     with refused("A selection is fitted again. Give a context with a bank"):
         KEPT.measure(bare)
-    with refused("Reweighting fits again, and there is no `truth` here. Give the study one"):
-        REWEIGHTING.measure(bare)
+    with refused("It compares with retraining, and there is no `truth` here. Give the study one"):
+        REWEIGHTING.of(bare)
     late = replace(given, evaluation=replace(given.evaluation, seen=torch.arange(3)))
     with refused("The run saw some of the items alone, and a budget is of all. Leave it out of this study"):
         KEPT.measure(late)

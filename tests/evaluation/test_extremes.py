@@ -15,7 +15,7 @@ from metafluence.reports import extremes_table, groups
 from metafluence.studies.outcomes import load_outcome, outcome, save_outcome
 from metafluence.studies.variations import Variation
 from refusals import refused
-from small_studies import RUN
+from small_studies import RUN, without_pictures
 
 TRUTH = {**RUN["truth"], "extremes": [0.1, 0.25]}  # one task, and three
 
@@ -181,7 +181,8 @@ def test_seeds_are_pooled_where_all_methods_have_them_and_an_unknown_change_is_n
 
 def test_the_page_and_its_tables_show_it(done, tmp_path):
     result, _ = done
-    page = mf.write_report(result, tmp_path).read_text()
+    with without_pictures():
+        page = mf.write_report(result, tmp_path).read_text()
     assert "<h4>Without the best and the worst</h4>" in page
     assert "Change of the mean validation loss after a replay of this run without the tasks" in page
     assert "without the best 3" in (tmp_path / "tables/task-best-and-worst.md").read_text()

@@ -14,7 +14,7 @@ def drawn(runs: int, items: int, noise: float, seed: int) -> np.ndarray:
     return draws.normal(size=items) + noise * draws.normal(size=(runs, items))
 
 
-@pytest.mark.parametrize("runs", [2, 3, 4, 7, 12])
+@pytest.mark.parametrize("runs", [2, 7])
 def test_it_is_the_squared_correlation_with_the_truth_of_infinitely_many_runs(runs):
     noise, items = 1.5, 800
     found = reliability(drawn(runs, items, noise, 0))
@@ -39,7 +39,7 @@ def test_a_few_runs_are_split_in_every_way(runs):
 
 
 @given(runs=st.integers(2, 6), items=st.integers(3, 12), seed=st.integers(0, 999), shift=st.floats(-5, 5))
-@settings(max_examples=20)
+@settings(max_examples=5)
 def test_what_all_items_share_and_the_order_of_runs_do_not_matter(runs, items, seed, shift):
     effects = drawn(runs, items, 1.0, seed)
     shifts = shift * np.arange(runs)[:, None]
@@ -48,7 +48,7 @@ def test_what_all_items_share_and_the_order_of_runs_do_not_matter(runs, items, s
 
 
 def test_runs_that_share_nothing_rank_no_method():
-    usable = [reliability(np.random.default_rng(seed).normal(size=(4, 12))).usable for seed in range(40)]
+    usable = [reliability(np.random.default_rng(seed).normal(size=(4, 12))).usable for seed in range(20)]
     assert np.mean(usable) <= 0.1
     found = reliability(np.array([[1.0, 2, 3, 4, 5], [5.0, 4, 3, 2, 1]]))
     assert (found.halves, found.whole, found.needed) == (-1, 0, np.inf)

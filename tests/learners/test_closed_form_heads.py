@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from sklearn.linear_model import Ridge
 from sklearn.neighbors import NearestCentroid
 
 import metafluence as mf
+from how_many import examples
 from metafluence import Batch, BilevelProblem, InputError, TaskSet, Weights
 from metafluence.testing.problems import random_meta, task_sets
 from metafluence_plugins.backbones.mlp import MLP
@@ -17,7 +18,7 @@ from parts import EXACT
 
 
 @given(tasks=task_sets(), width=st.sampled_from([2, 9]))
-@settings(max_examples=15)
+@examples(15)
 def test_ridge_head_is_scikit_learns_ridge(tasks, width):
     """With fewer features than instances, and with more: the two ways it is solved."""
     problem = BilevelProblem(RidgeHead(MLP((width,)), ridge=0.2, scale=4.0), tasks, 0.0, EXACT)
@@ -41,7 +42,7 @@ def test_ridge_head_is_scikit_learns_ridge(tasks, width):
 
 
 @given(tasks=task_sets())
-@settings(max_examples=15)
+@examples(15)
 def test_protonet_classifies_by_the_nearest_centroid(tasks):
     problem = BilevelProblem(ProtoNet(MLP((3,))), tasks, 0.0, EXACT)
     learner, meta = problem.learner, random_meta(problem)

@@ -3,10 +3,11 @@
 import higher
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from torch import nn
 
 import metafluence as mf
+from how_many import examples
 from metafluence import Batch, BilevelProblem, FlatModule, InputError, TaskSet
 from metafluence.testing import assert_derivative, central_difference
 from metafluence.testing.problems import random_meta, task_sets
@@ -30,7 +31,7 @@ def images(count: int = 3, ways: int = 2, size: int = 4) -> TaskSet:
 
 
 @given(task_sets())
-@settings(max_examples=15)
+@examples(15)
 def test_closed_form_inner_hessian_is_the_autograd_one(tasks):
     learner = LogisticHead(MLP((3,)), penalty=0.2).bind(tasks)
     generator = torch.Generator().manual_seed(0)
@@ -199,7 +200,7 @@ def test_fresh_parameters_come_from_the_generator_alone():
 
 
 @given(st.integers(0, 2**20), st.booleans())
-@settings(max_examples=20)
+@examples(20)
 def test_minimisers_solve_a_stack_of_quadratics(seed, with_newton):
     generator = torch.Generator().manual_seed(seed)
     root = torch.randn(4, 3, 3, generator=generator, dtype=torch.float64)

@@ -5,10 +5,11 @@ from dataclasses import replace
 import higher
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from how_many import examples
 from metafluence import Batch, BilevelProblem, InputError, TaskSet, Weights, descend, loss_gradient
 from metafluence.testing.problems import random_meta, task_sets
 from metafluence_plugins.backbones.mlp import MLP
@@ -127,7 +128,7 @@ def test_first_order_takes_the_gradients_at_the_adapted_parameters(learner):
 
 
 @given(data=task_sets(), steps=st.integers(1, 4))
-@settings(max_examples=10)
+@examples(10)
 def test_adaptation_is_gradient_descent_as_torch_does_it(data, steps):
     learner = MAML(MLP((2,)), steps=steps, rate=0.05)
     problem = BilevelProblem(learner, data, 0.0, EXACT)
@@ -175,7 +176,7 @@ def test_adam_survives_gradients_that_are_exactly_zero():
 
 
 def test_one_rate_is_learned_for_each_layer():
-    problem = BilevelProblem(MAML(network(), steps=1, rate=0.2, learn_rates=True), tasks(), 0.0, EXACT)
+    problem = BilevelProblem(MAML(network(), steps=1, rate=0.2, learn_rates="layer"), tasks(), 0.0, EXACT)
     learner = problem.learner
     meta = learner.init_meta(None)
     assert problem.size == learner.network.size + 2
@@ -229,6 +230,6 @@ def test_they_say_what_they_need():
     with pytest.raises(InputError, match=r"ANIL: rate is 0.0, but a number above 0"):
         ANIL(MLP(), rate=0.0)
     with pytest.raises(InputError, match="no model without adaptation"):
-        MAML(MLP(), learn_rates=True).unadapted()
+        MAML(MLP(), learn_rates="one").unadapted()
     with pytest.raises(InputError, match="no inner Hessian to solve with by Exact"):
         BilevelProblem(MAML(MLP((2,))), tasks(), 1.0, EXACT).solving_with(EXACT)

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 import metafluence as mf
+from how_many import examples
 
 
 def symmetric(seed: int, *shape: int) -> torch.Tensor:
@@ -13,7 +14,7 @@ def symmetric(seed: int, *shape: int) -> torch.Tensor:
     return half + half.mT
 
 
-@settings(max_examples=20)
+@examples(20)
 @given(st.integers(0, 10**6), st.integers(1, 12), st.integers(1, 3), st.sampled_from([(), (2,), (2, 3)]))
 def test_they_are_those_of_the_dense_matrix(seed, size, k, batch):
     matrix = symmetric(seed, *batch, size)

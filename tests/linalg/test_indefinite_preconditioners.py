@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
+from how_many import examples
 from matrices import Fixed, gap, normal, with_spectrum
 from metafluence import DenseOperator, Solution, SolverError, solve
 from metafluence_plugins.solvers.cg import CG
@@ -24,7 +25,7 @@ def refused():
 
 @SOLVERS
 @given(seed=st.integers(0, 2**20), bad=st.integers(1, 4), dtype=st.sampled_from([torch.float64, torch.float32]))
-@settings(max_examples=20)
+@examples(20)
 def test_an_indefinite_preconditioner_is_refused(kind, seed, bad, dtype):
     entries = torch.rand(9, generator=torch.Generator().manual_seed(seed)).double() + 0.1
     entries[:bad] *= -1

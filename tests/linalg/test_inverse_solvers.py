@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import scipy.sparse.linalg
 import torch
-from hypothesis import example, given, settings, strategies as st
+from hypothesis import example, given, strategies as st
 
 import metafluence as mf
+from how_many import examples
 from matrices import gap, normal, with_spectrum
 from metafluence import (
     DenseOperator,
@@ -43,7 +44,7 @@ seeds = st.integers(0, 2**20)
 
 
 @given(seed=seeds, low=st.sampled_from([0.1, 1.0]))
-@settings(max_examples=15)
+@examples(15)
 def test_cg_and_minres_agree_with_scipy(seed, low):
     matrix = with_spectrum([low, 0.7, 1.0, 1.5, 3.0, 8.0], seed)
     rhs = normal(6, 1, seed=seed + 1)
@@ -54,7 +55,7 @@ def test_cg_and_minres_agree_with_scipy(seed, low):
 
 
 @given(seed=seeds)
-@settings(max_examples=15)
+@examples(15)
 def test_minres_solves_what_cg_refuses(seed):
     matrix, rhs = with_spectrum([-2.0, -0.5, 0.6, 1.0, 4.0], seed), normal(5, 3, seed=seed + 1)
     assert gap(solve(Minres(), DenseOperator(matrix), rhs).value, torch.linalg.solve(matrix, rhs)) < 1e-6
@@ -79,7 +80,7 @@ def test_columns_and_members_that_are_done_cost_nothing_and_stay_finite():
 @given(seed=seeds, terms=st.integers(1, 30), step=st.sampled_from([None, 0.1, 0.2]))
 @example(seed=1115, terms=1, step=None)  # three Lanczos steps are enough for the step's hundredth
 @example(seed=365, terms=1, step=None)  # which do not see the smallest eigenvalue
-@settings(max_examples=25)
+@examples(25)
 def test_neumann_is_its_series(seed, terms, step):
     matrix, rhs = with_spectrum([0.5, 1.0, 2.0, 9.0], seed), normal(4, 2, seed=seed + 1)
     solver = Neumann(step=step, truncation=terms, rtol=1e-300)
@@ -152,7 +153,7 @@ def test_lissa_says_which_step_is_stable_and_what_to_use_where_nothing_can_be_sa
 
 @pytest.mark.parametrize("name", LEARNERS)
 @given(data=st.data())
-@settings(max_examples=8)
+@examples(8)
 def test_parts_of_the_total_hessian_average_to_it(name, data):
     problem = data.draw(problems(LEARNERS[name], EXACT, min_tasks=3))
     weights = mf.Weights.ones(problem.tasks).set("task", 1, 0.3)
@@ -164,7 +165,7 @@ def test_parts_of_the_total_hessian_average_to_it(name, data):
 
 
 @given(data=st.data())
-@settings(max_examples=8)
+@examples(8)
 def test_parts_of_inner_hessians_average_to_them(data):
     problem = data.draw(problems(LEARNERS["imaml"], EXACT))
     point = problem.at(random_meta(problem))
@@ -211,7 +212,7 @@ def test_nystrom_refuses_what_is_indefinite():
 
 
 @given(seed=seeds, tall=st.booleans(), shift=st.sampled_from([1e-6, 0.3, 1e4]))
-@settings(max_examples=20)
+@examples(20)
 def test_woodbury_agrees_with_dense(seed, tall, shift):
     factor = normal(*((9, 3) if tall else (4, 7)), seed=seed)
     operator, rhs = LowRankOperator(factor, shift), normal(factor.shape[0], 2, seed=seed + 1)
@@ -221,7 +222,7 @@ def test_woodbury_agrees_with_dense(seed, tall, shift):
 
 
 @given(data=st.data())
-@settings(max_examples=8)
+@examples(8)
 def test_woodbury_inverts_the_fisher_curvature(data):
     problem = data.draw(problems(LEARNERS["logistic-head"], EXACT))
     weights = mf.Weights.ones(problem.tasks).set("task", 0, 0.5)
@@ -271,7 +272,7 @@ def test_one_krylov_space_or_factorisation_serves_a_whole_sweep():
 
 
 @given(seed=seeds)
-@settings(max_examples=10)
+@examples(10)
 def test_krylov_spaces_are_orthonormal_and_project_to_their_tridiagonal(seed):
     matrix = torch.stack([with_spectrum([1.0, 1, 1, 4, 4, 4], seed), with_spectrum([1.0, 2, 3, 4, 5, 6], seed)])
     space = mf.KrylovSpace(DenseOperator(matrix), normal(2, 6, 1, seed=seed))
@@ -288,7 +289,7 @@ def test_krylov_spaces_are_orthonormal_and_project_to_their_tridiagonal(seed):
 
 
 @given(seed=seeds)
-@settings(max_examples=10)
+@examples(10)
 def test_extreme_eigenvalues_of_a_batch_are_those_of_its_members(seed):
     matrix = torch.stack([with_spectrum([-1.0, 2, 5, 7], seed), with_spectrum([3.0, 3, 3, 3], seed)])
     found = mf.extreme_eigenvalues(DenseOperator(matrix), torch.Generator().manual_seed(seed))
@@ -327,7 +328,7 @@ class Watched(LinearOperator):
 
 
 @given(seed=seeds, spread=st.floats(0, 4), damping=st.sampled_from([0.0, 0.3]))
-@settings(max_examples=15)
+@examples(15)
 def test_refined_is_as_exact_as_double_precision_with_products_of_single(seed, spread, damping):
     matrix = with_spectrum(torch.logspace(-spread, 0, 12, dtype=torch.float64).tolist(), seed)
     rhs, seen = normal(12, 2, seed=seed + 1), []
@@ -364,7 +365,7 @@ def test_refined_says_where_single_precision_does_not_do():
 @pytest.mark.parametrize("form", ["exact", "gauss-newton"])
 @pytest.mark.parametrize("name", LEARNERS)
 @given(data=st.data())
-@settings(max_examples=3)
+@examples(3)
 def test_refined_solves_with_the_total_hessian_of_every_learner(name, form, data):
     problem = data.draw(problems(LEARNERS[name], EXACT, min_l2=2.0))
     operator = problem.at(random_meta(problem)).hessian(form=form)

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 import metafluence as mf
+from how_many import examples
 from matrices import Fixed, gap, normal, with_spectrum
 from metafluence import DenseOperator, InputError, Preconditioner, SolverError, Status, solve, solve_sweep
 from metafluence.testing.operators import CASES, SumOperator
@@ -25,7 +26,7 @@ def inverse_of(preconditioner: Preconditioner, matrix: torch.Tensor, damping: fl
 
 
 @given(seed=seeds, spread=st.sampled_from([1.0, 1e3]))
-@settings(max_examples=15)
+@examples(15)
 def test_extreme_eigenvalues_of_a_preconditioned_operator(seed, spread):
     matrices = torch.stack([with_spectrum([1.0, 2, 5, 9, 30], seed), with_spectrum([-2.0, 1, 1, 7, 8], seed)])
     inverse = torch.diag(torch.logspace(0, 1, 5, base=spread, dtype=torch.float64))
@@ -37,7 +38,7 @@ def test_extreme_eigenvalues_of_a_preconditioned_operator(seed, spread):
 
 
 @given(seed=seeds, terms=st.integers(1, 12), damping=st.sampled_from([0.0, 0.7]), step=st.sampled_from([None, 0.01]))
-@settings(max_examples=20)
+@examples(20)
 def test_neumann_is_its_preconditioned_series(seed, terms, damping, step):
     matrix, rhs = with_spectrum([0.5, 1.0, 2.0, 9.0, 90.0], seed), normal(5, 2, seed=seed + 1)
     solver = Neumann(step=step, truncation=terms, preconditioner=Nystrom(rank=2))
@@ -55,7 +56,7 @@ def test_neumann_is_its_preconditioned_series(seed, terms, damping, step):
 
 
 @given(seed=seeds, columns=st.integers(1, 4), damping=st.sampled_from([0.0, 0.5]))
-@settings(max_examples=8)
+@examples(8)
 def test_a_preconditioned_series_reaches_the_dense_answer_with_fewer_products(seed, columns, damping):
     matrix, rhs = with_spectrum(FEW_LARGE, seed), normal(len(FEW_LARGE), columns, seed=seed + 1)
     wanted = torch.linalg.solve(matrix + damping * torch.eye(len(matrix)).double(), rhs)

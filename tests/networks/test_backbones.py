@@ -4,10 +4,11 @@ import typing
 
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from torch import nn
 
 import metafluence as mf
+from how_many import examples
 from metafluence import Batch, BilevelProblem, InputError, TaskSet
 from metafluence.networks.backbones import POOLINGS
 from metafluence.networks.normalisation import NORMS
@@ -95,7 +96,7 @@ def test_what_cannot_be_built_is_said(make, message):
     st.integers(2, 5), st.integers(1, 3), st.integers(1, 3), st.booleans(), st.sampled_from([(), (3,), (3, 2)]),
     st.integers(0, 2**20),
 )  # fmt: skip
-@settings(max_examples=40)
+@examples(40)
 def test_norms_are_torch_s_with_their_gradients(n, groups, per_group, affine, places, seed):
     generator = torch.Generator().manual_seed(seed)
     channels = groups * per_group

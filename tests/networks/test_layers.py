@@ -4,12 +4,13 @@ import warnings
 
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from torch import nn
 from torch.nn import functional
 from torch.nn.utils import parametrizations, parametrize
 
 import metafluence as mf
+from how_many import examples
 from metafluence import BilevelProblem
 from metafluence.networks import FlatModule, gradients_each
 from metafluence.networks.layer_proof import proven_layers
@@ -196,7 +197,7 @@ def check(made: FlatModule, seed: int) -> None:
 
 
 @given(st.sampled_from(sorted(IMAGES)), st.sampled_from(sorted(VECTORS)), st.integers(0, 2**10))
-@settings(max_examples=25)
+@examples(25)
 def test_gradients_of_groups_are_autograd_s(image, vector, seed):
     check(network(image, vector, seed), seed)
 

@@ -15,19 +15,22 @@ from metafluence.reports.comparison.errors import budget_table, mean_cells
 from metafluence.reports.figures.level import level_figures
 from metafluence.reports.groups import groups
 from metafluence.reports.results import rows_frame
-from metafluence.reports.similar_messages import alike
 from metafluence.reports.study import report as study_report, section
 from metafluence.reports.tables import level_table, narrow_table
 from metafluence.reports.text_table import number
 from metafluence.reports.verdict import inspected_until_all
+from metafluence.sentences import alike
 from metafluence.studies.comparison import Comparing
 from small_studies import SEVERAL, command
 
+FEW = {**SEVERAL["episodes"], "shot": 2, "query": 2}
 STUDY = {
     **SEVERAL,
+    "episodes": FEW,
     "levels": ["task", "query"],
     "methods": ["influence", "loss", {"use": "influence", "solver": {"use": "cg", "max_iterations": 1}}],
     "truth": {"items": 3, "subsets": 3},
+    "remove": 0.34,
     "grid": {"method": "influence", "inner": ["exact"], "outer": ["cg", "ek-fac", {"use": "neumann", "truncation": 2}]},
     "budget": {"methods": ["influence", {"use": "influence", "solver": {"use": "cg", "max_iterations": 1}}]},
     "published": [
@@ -42,7 +45,16 @@ STUDY = {
         },
         {"source": "another", "level": "query", "rows": {"loss": {"accuracy": 0.625}}},
     ],
-    "sizes": {"tiny": {"seeds": 1, "vary": {}, "levels": ["task"], "methods": ["loss"], "truth.subsets": 0}},
+    "sizes": {
+        "tiny": {
+            "seeds": 1,
+            "vary": {},
+            "levels": ["task"],
+            "methods": ["loss"],
+            "truth.subsets": 0,
+            "remove": [0.34, 0.5],
+        }
+    },
 }
 METHOD = ("influence", "cg")
 
@@ -233,7 +245,7 @@ def test_the_page_holds_everything_once(store, whole):
     assert "8 of 24 runs failed." in said
     assert said.split("Where the error comes from")[0].count("Raise max_iterations") == 1
     assert "Means over 2 seeds" in said
-    assert page.count("data:image/png;base64,") == 2 * 5 + 2 * 2 + 2, "figures by level; pictures and grids by group"
+    assert page.count("data:image/png;base64,") == 2 * 4 + 2 * 2 + 2, "figures by level; pictures and grids by group"
     links = re.findall(r'<a href="(variations/[^"]+)"', page)
     assert len(links) == 4
     assert all((store / link).is_file() for link in links)
@@ -427,11 +439,13 @@ def varied(tmp_path_factory):
     """Outcomes of a study whose variations differ in their items, shares and targets, with one that failed."""
     waves = {
         "dataset": "sinusoid",
-        "episodes": {"train": 6, "validation": 3, "test": 3, "shot": 3, "query": 3},
+        "episodes": {"train": 6, "validation": 3, "test": 3, "shot": 2, "query": 2},
         "learner": {"use": "ridge-head", "backbone": {"use": "mlp", "hidden": [3]}},
     }
     raw = {
         **SEVERAL,
+        "episodes": FEW,
+        "learner": {"use": "protonet", "backbone": {"use": "mlp", "hidden": [2]}},
         "methods": ["task-if"],
         "truth": {"items": 3},
         "vary": {

@@ -15,7 +15,7 @@ import metafluence as mf
 from made_outcomes import made_group
 from metafluence.evaluation import Row
 from metafluence.reports.attempts import Attempts
-from metafluence.reports.data_dictionary import COLUMNS, markdown_dictionary, meaning
+from metafluence.reports.data_dictionary import dictionary, markdown_dictionary, meaning
 from metafluence.reports.results import item_scores_frame, rows_frame, write_results
 from metafluence.studies.outcomes import save_outcome
 from small_studies import SEVERAL, command
@@ -97,16 +97,16 @@ def test_every_item_has_its_score_names_and_true_change(store):
 
 def test_the_page_has_the_dictionary():
     text = DOCS.read_text(encoding="utf-8")
-    for name in COLUMNS:
+    for name in dictionary():
         assert markdown_dictionary(name) in text, f"Put this into docs/results.md:\n{markdown_dictionary(name)}"
 
 
 def test_every_field_of_a_row_is_described_in_a_sentence():
     for name in Row.__dataclass_fields__.keys() - {"built"}:
         assert meaning("results", name).endswith("."), name
-    assert meaning("results", "method.solver.rtol") == COLUMNS["results"]["method.NAME"]
+    assert meaning("results", "method.solver.rtol") == dictionary()["results"]["method.NAME"]
     with pytest.raises(KeyError):
-        COLUMNS["scores"]["residual"]
+        dictionary()["scores"]["residual"]
 
 
 def test_a_damping_that_the_study_chooses_is_no_parameter(tmp_path):

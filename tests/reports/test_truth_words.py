@@ -43,7 +43,7 @@ def test_tables_captions_and_findings_name_the_truth(kind, name, column):
     assert table.title == f"task level, against {name}"
     assert column in table.titles
     meanings = dict(table.headings)
-    assert meanings["Spearman"] == f"of scores and changes of the validation loss by {name}"
+    assert meanings["Spearman"] == f"Spearman correlation of scores with changes of the validation loss by {name}."
     assert not any("{" in text for text in (*meanings, *meanings.values()))
     assert f"a ranks tasks most like {name} (Spearman 0.800" in " ".join(findings(groups[0]))
     for figure in ("fidelity-against-runtime", "methods-and-variations", "lds-and-variations"):

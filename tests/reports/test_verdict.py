@@ -10,12 +10,12 @@ from sklearn.metrics import roc_auc_score
 
 from made_outcomes import made_group
 from metafluence.evaluation import Row
-from metafluence.reports.columns import COLUMNS
+from metafluence.reports.columns import known_columns
 from metafluence.reports.groups import Group, mean
 from metafluence.reports.verdict import findings
 from metafluence.reports.winners import rank
 
-COLUMN = {column.field: column for column in COLUMNS}
+COLUMN = known_columns()
 A, B, C = ("a", ""), ("b", ""), ("c", "")
 
 

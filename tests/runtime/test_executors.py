@@ -25,8 +25,9 @@ pytestmark = pytest.mark.xdist_group("executors")  # one process starts the clus
 REGISTRY = mf.default_registry()
 PACKAGES = {"dask": "distributed", "ray": "ray"}
 REMOTE = [name for name in REGISTRY.names("executor") if name != "serial"]
-# Workers of Ray take seconds to start.
+# Workers of Ray take seconds to start. What the suite shows of Dask is shown again on Dask among the slow tests.
 QUICK = [pytest.param(name, marks=pytest.mark.slow if name == "ray" else ()) for name in REMOTE]
+QUICKEST = [pytest.param(name, marks=() if name == "processes" else pytest.mark.slow) for name in REMOTE]
 
 
 def make(name: str, **parameters) -> mf.Executor:
@@ -107,7 +108,7 @@ def test_dask_names_work_that_always_kills_its_worker_and_goes_on(tmp_path):
     assert executor_failures(executor) == []
 
 
-@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize("name", QUICKEST)
 def test_results_come_as_they_are_finished(name):
     executor = make(name)
     list(executor.map(Slow(), [0.2, 0.2]))  # the workers are there
@@ -129,7 +130,7 @@ def world() -> World:
     return World(0)
 
 
-@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize("name", QUICKEST)
 def test_fits_are_those_of_one_process_bit_for_bit(name, world):
     removals = [(0,), (2,), (3, 5)]
     trainer = Newton(tolerance=1e-10)
@@ -154,7 +155,7 @@ class Twice(Trainer):
 """
 
 
-@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize("name", QUICKEST)
 def test_a_component_from_a_file_travels(name, world, tmp_path):
     (tmp_path / "twice.py").write_text(TRAINER)
     (tmp_path / "registry.yaml").write_text("components: {trainer: {twice: ./twice.py:Twice}}")

@@ -16,9 +16,11 @@ from metafluence.studies.comparison import Comparing, open_stores
 from metafluence.studies.outcomes import load_outcome
 from small_studies import SEVERAL
 
+STUDY = {**SEVERAL, "episodes": {**SEVERAL["episodes"], "shot": 2, "query": 2}, "truth": {"items": 3}, "remove": 0.34}
+
 
 def compare(folder, **changes):
-    work = Comparing(mf.parse_comparison({**SEVERAL, **changes}), mf.default_registry(), folder)
+    work = Comparing(mf.parse_comparison({**STUDY, **changes}), mf.default_registry(), folder)
     results = []
     outcomes = work.run(lambda study, result, place: results.append((study, result, place)))
     return outcomes, results
@@ -32,7 +34,9 @@ def done(tmp_path_factory):
 
 def test_every_variation_is_the_study_done_alone(done, tmp_path):
     _, outcomes, _ = done
-    for one, variation in zip(outcomes, mf.parse_comparison(SEVERAL).variations, strict=True):
+    variations = mf.parse_comparison(STUDY).variations
+    assert len(outcomes) == len(variations) == 4
+    for one, variation in ((outcomes[0], variations[0]), (outcomes[3], variations[3])):
         alone = mf.Study(variation.config, mf.default_registry(), tmp_path / variation.id).run()
         for line, run in zip(one.lines, alone.runs, strict=True):
             assert line.row.spearman == pytest.approx(run.row.spearman, nan_ok=True)
@@ -68,7 +72,8 @@ def test_variations_with_one_fit_share_it(tmp_path):
 
 
 def test_one_that_fails_is_an_outcome_with_its_reason(tmp_path):
-    outcomes, _ = compare(tmp_path, vary={"dataset": {"there": {}, "not": {"dataset": "mnist", "dataset.root": "no"}}})
+    vary = {"dataset": {"there": {}, "not": {"dataset": "mnist", "dataset.root": "no"}}}
+    outcomes, _ = compare(tmp_path, vary=vary, methods=["loss"], truth=None)
     assert [bool(one.reason) for one in outcomes] == [False, False, True, True]
     assert "no" in outcomes[2].reason
     stored = open_stores([tmp_path])[0] if (tmp_path / "study.json").exists() else None

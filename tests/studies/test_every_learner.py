@@ -11,9 +11,15 @@ import metafluence as mf
 from metafluence import default_registry
 from metafluence.evaluation.certificate import Check
 from parts import LEARNERS
-from small_studies import TINY, configuration
+from small_studies import TINY, configuration, without_pictures
 
 UNROLLED = {name for name, make in LEARNERS.items() if make().unrolls}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_pictures():
+    with without_pictures():
+        yield
 
 
 def run(folder: Path, learner: dict, **changes) -> mf.StudyResult:

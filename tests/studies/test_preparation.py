@@ -30,7 +30,7 @@ def test_other_seeds_are_other_seeds(tmp_path, monkeypatch):
         banks.append(self._generator(purpose).initial_seed())
         stores.append(store)
 
-    monkeypatch.setattr(Preparation, "_bank", bank)
+    monkeypatch.setattr(Preparation, "bank_about", bank)
     monkeypatch.setattr("metafluence.studies.preparation.Targets", lambda *parts: parts)
     here = preparation(tmp_path, truth={"seeds": 3})
     here._fits = SimpleNamespace(fit=fit)  # pyright: ignore[reportAttributeAccessIssue]
@@ -47,7 +47,7 @@ def test_a_bank_draws_from_the_seed_of_its_own_fit(tmp_path, monkeypatch):
     here = preparation(tmp_path, truth={"start": "cold", "seeds": 2})
     split = SimpleNamespace(train=world(0).problem.tasks, validation=None)
     for purpose in ("fit", "fit 1"):
-        here._bank(None, None, split, purpose, tmp_path)  # pyright: ignore[reportArgumentType]
+        here.bank_about(None, None, split, purpose, tmp_path)  # pyright: ignore[reportArgumentType]
     assert seeds == [here._generator(purpose).initial_seed() for purpose in ("fit", "fit 1")]
 
 

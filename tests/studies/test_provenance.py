@@ -13,7 +13,7 @@ from metafluence.registry import parse_yaml, write_yaml
 from metafluence.runtime import load_facts, save_facts
 from metafluence.studies.provenance import keep_source
 from refusals import refused
-from small_studies import SMALL, changed, command
+from small_studies import SMALL, changed, command, without_pictures
 
 MINE = """
 from dataclasses import dataclass
@@ -34,6 +34,12 @@ class Mine(mf.AttributionMethod):
         losses = state.point.item_losses(state.level) ** self.power
         return mf.Scores(FACTOR * losses[:, None].expand(-1, targets.count), state.level, self.units)
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_pictures():
+    with without_pictures():
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -65,8 +71,8 @@ def original(folder: Path) -> Path:
         "components: {method: {squared: {use: mine, power: 2}, loss: {at: './mine.py:Mine', override: true}},"
         " solver: {tight: {use: cg, rtol: 1e-12}}}\ndisabled: {method: [random]}"
     )
-    study = changed(methods=["squared", "loss", {"use": "task-if", "solver": "tight"}], truth={"items": 3})
-    study |= {"certificate": False, "sizes": {"small": {"l2": 2.0}}}
+    study = changed(methods=["squared", "loss", {"use": "task-if", "solver": "tight"}], truth={"items": 2})
+    study |= {"certificate": False, "sizes": {"small": {"l2": 2.0}}, "corruption": []}
     (folder / "study.yaml").write_text(yaml.safe_dump(study))
     return folder
 
@@ -153,7 +159,9 @@ def test_stores_that_contradict_each_other_say_so(tmp_path):
     place = original(tmp_path / "place")
     before, known = list(sys.path), set(sys.modules)
     study = yaml.safe_load((place / "study.yaml").read_text())
-    (place / "study.yaml").write_text(yaml.safe_dump({**study, "methods": ["mine"], "truth": None}))
+    few = {"train": 4, "validation": 1, "test": 1}
+    less = {"methods": ["mine"], "truth": None, "episodes": {**study["episodes"], **few}}
+    (place / "study.yaml").write_text(yaml.safe_dump({**study, **less}))
     for store, factor in (("a", "-1.0"), ("b", "1.0"), ("c", "-1.0  # the same"), ("d", "1.0")):
         (place / "own_factor.py").write_text(f"FACTOR = {factor}\n")
         seeds = () if store != "d" else ("--set", "seeds=[5]")

@@ -12,7 +12,7 @@ from metafluence.reports import level_table
 from metafluence.studies.outcomes import load_outcome, outcome, save_outcome
 from metafluence.studies.variations import Variation
 from refusals import refused
-from small_studies import RUN
+from small_studies import RUN, without_pictures
 
 DAMPING = 10.0
 PROXIMAL = {
@@ -26,6 +26,12 @@ PROXIMAL = {
 
 def run(folder: Path, **changes) -> mf.StudyResult:
     return mf.Study(mf.parse_study({**PROXIMAL, **changes}), mf.default_registry(), folder).run()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_pictures():
+    with without_pictures():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from metafluence.studies.recorded_fit import RecordedFit
 from metafluence.studies.run_inputs import PARTS, read_targets
 from refusals import refused
 from small_loops import WRONG, learner, recorded, validation
-from small_studies import RUN, command
+from small_studies import RUN, command, without_pictures
 
 STUDY = {
     "name": "mine",
@@ -30,6 +30,12 @@ STUDY = {
     "executor": "serial",
     "certificate": False,
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_pictures():
+    with without_pictures():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from metafluence.training.retraining import _Replay
 from metafluence_plugins.executors.serial import Serial
 from metafluence_plugins.trainers.adam import Adam
 from refusals import refused
-from small_studies import RUN
+from small_studies import RUN, without_pictures
 
 
 def run(folder: Path, **changes) -> mf.StudyResult:
@@ -192,7 +192,8 @@ def test_a_replay_that_diverges_is_one_that_failed(done, monkeypatch):
 
 
 def test_the_dry_run_counts_replays(tmp_path):
-    work = mf.Comparing(mf.parse_comparison(RUN), mf.default_registry(), tmp_path)
+    raw = {**RUN, "truth": {**RUN["truth"], "extremes": [0.1]}}
+    work = mf.Comparing(mf.parse_comparison(raw), mf.default_registry(), tmp_path)
     found = mf.pilot(work)
     assert (found.fits, found.retrainings) == (1, 5 + 6 + 2 * 2 + 12 + 2 * 2 + 19)
     assert "1 fit and at most 50 replays." in " ".join(found.sentences())
@@ -280,7 +281,8 @@ def test_a_study_of_images_says_which_files_to_look_at(tmp_path):
         corruption={"kind": "image-labels", "fraction": 0.2},
         methods=["loss"],
     )
-    write_report(result, tmp_path)
+    with without_pictures():
+        write_report(result, tmp_path)
     origins, tasks = result.split.train.origins, result.split.train
     assert origins is not None
     images = pd.read_csv(tmp_path / "scores-image.csv", dtype={"class": str})

@@ -18,11 +18,12 @@ STUDY: dict[str, Any] = {
     "dataset": "digits",
     "episodes": {"train": 5, "validation": 2, "test": 2, "way": 2, "shot": 2, "query": 2, "split": "instances"},
     "corruption": {"kind": "query-labels", "fraction": 0.4},
-    "learner": {"use": "logistic-head", "backbone": {"use": "mlp", "hidden": [2]}, "penalty": 0.5},
+    "learner": {"use": "protonet", "backbone": {"use": "mlp", "hidden": [2]}},
     "l2": 0.3,
     "levels": ["query"],
     "methods": ["instance-if", "loss"],
     "truth": {"items": 2},
+    "remove": 0.4,
     "executor": "serial",
     "certificate": False,
 }

@@ -18,7 +18,7 @@ from metafluence.package_files import resource
 from metafluence_plugins.methods.influence import InfluenceFunction
 from metafluence_plugins.methods.loss import LossScore
 from metafluence_plugins.trainers.newton import Newton
-from small_studies import changed, command, write
+from small_studies import changed, command, without_pictures, write
 
 
 def run(folder: Path, registry=None, **changes) -> mf.StudyResult:
@@ -118,7 +118,7 @@ def test_stored_work_of_another_study_is_neither_reused_nor_lost(done):
 )
 def test_any_exception_of_a_method_is_a_row_and_its_traceback_a_file(tmp_path, monkeypatch, fail, reason):
     monkeypatch.setattr(LossScore, "scores", fail)
-    result = run(tmp_path, methods=["loss", "random"])
+    result = run(tmp_path, methods=["loss", "random"], truth=None, certificate=False)
     (row,) = result.failed
     assert row.reason.startswith(reason)
     assert row.reason.endswith(" The traceback is in the store's `failures`.")
@@ -153,15 +153,17 @@ def test_a_method_may_be_added_to_a_finished_study(done):
 
 def test_a_failed_run_is_a_row_with_its_reason_and_takes_nothing_down(tmp_path):
     methods = [{"use": "task-if", "solver": {"use": "cg", "max_iterations": 1}}, "loss"]
-    result = run(tmp_path, methods=methods)
+    changes = {"methods": methods, "truth": None, "certificate": False}
+    result = run(tmp_path, **changes)
     failed, loss = result.rows
     assert failed.status == "failed"
     assert "Raise max_iterations" in failed.reason
     assert loss.status == "ok"
-    page = mf.write_report(result, tmp_path).read_text()
+    with without_pictures():
+        page = mf.write_report(result, tmp_path).read_text()
     assert "Raise max_iterations" in page
     assert "1 of 2 runs failed" in page
-    assert run(tmp_path, methods=methods).reused == 1  # a failed run is tried again
+    assert run(tmp_path, **changes).reused == 1  # a failed run is tried again
 
 
 def test_retrainings_that_do_not_converge_are_said_and_left_out(tmp_path):
@@ -174,7 +176,10 @@ def test_retrainings_that_do_not_converge_are_said_and_left_out(tmp_path):
 def test_a_study_goes_on_where_removals_leave_a_class_without_support(tmp_path):
     changes = {
         "learner": {"use": "protonet", "backbone": {"use": "mlp", "hidden": [3]}},
-        "episodes": {"train": 6, "validation": 4, "test": 4, "way": 2, "shot": 1, "query": 2, "split": "instances"},
+        "episodes": {"train": 4, "validation": 2, "test": 2, "way": 2, "shot": 1, "query": 2, "split": "instances"},
+        "corruption": [],
+        "remove": 0.25,
+        "truth": {"items": 2},
         "levels": ["task", "support"],
         "methods": ["loss", {"use": "influence", "leave_out": True}, {"use": "influence", "leave_out": "edits"}],
     }
@@ -190,19 +195,17 @@ def test_a_study_goes_on_where_removals_leave_a_class_without_support(tmp_path):
     found = next(r for r in result.at("support") if r.row.method.endswith("edits"))
     edits = found.row
     assert edits.status == "ok"
-    assert len(found.scores) == 12
+    assert len(found.scores) == 8
     assert "no parameters were predicted: Class" in " ".join(edits.notes)
     assert np.isnan(edits.accuracy_edited)
-    assert mf.write_report(result, tmp_path).exists()
+    with without_pictures():
+        assert mf.write_report(result, tmp_path).exists()
 
 
 def test_a_certificate_has_what_a_budget_has_predicted(tmp_path, monkeypatch):
     """Nothing is predicted twice, and nothing is different for it."""
-    changes = {"methods": ["loss"], "certificate": True}
+    changes = {"methods": ["loss"], "certificate": True, "truth": {"items": 3}, "remove": 0.34}
     alone = run(tmp_path / "alone", **changes).certificates
-    both = run(tmp_path / "both", **changes, budget={"methods": ["influence"]})
-    assert both.certificates == alone
-    assert both.budgets[0].status == "ok"
     asked = []
     change = InfluenceFunction.parameter_change
 
@@ -211,17 +214,20 @@ def test_a_certificate_has_what_a_budget_has_predicted(tmp_path, monkeypatch):
         return change(self, state, removals)
 
     monkeypatch.setattr(InfluenceFunction, "parameter_change", counted)
-    run(tmp_path / "counted", **changes, budget={"methods": ["influence"]})
+    both = run(tmp_path / "both", **changes, budget={"methods": ["influence"]})
+    assert both.certificates == alone
+    assert both.budgets[0].status == "ok"
     assert asked.count(len(both.truth.removals)) == len({"first order", "inner solve", "outer solve"})
 
 
 def test_a_study_without_ground_truth_and_without_corruption(tmp_path):
-    result = run(tmp_path, truth=None, corruption=None, methods=["task-if"])
+    result = run(tmp_path, truth=None, corruption=None, methods=["task-if"], solvers=["cg"])
     assert result.truth is None
     assert np.isnan(result.rows[0].spearman)
     assert np.isnan(result.rows[0].auroc)
     assert result.evaluations["task"].remove == (1,)
-    assert mf.write_report(result, tmp_path).exists()
+    with without_pictures():
+        assert mf.write_report(result, tmp_path).exists()
 
 
 def test_some_tasks_may_stand_for_all_in_the_ground_truth(tmp_path):
@@ -239,7 +245,8 @@ def test_imaml_studies_run_too(tmp_path):
     )
     dataset = {"use": "npz", "path": "points.npz", "root": str(tmp_path)}
     methods = ["task-if", "direct-if"]
-    result = run(tmp_path / "out", learner=learner, dataset=dataset, methods=methods, solvers=["exact"])
+    changes = {"methods": methods, "solvers": ["exact"], "certificate": False, "remove": 0.34}
+    result = run(tmp_path / "out", learner=learner, dataset=dataset, **changes)
     assert not result.failed, [r.reason for r in result.failed]
     assert result.rows[0].spearman > 0.8
     assert any("first-order convention" in note for note in result.rows[1].notes)
@@ -259,7 +266,7 @@ def test_plugins_follow_a_study(tmp_path):
 
     registry = default_registry()
     registry.hooks.register(Listener())
-    run(tmp_path, registry, methods=["loss", "random"])
+    run(tmp_path, registry, methods=["loss", "random"], truth=None, certificate=False)
     assert heard == ["started", "loss", "random"]
 
 
@@ -318,18 +325,21 @@ def test_numbers_may_be_written_as_yaml_reads_them_wrongly(tmp_path):
 
 
 def test_run_prints_the_table_and_writes_the_report(tmp_path):
-    write(tmp_path)
-    first = command(tmp_path, "run", "study.yaml")
+    write(tmp_path, truth={"items": 3})
+    with without_pictures():
+        first = command(tmp_path, "run", "study.yaml")
     assert first.returncode == 0, first.stderr
     for word in ("task-if", "exact", "Spearman", "AUROC", "retrained", "without the corrupted", "report.html"):
         assert word in first.stdout
     assert (tmp_path / "results" / "small" / "report.html").exists()
-    assert "4 of 4 runs were already in" in command(tmp_path, "run", "study.yaml").stdout
+    with without_pictures():
+        assert "4 of 4 runs were already in" in command(tmp_path, "run", "study.yaml").stdout
 
 
 def test_a_failed_run_exits_with_1(tmp_path):
-    write(tmp_path, methods=[{"use": "task-if", "solver": {"use": "cg", "max_iterations": 1}}])
-    found = command(tmp_path, "run", "study.yaml")
+    write(tmp_path, methods=[{"use": "task-if", "solver": {"use": "cg", "max_iterations": 1}}], truth=None)
+    with without_pictures():
+        found = command(tmp_path, "run", "study.yaml")
     assert found.returncode == 1
     assert "Raise max_iterations" in found.stderr
     assert "Traceback" not in found.stderr
@@ -339,8 +349,10 @@ def test_a_solver_in_one_file_takes_part(tmp_path):
     """What the README shows."""
     for name in ("steepest.py", "bias_head.py", "registry.yaml"):
         (tmp_path / name).write_text((Path(__file__).parents[2] / "examples" / name).read_text())
-    write(tmp_path, methods=["task-if"], solvers=["exact", "steepest"], executor="processes")
-    found = command(tmp_path, "run", "study.yaml")
+    less = {"truth": {"items": 2}, "remove": 0.34, "certificate": False}
+    write(tmp_path, methods=["task-if"], solvers=["exact", "steepest"], executor="processes", **less)
+    with without_pictures():
+        found = command(tmp_path, "run", "study.yaml")
     assert found.returncode == 0, found.stderr
     table = pd.read_csv(tmp_path / "results" / "small" / "results.csv")
     assert list(table.solver) == ["exact", "steepest"]
@@ -379,12 +391,6 @@ def test_show_tells_everything_about_a_component(tmp_path):
 def test_help_teaches():
     assert "metafluence demo" in command(Path.cwd(), "--help").stdout
     assert "goes on where it stopped" in " ".join(command(Path.cwd(), "run", "--help").stdout.split())
-
-
-@pytest.mark.parametrize("file", sorted((Path(__file__).parents[2] / "studies").glob("*.yaml")), ids=lambda f: f.stem)
-def test_every_shipped_study_is_valid(file, tmp_path):
-    work = mf.Comparing(mf.load_comparison(file), default_registry(), tmp_path)
-    assert all(study.plans for study in work.studies)
 
 
 def test_the_demo_runs_every_method():
@@ -447,6 +453,9 @@ def test_a_study_on_omniglot(shared_data, tmp_path):
         methods=["task-if", "direct-if"],
         solvers=["exact"],
         truth={"items": 3},
+        remove=0.25,
+        corruption=[],
+        certificate=False,
         l2=0.05,
     )
     assert not result.failed, [r.reason for r in result.failed]

@@ -8,9 +8,15 @@ import pytest
 
 import metafluence as mf
 from metafluence_plugins.trackers.names import plain
-from small_studies import command, write
+from small_studies import command, without_pictures, write
 
 STUDY = {"methods": ["loss", "random"], "truth": None, "certificate": False, "corruption": []}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_pictures():
+    with without_pictures():
+        yield
 
 
 @pytest.fixture

@@ -204,7 +204,8 @@ def test_a_study_of_regression_reports_losses_and_no_accuracy(tmp_path):
             "learner": {"use": "ridge-head", "backbone": {"use": "mlp", "hidden": [3], "activation": "tanh"}},
             "l2": 1.0,
             "truth": {"items": 3},
-            "remove": [0.4, 0.2],
+            "remove": 0.4,
+            "certificate": False,
             "executor": "serial",
             "methods": ["task-if", "random"],
         }

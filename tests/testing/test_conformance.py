@@ -19,9 +19,14 @@ SUBJECTS = {name: {"use": name, **STEPS.get(name, {})} for name in REGISTRY.name
     if part != "ek-fac"  # it fits the layered operators only; test_ek_fac has its own tests
 }
 
+# The series with a preconditioner are held against dense solves in linalg/test_preconditioned_series.py, too.
+LONG = ("lissa-with-nystrom", "neumann-with-nystrom", "minres-with-nystrom")
+
 for _name, _spec in SUBJECTS.items():
-    _suite = solver_suite(REGISTRY.build("solver", _spec), examples=1 if "lissa" in _name else 3)
+    _suite = solver_suite(REGISTRY.build("solver", _spec), examples=1)
     _suite.__name__ = _suite.__qualname__ = "Test" + _name.title().replace("-", "")
+    if _name in LONG:
+        _suite.pytestmark = [pytest.mark.slow]
     globals()[_suite.__name__] = _suite
 
 # A place in an order: the second of two twins comes late, and an item without effect has a place, too.
@@ -55,10 +60,10 @@ ELSEWHERE = {
     "maml": ("influence", "leave-out", "rescaled", "paper", "tlxml", "tracin", "trak", "run-influence"),
     "imaml": ("influence", "paper", "tlxml", "tracin", "trak", "loss"),
 }
-# The same code as `influence`, by other names or with other parts that have tests of their own.
-SAME = ("task-if", "instance-if", "leave-out-of-edits", "paper")
+# The same code as `influence`, by other names or with other parts, or what takes long; all have tests of their own.
+SLOW = ("task-if", "instance-if", "leave-out", "leave-out-of-edits", "paper", "tracin-along", "grad-ascent", "retrain")
 # Elsewhere what differentiates through adaptation is quick; what else a method does is its own, whatever the learner.
-QUICK_ELSEWHERE = ("influence", "run-influence", "direct-if", "loss")
+QUICK_ELSEWHERE = {"ridge-head": ("influence", "direct-if"), "maml": ("influence",), "imaml": ("loss",)}
 for _learner, _names in {"logistic-head": dict.fromkeys([*REGISTRY.names("method"), *METHODS]), **ELSEWHERE}.items():
     for _name in _names:
         _spec = {"use": _name, **METHODS.get(_name, {})}
@@ -67,9 +72,9 @@ for _learner, _names in {"logistic-head": dict.fromkeys([*REGISTRY.names("method
         _suite = method_suite(REGISTRY.build("method", _spec), **_options)
         _suite.__name__ = _suite.__qualname__ = "TestMethod" + f"{_name}-{_learner}".title().replace("-", "")
         _suite.pytestmark = [pytest.mark.xdist_group(f"worlds-{_learner}")]  # worlds are shared in one process
-        if _name in SAME if _learner == "logistic-head" else _name not in QUICK_ELSEWHERE:
+        if _name in SLOW if _learner == "logistic-head" else _name not in QUICK_ELSEWHERE[_learner]:
             _suite.pytestmark.append(pytest.mark.slow)
-        elif _learner == "imaml":  # retraining takes long
+        elif _learner != "logistic-head":  # retraining takes long
             _suite.test_in_all_worlds = pytest.mark.slow(_suite.test_in_all_worlds)
         globals()[_suite.__name__] = _suite
 del _suite

@@ -93,7 +93,7 @@ def test_a_wrapped_module_is_unwrapped_by_the_user(tmp_path):
 def test_a_learned_rate_that_the_learner_does_not_have(tmp_path):
     model = small_loops.module()
     optimiser = torch.optim.SGD([*model.parameters(), nn.Parameter(torch.tensor(0.1).double())], lr=0.2)
-    with refused(r"parameter 3 \[\] is none of the learner's.*learned inner rate is known by its logarithm"):
+    with refused(r"parameter 3 \[\] is none of the learner's.*ProtoNet takes no inner steps, so that it has no"):
         record(tmp_path, learner=mf.build("learner", "protonet", backbone=model), optimiser=optimiser)
 
 

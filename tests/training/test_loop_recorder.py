@@ -423,7 +423,7 @@ def test_a_learned_inner_rate_is_recorded_as_its_logarithm(tmp_path):
             nn.functional.linear(model.body(query[0]), weight - rate * by_weight, bias - rate * by_bias), query[1]
         )
 
-    loop = Loop(Whole, loss, lambda m: ANIL(m.body, steps=1, rate=0.3, learn_rate=True))
+    loop = Loop(Whole, loss, lambda m: ANIL(m.body, steps=1, rate=0.3, learn_rates="one"))
     model, run = loop.recorded(tmp_path)
     assert torch.equal(run.final, flat(model, run))
     assert run.final[-1] != 0

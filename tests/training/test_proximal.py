@@ -28,7 +28,11 @@ def trial(name: str, l2: float = 0.1) -> tuple[mf.BilevelProblem, torch.Tensor, 
     return problem, meta, weights
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "imaml")) for n in LEARNERS])
+# MAML stands for what is unrolled.
+SLOW = ("imaml", "anil")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in LEARNERS])
 def test_its_derivative_by_a_weight_is_gauss_newton_influence(name):
     problem, meta, weights = trial(name)
     near = mf.Proximal(DAMPING).near(problem, meta, weights)

@@ -42,7 +42,7 @@ def same(one: mf.Fit, other: mf.Fit) -> bool:
 
 @pytest.mark.parametrize("kind", [Adam, SGD])
 @given(stop=st.integers(1, 11), every=st.integers(1, 5), drawn=st.booleans())
-@settings(max_examples=12)
+@settings(max_examples=4)
 def test_an_interrupted_fit_ends_bitwise_where_it_would_have(kind, stop, every, drawn, tmp_path_factory):
     folder = tmp_path_factory.mktemp("fit")
     trainer = kind(**OPTIONS, save_every=every)

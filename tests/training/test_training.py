@@ -157,8 +157,13 @@ def overfitting(**options) -> tuple[mf.Fit, BilevelProblem, BilevelProblem]:
     return trainer.fit(bilevel, generator=seeded(), validation=judge.tasks), bilevel, judge
 
 
-def test_the_fit_is_where_validation_was_best():
-    fit, _, judge = overfitting()
+@pytest.fixture(scope="module")
+def overfitted() -> tuple[mf.Fit, BilevelProblem, BilevelProblem]:
+    return overfitting()
+
+
+def test_the_fit_is_where_validation_was_best(overfitted):
+    fit, _, judge = overfitted
     judged = [r for r in fit.history if r.validation_loss is not None]
     assert [r.step for r in judged] == list(range(4, 61, 4))
     losses = {r.step: r.validation_loss for r in judged}
@@ -172,8 +177,8 @@ def test_the_fit_is_where_validation_was_best():
 
 
 @pytest.mark.parametrize("patience", [1, 3])
-def test_training_stops_when_patience_is_over(patience):
-    whole, bilevel, judge = overfitting()
+def test_training_stops_when_patience_is_over(patience, overfitted):
+    whole, bilevel, judge = overfitted
     fit, *_ = overfitting(patience=patience)
     assert fit.steps == fit.best_step + 4 * patience < 60
     assert fit.history == whole.history[: fit.steps]

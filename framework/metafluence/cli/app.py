@@ -1,5 +1,5 @@
-"""The command line: `metafluence run | report | compare | score | clean | sweep | data | list | show | new | check |
-demo`.
+"""The command line: `metafluence run | report | compare | score | clean | sweep | data | bank | list | show | new |
+check | demo`.
 
 Exit codes: 0 done, 1 a run failed, 2 bad input. Whatever needs torch is reached through `metafluence`'s lazy names, so
 that `list` answers at once.
@@ -21,6 +21,7 @@ from rich.text import Text
 
 import metafluence
 from metafluence.allocator import keep_freed_memory
+from metafluence.cli.bank import bank_app
 from metafluence.cli.check import check
 from metafluence.cli.clean import clean
 from metafluence.cli.compare import compare
@@ -69,6 +70,7 @@ app.command("list")(list_components)
 app.command()(show)
 app.add_typer(sweep_app, name="sweep")
 app.add_typer(data_app, name="data")
+app.add_typer(bank_app, name="bank")
 
 
 def main() -> None:

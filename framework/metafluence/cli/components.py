@@ -95,12 +95,27 @@ def facts(entry: Entry) -> dict[str, object]:
 
 
 def claims(known: Registry, entry: Entry) -> dict[str, str]:
-    """What a component says that it does and needs: of methods with their defaults, solvers and preconditioners."""
+    """What a component says that it does and needs: of methods and metrics with their defaults, and of solvers."""
     if entry.kind == "method":
         return _method_claims(known.build(entry.kind, entry.name))
     if entry.kind in ("solver", "preconditioner"):
         return {"requires": ", ".join(sorted(known.load(entry.kind, entry.name).requires)) or "nothing"}
+    if entry.kind == "metric":
+        return _metric_claims(known.build(entry.kind, entry.name))
     return {}
+
+
+def _metric_claims(metric: metafluence.Metric) -> dict[str, str]:
+    """A metric's numbers, each with what it is, and what it needs."""
+    numbers = {f"number {number.name}": number.about for number in metric.numbers()}
+    better = [f"{number.name} ({number.better})" for number in metric.numbers() if number.better]
+    units = [f"{number.name} ({number.unit})" for number in metric.numbers() if number.unit]
+    return {
+        "needs": ", ".join(metric.needs) or "nothing",
+        "better": ", ".join(better),
+        "units": ", ".join(units),
+        **numbers,
+    }
 
 
 def _method_claims(method: metafluence.AttributionMethod) -> dict[str, str]:

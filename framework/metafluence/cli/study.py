@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,7 @@ from metafluence.cli.progress_bars import Bars
 from metafluence.cli.terminal import console, errors
 from metafluence.package_files import resource
 from metafluence.registry import Registry, default_registry
+from metafluence.sentences import FEW, GROUPS, alike, folded
 
 StudyArgument = Annotated[Path, typer.Argument(help="The study, a YAML file.", metavar="STUDY.yaml")]
 RegistryOption = Annotated[
@@ -55,6 +57,7 @@ def run(
             "--dry-run", help="List the runs and estimate their time from a pilot: one fit and a few retrainings, kept."
         ),
     ] = False,
+    full: Annotated[bool, typer.Option("--full", help="Print every finding, failure and warning.")] = False,
 ) -> None:
     """Run a study: fit, retrain exactly, score with every method and solver, compare, report.
 
@@ -63,7 +66,7 @@ def run(
     if dry_run:
         _plan(study, out, registry, size, changes or [])
     else:
-        _run(study, out, registry, size, changes or [], _say_one, tracker or [])
+        _run(study, out, registry, size, changes or [], partial(_say_one, full=full), tracker or [], full)
 
 
 def demo(
@@ -72,7 +75,7 @@ def demo(
 ) -> None:
     """Run the shipped study on real handwritten digits (no download, about a minute on 2 cores)."""
     study = resource("studies/digits.yaml")
-    _run(study, out, None, None, [], _say_one if full else _say_answers)
+    _run(study, out, None, None, [], partial(_say_one, full=True) if full else _say_answers)
     more = "" if full else "All tables and findings: `metafluence demo --full`. "
     console.print(f"{more}Copy {study}, change a line, and `metafluence run` your copy.", soft_wrap=True)
 
@@ -146,6 +149,7 @@ def _run(
     changes: Sequence[str],
     say: Callable[[metafluence.StudyResult], None],
     trackers: Sequence[str] = (),
+    full: bool = False,
 ) -> None:
     registry, folder, make = open_study(study, out, overlay, size, changes)
     for name in dict.fromkeys(trackers):
@@ -169,7 +173,7 @@ def _run(
     else:
         whole = metafluence.Merged.of(work, outcomes)
         page = metafluence.write_comparison(whole, folder, print_warning)
-        _say_several(whole)
+        _say_several(whole, full)
     if reused:
         console.print(f"{reused} of {runs} runs were already in {folder} and were not repeated.")
     console.print(f"\n{page}  (figures inside; rows in {folder / 'results.csv'})", soft_wrap=True)
@@ -190,47 +194,78 @@ def _say_answers(result: metafluence.StudyResult) -> None:
         print_warning(warning)
 
 
-def _say_one(result: metafluence.StudyResult) -> None:
+def _say_one(result: metafluence.StudyResult, full: bool = False) -> None:
     _print_tables([metafluence.study_group(result)], list(result.evaluations))
-    for row in result.failed:
-        errors.print(Text(f"failed: {row.method} {row.solver}: {row.reason}", style="red"))
-    for warning in result.warnings:
-        print_warning(warning)
+    failed = alike((row.reason, row.name) for row in result.failed)
+    _print_failed([(reason, ", ".join(who)) for reason, who in failed], full)
+    _print_folded([_warned(text) for text, _ in alike((text, "") for text in result.warnings)], full)
     console.print()
-    for sentence in metafluence.verdict(result):
-        console.print(Text(f"• {sentence}"))
+    _print_folded([Text(f"• {sentence}") for sentence in metafluence.verdict(result)], full)
     for certificate in result.certificates:
         console.print(Text(f"• {certificate.level} level: {certificate.verdict}"))
     if result.grid:
-        failed = sum(cell.status != "ok" for cell in result.grid)
-        of = f"; {failed} of them failed, the report says why" if failed else ""
+        lost = sum(cell.status != "ok" for cell in result.grid)
+        of = f"; {lost} of them failed, the report says why" if lost else ""
         console.print(f"• {len(result.grid)} pairs of inner and outer solvers were compared{of}.")
 
 
-def _say_several(whole: metafluence.Merged) -> None:
+def _say_several(whole: metafluence.Merged, full: bool) -> None:
     for level in whole.levels:
         _print_tables(whole.at(level), [level])
-    for reason, who in [*whole.failed, *whole.failed_runs]:
-        errors.print(Text(f"failed: {', '.join(who)}: {reason}", style="red"))
-    for text, where in whole.warnings:
-        print_warning(f"{text}{f' ({where})' if where else ''}")
+        for table in whole.rankings(level).values():
+            if full or len(table.rows) <= RANKED:
+                console.print()
+                console.print(text_table(table, table.title))
+                console.print(Text(table.about, style="dim"))
+    _print_failed([(reason, ", ".join(who)) for reason, who in [*whole.failed, *whole.failed_runs]], full)
+    _print_folded([_warned(f"{text}{f' ({where})' if where else ''}") for text, where in whole.warnings], full)
     console.print()
-    for label, sentences in whole.findings:
-        if len(whole.groups) > 1:
+    shown, rest = folded(whole.findings, len(whole.findings) if full else GROUPS)
+    for label, sentences in shown:
+        if len(whole.findings) > 1:
             console.print(Text(label, style="bold"))
-        for sentence in sentences:
-            console.print(Text(f"• {sentence}"))
+        _print_folded([Text(f"• {sentence}") for sentence in sentences], full)
+    if rest:
+        _say_more(len(rest), " variations")
     for sentence in filter(None, whole.lost):
         console.print(Text(f"• {sentence}"))
 
 
+def _print_failed(failed: Sequence[tuple[str, str]], full: bool) -> None:
+    """Print reasons, each with whom it concerns."""
+    shown, rest = folded(failed, len(failed) if full else FEW)
+    for reason, who in shown:
+        errors.print(Text(f"failed: {who}: {reason}", style="red"))
+    if rest:
+        _say_more(len(rest), " failures")
+
+
+def _print_folded(lines: Sequence[Text], full: bool) -> None:
+    """Print the first lines, and how many more there are."""
+    shown, rest = folded(lines, len(lines) if full else FEW)
+    for line in shown:
+        console.print(line)
+    if rest:
+        _say_more(len(rest))
+
+
+def _say_more(count: int, what: str = "") -> None:
+    console.print(Text(f"and {count} more{what}: --full", style="dim"))
+
+
+def _warned(text: str) -> Text:
+    return Text(f"Warning: {text}", style="yellow")
+
+
+RANKED = 12
+"""Rows of a ranking over variations; a longer one is printed with --full alone, as the page has it."""
 HEADING = 9
 """Letters of a line of a number's heading, as far as words allow."""
 
 
 def print_warning(text: str) -> None:
     """Print what to read results with, in a sentence."""
-    console.print(Text(f"Warning: {text}", style="yellow"))
+    console.print(_warned(text))
 
 
 def _plan(study: Path, out: Path | None, overlay: Path | None, size: str | None, changes: Sequence[str]) -> None:
@@ -258,13 +293,13 @@ def _print_tables(groups: Sequence[metafluence.Group], levels: Sequence[metaflue
 
 
 def text_table(table: metafluence.Table, title: str) -> Table:
-    """A table for the terminal. Words may take two lines; numbers are never cut."""
+    """A table for the terminal, the best values in bold. Words may take two lines; numbers are never cut."""
     shown = Table(box=None, pad_edge=False, header_style="bold", title_justify="left", title_style="bold")
     shown.title = Text(title)
     for i, heading in enumerate(table.titles):
         words = i in table.words
-        lines = Text(heading if words else textwrap.fill(heading, HEADING))
+        lines = Text(heading if words else textwrap.fill(heading, HEADING, break_long_words=False))
         shown.add_column(lines, justify="left" if words else "right", no_wrap=not words, overflow="fold")
-    for row in table.rows:
-        shown.add_row(*map(Text, row))
+    for r, row in enumerate(table.rows):
+        shown.add_row(*(Text(cell, style="bold" if (r, c) in table.best else "") for c, cell in enumerate(row)))
     return shown

@@ -11,7 +11,7 @@ on tasks that are looked at nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any
@@ -24,8 +24,10 @@ from metafluence.errors import in_words
 from metafluence.evaluation.evaluation import Evaluation
 from metafluence.evaluation.extremes import lowest
 from metafluence.evaluation.method_run import execute, failed_run
+from metafluence.evaluation.metric import Metric
 from metafluence.evaluation.plan import Plan
 from metafluence.evaluation.row import Run
+from metafluence.evaluation.standing import shipped_metrics
 from metafluence.tasks import Removal
 
 NAN = float("nan")
@@ -42,13 +44,15 @@ class Tried:
     reason: str = ""
 
 
-def execute_plan(evaluation: Evaluation, plan: Plan) -> Run:
+def execute_plan(evaluation: Evaluation, plan: Plan, metrics: Mapping[str, Metric] | None = None) -> Run:
     """Run a plan's method, with the best of its dampings where it has some to be tried.
 
-    Where none can be used the run is a row with the reasons.
+    Where none can be used the run is a row with the reasons. metrics: that every table has; the shipped ones if not
+    given.
     """
+    metrics = shipped_metrics() if metrics is None else metrics
     if not plan.dampings:
-        return execute(evaluation, plan.method, plan.label, plan.solver)
+        return execute(evaluation, plan.method, plan.label, plan.solver, metrics)
     tried = try_dampings(evaluation, plan.method, plan.dampings)
     usable = [one for one in tried if not one.reason]
     skipped = tuple(f"Damping {one.damping:g} was left out: {one.reason}" for one in tried if one.reason)
@@ -57,7 +61,7 @@ def execute_plan(evaluation: Evaluation, plan: Plan) -> Run:
     best = min(usable, key=lambda one: (one.loss, one.damping))
     losses = ", ".join(f"{one.damping:g}: {one.loss:.5g}" for one in usable)
     notes = (f"Loss of the selection tasks, retrained, by damping: {losses}.", *skipped)
-    run = execute(evaluation, _damped(plan.method, best.damping), plan.label, plan.solver)
+    run = execute(evaluation, _damped(plan.method, best.damping), plan.label, plan.solver, metrics)
     return replace(run, row=replace(run.row, notes=(*notes, *run.row.notes)))
 
 

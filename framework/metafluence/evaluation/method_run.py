@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,27 +17,20 @@ from metafluence.errors import MetafluenceError, StoreError, in_words, out_of_me
 from metafluence.evaluation.answer import answer
 from metafluence.evaluation.evaluation import Evaluation, Retests, TestQuality
 from metafluence.evaluation.extremes import changes_without, ends, lowest
-from metafluence.evaluation.ground_truth import Truth
-from metafluence.evaluation.metrics import (
-    Array,
-    change_agreement,
-    detection,
-    linear_datamodeling_score,
-    median,
-    moved,
-    rank_agreement,
-    score_agreement,
-)
-from metafluence.evaluation.row import NAN, RemovalCurve, Row, Run
+from metafluence.evaluation.measured import Measured
+from metafluence.evaluation.metric import Metric
+from metafluence.evaluation.row import NAN, RemovalCurve, Row, Run, run_name
 from metafluence.runtime import settle
 from metafluence.tasks import Removal
 
 
-def execute(evaluation: Evaluation, method: AttributionMethod, label: str, solver: str) -> Run:
-    """Run one method. Any exception becomes a failed row with its reason; the other methods go on."""
+def execute(
+    evaluation: Evaluation, method: AttributionMethod, label: str, solver: str, metrics: Mapping[str, Metric]
+) -> Run:
+    """Run one method and measure it. Any exception becomes a failed row with its reason; the other methods go on."""
     told = ""
     try:
-        return _execute(evaluation, method, label, solver)
+        return _execute(evaluation, method, label, solver, metrics)
     except StoreError:  # every other run would fail of it too
         raise
     except (Exception, SystemExit) as error:  # a component that calls sys.exit must not end the study
@@ -59,31 +52,21 @@ def failed_run(
     return Run(row=row, traceback=told)
 
 
-def _execute(evaluation: Evaluation, method: AttributionMethod, label: str, solver: str) -> Run:
+def _execute(
+    evaluation: Evaluation, method: AttributionMethod, label: str, solver: str, metrics: Mapping[str, Metric]
+) -> Run:
     found = answer(evaluation, method)
-    scored, seconds = found.scores, found.seconds
-    scores = scored.values[:, 0].cpu()
-    facts: dict[str, Any] = {
-        "units": scored.units,
-        "damping": getattr(method, "damping", NAN),
-        "seconds": seconds,
-        "products": scored.solve.products,
-        "converged": scored.solve.converged,
-    }
-    changes = _Changes()
-    if evaluation.truth is not None:
-        facts |= _score_fidelity(scores.numpy(), evaluation.truth, scored)
-        changes = _change_fidelity(method, found.states[0], evaluation.truth, scored)
-        facts |= changes.facts
-    facts["residual"] = _larger(scored.solve.residual, changes.residual)
-    facts |= _detection(scores.numpy(), evaluation)
+    scored, scores = found.scores, found.scores.values[:, 0].cpu()
     worst = [lowest(scores, count, evaluation.seen) for count in evaluation.remove]
     edited = _edit(evaluation, method, found.states, worst)
     retrained = evaluation.retrained(worst)
     curve = _curve(edited, retrained)
-    facts |= curve.first()
-    facts["retrain_seconds"] = retrained.seconds
-    facts["edit_seconds"] = edited.seconds if scored.seconds is None else retrained.seconds
+    measured = Measured(
+        evaluation, method, scores.clone(), name=run_name(label, solver), units=scored.units, curve=curve,
+        states=found.states,
+    )  # fmt: skip
+    changes = _Changes() if evaluation.truth is None else _changes(measured, scored)
+    numbers, failed = _numbers(metrics, measured)
     notes = [*scored.notes, scored.solve.complaint]
     if edited.complaint:
         notes.append(f"Without the items of lowest score no parameters were predicted: {edited.complaint}")
@@ -94,67 +77,53 @@ def _execute(evaluation: Evaluation, method: AttributionMethod, label: str, solv
         solver=solver,
         level=evaluation.level,
         retrains=method.retrains,
-        notes=tuple(filter(None, notes)),
-        **facts,
+        units=scored.units,
+        damping=getattr(method, "damping", NAN),
+        seconds=found.seconds,
+        change_seconds=changes.seconds,
+        edit_seconds=edited.seconds if scored.seconds is None else retrained.seconds,
+        retrain_seconds=retrained.seconds,
+        products=scored.solve.products,
+        residual=_larger(scored.solve.residual, changes.residual),
+        converged=scored.solve.converged,
+        notes=(*filter(None, notes), *failed),
+        **numbers,
     )
     asked = evaluation.extremes
     extremes = changes_without(evaluation, ends(scores, asked, evaluation.seen)) if asked else torch.empty(0)
     return Run(row=row, scores=scores.clone(), change_errors=changes.errors, curve=curve, extremes=extremes)
 
 
-def _score_fidelity(scores: Array, truth: Truth, scored: Scores) -> dict[str, float]:
-    """Scores [items] against the retrained changes of the validation loss; nothing where these are not reliable."""
-    facts = {}
-    if truth.reliability.usable:
-        picked = scores[[removal[0] for removal in truth.removals]]
-        true = truth.loss_change.numpy()
-        agreement, ranks = score_agreement(picked, true), rank_agreement(picked, true)
-        facts = {
-            "pearson": agreement.pearson,
-            "spearman": agreement.spearman,
-            "spearman_low": ranks.low,
-            "spearman_high": ranks.high,
-            "slope": NAN if scored.units == "rank_only" else agreement.slope,
-        }
-    if truth.subset_reliability.usable:
-        lds = linear_datamodeling_score(scores, truth.subsets, truth.subset_loss_change.numpy())
-        facts |= {"lds": lds.value, "lds_low": lds.low, "lds_high": lds.high}
-    return facts
+def _numbers(metrics: Mapping[str, Metric], measured: Measured) -> tuple[dict[str, Any], list[str]]:
+    """The numbers of the metrics that have what they need, and what failed in words."""
+    found: dict[str, float] = {}
+    failed: list[str] = []
+    for name, metric in metrics.items():
+        if metric.lacks(measured):
+            continue
+        try:
+            found |= metric.measure(measured)
+        except Exception as error:  # the run itself is good
+            failed.append(f"{name}: {in_words(error)}")
+    return found, failed
 
 
 @dataclass(frozen=True)
 class _Changes:
-    """How predicted parameter changes agree with retraining; empty for methods that only score."""
+    """What predicting the parameter changes of the truth took; empty for methods that only score."""
 
-    facts: dict[str, float] = field(default_factory=dict)
+    seconds: float = NAN
     errors: Tensor = field(default_factory=lambda: torch.empty(0))
     residual: float = NAN
 
 
-def _change_fidelity(method: AttributionMethod, state: Any, truth: Truth, scored: Scores) -> _Changes:
+def _changes(measured: Measured, scored: Scores) -> _Changes:
     started = time.perf_counter()
-    change = None if truth.change is None else method.parameter_change(state, truth.removals)
-    if change is None or truth.change is None:
+    change, agreement = measured.change, measured.agreement
+    if change is None or agreement is None:
         return _Changes()
-    predicted, true = change.values.cpu().numpy(), truth.change.numpy()
     seconds = time.perf_counter() - started if scored.seconds is None else scored.seconds
-    agreement, known = change_agreement(predicted, true), moved(true)
-    facts = {
-        "change_seconds": seconds,
-        "change_error": median(agreement.relative_error[known]),
-        "change_cosine": median(agreement.cosine[known]),
-        "change_norm_ratio": median(agreement.norm_ratio[known]),
-    }
-    return _Changes(facts, torch.from_numpy(agreement.relative_error), change.solve.residual)
-
-
-def _detection(scores: Array, evaluation: Evaluation) -> dict[str, float]:
-    """How well low scores find the corrupted items; empty where all or none are corrupted."""
-    spotted = detection(scores, evaluation.problem.tasks.corrupted_items(evaluation.level).numpy())
-    if spotted is None:
-        return {}
-    share = evaluation.remove[0] / len(scores)
-    return {"auroc": spotted.auroc, "average_precision": spotted.average_precision, "found": spotted.found_at(share)}
+    return _Changes(seconds, torch.from_numpy(agreement.relative_error), change.solve.residual)
 
 
 def _edit(

@@ -1,107 +1,95 @@
-"""What a metric is: numbers about one run's scores, beside those that every table has."""
+"""What a metric is: numbers about one run, each of which is a column of the tables."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import ClassVar
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import inf
+from typing import ClassVar, Literal
 
-import torch
-from torch import Tensor
-
-from metafluence.attribution import AttributionMethod, Targets, prepare_and_score
 from metafluence.errors import InputError
-from metafluence.evaluation.evaluation import Evaluation
-from metafluence.evaluation.extremes import changes_without
-from metafluence.evaluation.ground_truth import Truth
+from metafluence.evaluation.measured import Measured
+from metafluence.evaluation.truth_kind import TruthKind
 from metafluence.registry import Component
-from metafluence.tasks import Level, Removal, TaskSet
+
+Better = Literal["", "high", "low"]
+"""Which values of a number are the better ones; empty where neither."""
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One run of a method, and what its scores can be held against. Tensors are on the processor, losses in nats."""
+class Number:
+    """What one of a metric's numbers is: how its column is headed and explained, and which values are better.
 
-    evaluation: Evaluation
-    method: AttributionMethod
-    scores: Tensor
-    """Of all items for the mean loss of the targets, [items]."""
-    peers: Mapping[str, Tensor] = field(default_factory=dict)
-    """The scores [items] of the study's other runs at this level, by method and solver as the table calls them."""
-    name: str = ""
-    """What the table calls this one."""
+    Attributes:
+        name: As `measure` calls it.
+        label: The heading of its column; its full name if not given.
+        meaning: In a sentence. {name}, {short} and {again} stand for what the truth is called.
+        unit: Such as "nats"; empty for a plain number.
+        form: Format of a number; "%" for a percentage.
+        better: Which values are better; only then methods are ranked by it.
+        chance: The value of a method that knows nothing; one that is not better is never the best.
+        bounds: The smallest and the largest possible value.
+        shown: It is a column of the tables for readers; otherwise only of the files of results.
+    """
 
-    @property
-    def level(self) -> Level:
-        return self.evaluation.level
-
-    @property
-    def truth(self) -> Truth:
-        """Retraining without items. Raises InputError where the study has none."""
-        if self.evaluation.truth is None:
-            raise InputError("It compares with retraining, and there is no `truth` here. Give the study one.")
-        return self.evaluation.truth
-
-    @cached_property
-    def target_scores(self) -> Tensor:
-        """Scores of all items for each target alone, [items, T]: the method is run once more."""
-        return self.scores_for(self.evaluation.validation)
-
-    def scores_for(self, tasks: TaskSet) -> Tensor:
-        """Scores of all items for each of these tasks, [items, tasks]; the mean over the runs of a procedure."""
-        found = []
-        for one in self.evaluation.runs:
-            targets = Targets(one.problem, tasks, one.meta, mean=False)
-            found.append(prepare_and_score(self.method, one.context(), targets)[1].values)
-        return torch.stack(found).mean(dim=0).cpu()
-
-    def changes_without(self, removals: Sequence[Removal]) -> Tensor:
-        """The change of each target's loss without each removal, [removals, T], by the study's own truth.
-
-        NaN where a model without these items could not be made. Raises InputError where the study has no truth.
-        """
-        return changes_without(self._retrained, removals)
-
-    def test_losses(self, removal: Removal = ()) -> Tensor:
-        """The loss of each test task without these items, [tests]; NaN where such a model could not be made."""
-        found = []
-        for one in self._retrained.runs:
-            problem = one.problem.over(one.test_tasks)
-            meta = _without(one, removal)
-            nothing = torch.full((len(one.test_tasks),), torch.nan, dtype=one.meta.dtype)
-            found.append(nothing if meta is None else problem.at(meta).task_losses.cpu())
-        return torch.stack(found).mean(dim=0)
-
-    def right(self, removal: Removal = ()) -> Tensor | None:
-        """Which query instances of each target are classified rightly without these items, [T, n_q].
-
-        None where such a model could not be made. Of several runs the first. Raises InputError for real targets.
-        """
-        one = self._retrained
-        if one.validation.real:
-            raise InputError("It looks at classes, and the targets are real numbers. Leave it out of this study.")
-        meta = _without(one, removal)
-        if meta is None:
-            return None
-        found = one.problem.over(one.validation).at(meta).predictions.argmax(dim=-1)
-        return (found == one.validation.query.targets.to(found.device)).cpu()
+    name: str
+    label: str = ""
+    meaning: str = ""
+    unit: str = ""
+    form: str = ".3g"
+    better: Better = ""
+    chance: float | None = None
+    bounds: tuple[float, float] = (-inf, inf)
+    shown: bool = True
 
     @property
-    def _retrained(self) -> Evaluation:
-        assert self.truth is not None
-        return self.evaluation
+    def about(self) -> str:
+        """Its meaning where the truth is exact retraining."""
+        return TruthKind().words.said(self.meaning)
+
+
+Need = Literal["truth", "single items", "subsets", "parameters", "corrupted items", "classes"]
+"""What a metric may need of a study or of a method."""
+
+NEEDS: dict[Need, tuple[Callable[[Measured], bool], str]] = {
+    "truth": (
+        lambda run: run.evaluation.truth is not None,
+        "It compares with retraining, and there is no `truth` here. Give the study one.",
+    ),
+    "single items": (
+        lambda run: run.truth.reliability.usable,
+        "Runs do not agree on what single items do, so nothing is compared with it. Ask `truth: {kind: run}`.",
+    ),
+    "subsets": (
+        lambda run: len(run.truth.subsets) > 2 and run.truth.subset_reliability.usable,
+        "It needs random subsets, and there are none that runs agree on. Set `truth: {subsets: 20}`, say.",
+    ),
+    "parameters": (
+        lambda run: run.change is not None,
+        "It compares predicted parameters with true ones, and the method or the truth has none. Leave it out.",
+    ),
+    "corrupted items": (
+        lambda run: bool(run.corrupted.any()) and not bool(run.corrupted.all()),
+        "It looks for corrupted items, and none or all are. Give the study a `corruption`.",
+    ),
+    "classes": (
+        lambda run: not run.evaluation.test_tasks.real,
+        "It looks at classes, and the targets are real numbers. Leave it out of this study.",
+    ),
+}
+"""Whether a run has it, and what is said where it has not. What needs more of the truth needs `truth` first."""
 
 
 class Metric(Component, ABC):
     """Numbers about a run, under names. A frozen dataclass: its fields are its parameters.
 
-    A study asks for metrics by `metrics: [NAME, ...]`. Each number is a column of the report's
-    table, and `metric.NAME` in results.csv.
+    A study asks for metrics by `metrics: [NAME, ...]`. Each number is a column of its tables, and `metric.NAME` in
+    results.csv; those of the metrics that every table has stand there under their own names.
 
     Class variables:
         compares: it looks at other runs, so that its numbers are never taken from a store.
+        needs: what it needs; where that is lacking, the metric is not asked.
 
     Example:
         >>> from dataclasses import dataclass
@@ -110,13 +98,17 @@ class Metric(Component, ABC):
         ... class Harmful(mf.Metric):
         ...     "The share of items that are said to harm."
         ...
+        ...     def numbers(self):
+        ...         return (mf.Number("share", form="%", bounds=(0, 1)),)
+        ...
         ...     def measure(self, run):
         ...         return {"share": float((run.scores < 0).double().mean())}
-        >>> Harmful().compares
-        False
+        >>> Harmful().needs
+        ()
     """
 
     compares: ClassVar[bool] = False
+    needs: ClassVar[tuple[Need, ...]] = ()
 
     @abstractmethod
     def measure(self, run: Measured) -> Mapping[str, float]:
@@ -125,11 +117,17 @@ class Metric(Component, ABC):
         Raises InputError, saying what is lacking, where the metric has no meaning for the run.
         """
 
+    def numbers(self) -> tuple[Number, ...]:
+        """What its numbers are, in the order of their columns. One that is not among them is a plain number."""
+        return ()
 
-def _without(evaluation: Evaluation, removal: Removal) -> Tensor | None:
-    """λ [P] without these items; None where it could not be made."""
-    if not removal:
-        return evaluation.meta
-    assert evaluation.bank is not None, "it is asked of the truth"
-    found = evaluation.bank.leave_out([removal], evaluation.level, strict=False)
-    return found.meta[:, 0] if bool(found.converged[0]) else None
+    def of(self, run: Measured) -> Mapping[str, float]:
+        """What `measure` gives, if the run has what the metric needs. Raises InputError, saying what is lacking."""
+        sentence = self.lacks(run)
+        if sentence:
+            raise InputError(sentence)
+        return self.measure(run)
+
+    def lacks(self, run: Measured) -> str:
+        """The first thing that it needs and the run has not, in a sentence; empty where nothing is lacking."""
+        return next((sentence for has, sentence in (NEEDS[need] for need in self.needs) if not has(run)), "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +18,18 @@ Array = NDArray[np.float64]
 class ChangeAgreement:
     """Predicted against true parameter change, one number per removal [s].
 
-    relative_error: ‖predicted − true‖ / ‖true‖. cosine: between the two. norm_ratio: ‖predicted‖ / ‖true‖.
+    relative_error: ‖predicted − true‖ / ‖true‖. cosine: between the two. norm_ratio: ‖predicted‖ / ‖true‖. moved: which
+    removals move the parameters at all.
     """
 
     relative_error: Array
     cosine: Array
     norm_ratio: Array
+    moved: NDArray[np.bool_]
+
+    def median(self, what: Literal["relative_error", "cosine", "norm_ratio"]) -> float:
+        """Of the removals that move the parameters; NaN where none does."""
+        return median(getattr(self, what)[self.moved])
 
 
 def change_agreement(predicted: Array, true: Array) -> ChangeAgreement:
@@ -32,7 +38,7 @@ def change_agreement(predicted: Array, true: Array) -> ChangeAgreement:
     with np.errstate(divide="ignore", invalid="ignore"):
         error = np.linalg.norm(predicted - true, axis=0) / size
         cosine = (predicted * true).sum(axis=0) / (size * length)
-        return ChangeAgreement(error, cosine, length / size)
+        return ChangeAgreement(error, cosine, length / size, moved(true))
 
 
 def moved(true: Array) -> NDArray[np.bool_]:

@@ -34,42 +34,25 @@ class Row:
     """`loss_change` (nats) or `rank_only`."""
     damping: float = NAN
     """The method's damping, set or chosen by the study's rule; NaN where it takes none."""
+    # Numbers of the metrics that every table has; each metric says what its own are.
     change_error: float = NAN
-    """Median over left-out items of ‖predicted − true Δλ‖ / ‖true Δλ‖."""
     change_cosine: float = NAN
-    """Median cosine between predicted and true Δλ."""
     change_norm_ratio: float = NAN
-    """Median of ‖predicted Δλ‖ / ‖true Δλ‖."""
     pearson: float = NAN
-    """Pearson correlation of scores with true changes of the validation loss."""
     spearman: float = NAN
-    """Spearman correlation of the same."""
     spearman_low: float = NAN
-    """Lower end of its 95 % bootstrap interval."""
     spearman_high: float = NAN
-    """Upper end of its 95 % bootstrap interval."""
     slope: float = NAN
-    """Slope of scores on true changes: 1 where sizes are right; NaN for rank-only scores."""
     lds: float = NAN
-    """Linear datamodeling score: Spearman correlation over random subsets, a subset scored by the sum of its items."""
     lds_low: float = NAN
-    """Lower end of its 95 % bootstrap interval."""
     lds_high: float = NAN
-    """Upper end of its 95 % bootstrap interval."""
     auroc: float = NAN
-    """How well low scores find the corrupted items; .5 is chance."""
     average_precision: float = NAN
-    """The same by average precision; the share of corrupted items is chance."""
     found: float = NAN
-    """Share of the corrupted items among the removed ones."""
     accuracy_edited: float = NAN
-    """Test accuracy at λ* + the predicted Δλ of removing the items of lowest score."""
     accuracy_retrained: float = NAN
-    """Test accuracy after retraining without them."""
     loss_edited: float = NAN
-    """Test loss (nats) at λ* + the predicted Δλ."""
     loss_retrained: float = NAN
-    """Test loss (nats) after retraining."""
     seconds: float = NAN
     """Time to score all items, without the search for a damping."""
     change_seconds: float = NAN
@@ -113,6 +96,12 @@ class Row:
         return to_facts(self)
 
 
+NUMBERS = tuple(f.name for f in fields(Row) if f.type in ("float", "int"))
+"""The fields of a row that are numbers."""
+SHOWN = (*NUMBERS, "gap", "runtime_ratio", "spearman_interval", "lds_interval")
+"""What a table can show of a run besides its metrics' numbers; `runtime_ratio` needs the seconds of the fit."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RemovalCurve:
     """The test tasks after removing ever more items of lowest score, one entry for each number removed, each [k].
@@ -148,8 +137,8 @@ class RemovalCurve:
         return torch.stack([getattr(self, f.name) for f in fields(self)], dim=1)
 
     def first(self) -> dict[str, float]:
-        """The values after the first removal, by name."""
-        return {f.name: float(getattr(self, f.name)[0]) for f in fields(self)}
+        """The values after the first removal, by name; NaN of an empty curve."""
+        return {f.name: float(getattr(self, f.name)[0]) if len(self) else NAN for f in fields(self)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -149,7 +149,7 @@ def compare_means(
     best, p = int(np.argmax(eligible)), NAN
     if chance is not None and counts[best] >= FEWEST:
         own = sign * (values[best, known[best]] - chance)
-        p = _p(float(own.mean()), float(own.std(ddof=1) / np.sqrt(len(own))), len(own), sides=1)
+        p = students_p(float(own.mean()), float(own.std(ddof=1) / np.sqrt(len(own))), len(own), sides=1)
     return _standing(names, means, best, difference, p)
 
 
@@ -260,7 +260,7 @@ def _standing(
     """difference(i, j): by how much i is better, its standard error, and the number of pairs behind it."""
     known = [i for i in range(len(names)) if np.isfinite(values[i])]
     pairs = list(combinations(known, 2))
-    adjusted = dict(zip(pairs, holm([_p(*difference(i, j)) for i, j in pairs]), strict=True))
+    adjusted = dict(zip(pairs, holm([students_p(*difference(i, j)) for i, j in pairs]), strict=True))
     rivals = []
     for other in known:
         if other == best:
@@ -274,7 +274,7 @@ def _standing(
     return Standing(best=names[best], value=float(values[best]), rivals=tuple(rivals), chance_p=corrected)
 
 
-def _p(gap: float, error: float, n: int, sides: int = 2) -> float:
+def students_p(gap: float, error: float, n: int, sides: int = 2) -> float:
     """Student's p-value of no difference; one-sided: of none above 0. NaN for too few pairs."""
     if n < FEWEST or not np.isfinite(error):
         return NAN

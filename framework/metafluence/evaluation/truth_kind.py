@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, fields
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -28,6 +28,12 @@ class TruthWords:
     short: str
     again: str
     effect: str
+
+    def said(self, text: str) -> str:
+        """The text with these in the place of {name}, {short}, {again} and {effect}; other braces are a user's own."""
+        for word in fields(self):
+            text = text.replace(f"{{{word.name}}}", getattr(self, word.name))
+        return text
 
 
 WORDS: dict[Kind, TruthWords] = {

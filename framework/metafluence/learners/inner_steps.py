@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Literal
 
 import torch
 from higher.optim import DifferentiableAdam, DifferentiableOptimizer, DifferentiableSGD
 from torch import Tensor
 
+from metafluence.errors import InputError
+from metafluence.learners.inner_rates import InnerRates, LearnedRates, RateScale, inner_rates
 from metafluence.learners.meta_learner import Adaptation
 from metafluence.learners.network_learner import NetworkLearner
 from metafluence.registry import Count, Positive
@@ -18,11 +21,48 @@ InnerRule = Literal["sgd", "adam"]
 
 
 class StepLearner(NetworkLearner):
-    """A dataclass with the fields `steps`, `rate` and `first_order`, whose `unroll` takes those steps."""
+    """A dataclass with the fields `steps`, `rate` and `first_order`, whose `unroll` takes those steps.
+
+    With fields `learn_rates`, `rates_by_step` and `rates_as`, too, `rates` are the last meta-parameters of λ.
+    """
 
     steps: Count
     rate: Positive
     first_order: bool
+    learn_rates: LearnedRates = "none"
+    rates_by_step: bool = False
+    rates_as: RateScale = "log"
+
+    def __post_init__(self) -> None:
+        if self.rates_by_step and self.learn_rates == "none":
+            raise InputError(
+                f"{type(self).__name__} has rates_by_step, and learns no rates. Set learn_rates to one, layer, tensor "
+                "or entry, or leave rates_by_step out."
+            )
+
+    @cached_property
+    def rates(self) -> InnerRates | None:
+        """The learned rates, of a bound learner."""
+        steps = self.steps if self.rates_by_step else None
+        return inner_rates(self.learn_rates, self.adapted_positions(), self.rate, steps, self.rates_as)
+
+    @property
+    def rates_size(self) -> int:
+        """How many meta-parameters the learned rates are."""
+        return 0 if self.rates is None else self.rates.size
+
+    def rate_positions(self, start: int = 0) -> dict[str, Tensor]:
+        """By name, where the learned rates lie behind `start` other extra meta-parameters."""
+        return {} if self.rates is None else {name: start + where for name, where in self.rates.positions.items()}
+
+    def initial_extra(self, network: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Zeros, and behind them the learned rates as they start."""
+        others = network.new_zeros(self.extra_size - self.rates_size)
+        return others if self.rates is None else torch.cat([others, self.rates.initial(network)])
+
+    def rate_of(self, rows: Tensor) -> Tensor | float:
+        """The inner rate for `descend`: `rate`, or the learned ones, whose meta-parameters rows [n, R] end in."""
+        return self.rate if self.rates is None else self.rates.spread(rows[:, rows.shape[1] - self.rates.size :])
 
     @property
     def unrolls(self) -> bool:
@@ -71,20 +111,21 @@ def descend(
 ) -> Tensor:
     """θ [n, Q] after `steps` steps from `start` [n, Q] on the sum of `loss` (θ [n, Q] to [n]), by `higher`.
 
-    rate: a number, or one for each parameter, [n, Q]; derivatives go through it. Adam and SGD act on every parameter
-    alone, so that a stack of tasks is stepped as one. first_order: derivatives do not go through the gradients.
+    rate: a number, or one for each parameter, [n, Q], and each step, [n, steps, Q] ([n, 1, Q] for all); derivatives go
+    through it. Adam and SGD act on every parameter alone, so that a stack of tasks is stepped as one. first_order:
+    derivatives do not go through the gradients.
     """
     reference = torch.zeros(0, requires_grad=True)
     kind, plain = (DifferentiableSGD, torch.optim.SGD) if rule == "sgd" else (_TorchAdam, torch.optim.Adam)
     optimiser: DifferentiableOptimizer = kind(
         plain([reference], lr=1.0),
         [reference],
-        override={"lr": [rate]},
         grad_callback=(lambda gradients: [g.detach() for g in gradients]) if first_order else None,
         track_higher_grads=track,
     )
     with torch.enable_grad():
         adapted = start if track and start.requires_grad else start.detach().requires_grad_()
-        for _ in range(steps):
-            (adapted,) = optimiser.step(loss(adapted).sum(), params=[adapted])
+        for step in range(steps):
+            now = rate[:, min(step, rate.shape[1] - 1)] if isinstance(rate, Tensor) and rate.dim() == 3 else rate
+            (adapted,) = optimiser.step(loss(adapted).sum(), params=[adapted], override={"lr": [now]})
     return adapted if track else adapted.detach()

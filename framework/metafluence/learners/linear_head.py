@@ -45,6 +45,11 @@ class LinearHead(FeatureLearner):
     def adapted_size(self) -> int:
         return (self.ways or 0) * (self.width + 1)
 
+    def adapted_positions(self) -> dict[str, Tensor]:
+        """By name, where the head's parameters lie among the adapted ones."""
+        head = torch.arange(self.adapted_size).reshape(-1, self.width + 1)
+        return {"head.weight": head[:, :-1], "head.bias": head[:, -1]}
+
     def predict(self, rows: Tensor, adapted: Tensor, inputs: Tensor) -> Tensor:
         return self.outputs(adapted, inputs)
 

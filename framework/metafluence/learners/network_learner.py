@@ -125,6 +125,10 @@ class NetworkLearner(MetaLearner):
     def mixes_instances(self) -> bool:
         return self.network.mixes_instances
 
+    def adapted_positions(self) -> dict[str, Tensor]:
+        """By name, where each adapted parameter lies among the Q ones, in the shape that a module has it in."""
+        return {"adapted": torch.arange(self.adapted_size)}
+
     def extra_positions(self) -> dict[str, Tensor]:
         """Names of the extra meta-parameters, and where they lie among them, in the shape that a module has them in."""
         return {"extra": torch.arange(self.extra_size)} if self.extra_size else {}

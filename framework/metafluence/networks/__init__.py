@@ -13,6 +13,7 @@ from metafluence.networks.layers import (
     multiplications,
 )
 from metafluence.networks.losses import (
+    OneHotLoss,
     OutputLoss,
     SoftmaxLoss,
     SquaredLoss,

@@ -88,15 +88,6 @@ class FlatModule:
             found.setdefault(name.rpartition(".")[0], {})[name] = where.flatten()
         return found
 
-    @property
-    def layer_sizes(self) -> list[int]:
-        """How many parameters each layer has (its weight and its bias together), in order."""
-        sizes: dict[str, int] = {}
-        for name, size in zip(self._names, self._sizes, strict=True):
-            layer = name.rpartition(".")[0]
-            sizes[layer] = sizes.get(layer, 0) + size
-        return list(sizes.values())
-
     def __call__(self, flat: Tensor, inputs: Tensor) -> Tensor:
         """Outputs for `inputs` [n, *shape] at parameters [P]."""
         parts = flat.split(self._sizes)

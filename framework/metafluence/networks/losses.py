@@ -117,6 +117,22 @@ class SquaredLoss(OutputLoss):
         return outputs - targets
 
 
+class OneHotLoss(SquaredLoss):
+    """½ ‖outputs − e‖², e one in the place of the class and zero elsewhere; targets are class indices [...]."""
+
+    of_classes: ClassVar[bool] = True
+
+    def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return squared_error(outputs, _one_hot(outputs, targets))
+
+    def observed(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return outputs - _one_hot(outputs, targets)
+
+
+def _one_hot(outputs: Tensor, targets: Tensor) -> Tensor:
+    return torch.nn.functional.one_hot(targets, outputs.shape[-1]).to(outputs)
+
+
 @dataclass(frozen=True, eq=False)
 class Through(OutputLoss):
     """The loss of `outputs(features)`: features [..., d] are mapped to outputs [..., C], instance by instance."""

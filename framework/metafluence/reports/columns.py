@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import inf
 from typing import Literal
 
-from metafluence.reports.data_dictionary import METRIC
+from metafluence.evaluation import SHOWN, Better, Number, standing_numbers
+from metafluence.reports.data_dictionary import meaning
 from metafluence.reports.groups import Group, words_of
-from metafluence.reports.text_table import Better
+from metafluence.studies import METRIC, Outcome
 
 Place = Literal["page", "paper", "terminal"]
 
@@ -19,8 +21,8 @@ class Column:
     """One column.
 
     Attributes:
-        field: A field of `Row`, or a name in `groups.DERIVED`.
-        heading: What stands above it; {again} and the like are replaced by what the truth is called.
+        field: A field of `Row`, a name in `groups.DERIVED`, or `metric.NAME`.
+        heading: What stands above it; {again} and the like stand for what the truth is called.
         form: Format of a number, "%" for a percentage, "s" for text.
         meaning: The heading explained.
         better: Which values are better; empty where neither.
@@ -40,123 +42,129 @@ class Column:
     one_seed: bool = False
     narrow: tuple[Place, ...] = ()
 
+    @classmethod
+    def of(cls, field: str, number: Number, one_seed: bool = False, narrow: tuple[Place, ...] = ()) -> Column:
+        """The column of a metric's number."""
+        facts = (number.form, number.meaning, number.better, number.chance, number.bounds)
+        return cls(field, number.label or field.removeprefix(METRIC), *facts, one_seed, narrow)
 
-POSITIVE, CORRELATION, SHARE = (0.0, inf), (-1.0, 1.0), (0.0, 1.0)
+
+POSITIVE = (0.0, inf)
 BOTH: tuple[Place, ...] = ("paper", "terminal")
 
-# What a study is mostly read for stands first, for where a page is too narrow for all of it.
-COLUMNS = (
-    Column(
-        "damping", "damping", ".3g", "added to the curvature: the method's own, or chosen", one_seed=True, narrow=BOTH
-    ),
-    Column(
-        "change_error", "Δλ error", "%", "median ‖predicted − true Δλ‖ / ‖true Δλ‖, by {name} without single items",
-        better="low", chance=1.0, narrow=BOTH, bounds=POSITIVE,
-    ),
-    Column(
-        "spearman", "Spearman", ".3f", "of scores and changes of the validation loss by {name}",
-        better="high", chance=0.0, narrow=BOTH, bounds=CORRELATION,
-    ),
-    Column(
-        "spearman_interval", "95 %", "s", "bootstrap interval of Spearman over the left-out items", one_seed=True
-    ),
-    Column(
-        "auroc", "AUROC", ".3f", "of finding the corrupted items; .5 is chance",
-        better="high", chance=0.5, narrow=BOTH, bounds=SHARE,
-    ),
-    Column(
-        "accuracy_edited", "acc. edited", ".4f",
-        "test accuracy at λ* + predicted Δλ of removing the items of lowest score",
-        better="high", narrow=BOTH, bounds=SHARE,
-    ),
-    Column(
-        "accuracy_retrained", "acc. {again}", ".4f", "test accuracy after {short} without the same items",
-        better="high", narrow=BOTH, bounds=SHARE,
-    ),
-    Column(
-        "loss_edited", "loss edited", ".4f",
-        "test loss at λ* + predicted Δλ of removing the items of lowest score",
-        better="low", narrow=BOTH, bounds=POSITIVE,
-    ),
-    Column(
-        "loss_retrained", "loss {again}", ".4f", "test loss after {short} without the same items",
-        better="low", narrow=BOTH, bounds=POSITIVE,
-    ),
-    Column(
-        "gap", "edit − {again}", "+.4f",
-        "difference of test quality, edited and {again}, seed by seed", narrow=("paper",),
-    ),
-    Column(
-        "runtime_ratio", "share of one fit's time", ".3g",
-        "seconds to score all items and to edit λ*, divided by those of one fit from scratch in the same run",
-        better="low", narrow=BOTH, bounds=POSITIVE,
-    ),
-    Column(
-        "lds", "LDS", ".3f", "linear datamodeling score: Spearman over random subsets, by {name}",
-        better="high", chance=0.0, narrow=("terminal",), bounds=CORRELATION,
-    ),
-    Column("lds_interval", "95 %", "s", "bootstrap interval of LDS over the subsets", one_seed=True),
-    Column("found", "found", "%", "share of the corrupted items among those removed", better="high", bounds=SHARE),
-    Column("slope", "slope", ".2f", "of scores on the changes by {name}; 1 is the right size", one_seed=True),
-    Column(
-        "change_cosine", "Δλ cosine", ".3f", "median cosine of predicted and true Δλ, by {name}",
-        better="high", chance=0.0, one_seed=True, bounds=CORRELATION,
-    ),
-    Column(
-        "average_precision", "AP", ".3f", "average precision of finding the corrupted items",
-        better="high", one_seed=True, bounds=SHARE,
-    ),
-    Column("seconds", "seconds", ".3g", "to score all items", better="low", bounds=POSITIVE),
-    Column("products", "products", ".0f", "Hessian products for the scores", one_seed=True, bounds=POSITIVE),
-    Column(
-        "residual", "residual", ".0e", "largest relative residual of the method's solves",
-        one_seed=True, bounds=POSITIVE,
-    ),
-)  # fmt: skip
+
+@lru_cache(maxsize=1)
+def standard_columns() -> tuple[Column, ...]:
+    """The columns where a study does not choose. What metrics measure is described by the metrics.
+
+    What a study is mostly read for stands first, for where a page is too narrow for all of it.
+    """
+    numbers = standing_numbers()
+
+    def of(name: str, one_seed: bool = False, narrow: tuple[Place, ...] = ()) -> Column:
+        return Column.of(name, numbers[name], one_seed, narrow)
+
+    return (
+        Column(
+            "damping", "damping", ".3g", "Added to the curvature: the method's own, or chosen.", one_seed=True,
+            narrow=BOTH,
+        ),
+        of("change_error", narrow=BOTH),
+        of("spearman", narrow=BOTH),
+        Column(
+            "spearman_interval", "95 %", "s", "Bootstrap interval of Spearman over the left-out items.", one_seed=True
+        ),
+        of("auroc", narrow=BOTH),
+        of("accuracy_edited", narrow=BOTH),
+        of("accuracy_retrained", narrow=BOTH),
+        of("loss_edited", narrow=BOTH),
+        of("loss_retrained", narrow=BOTH),
+        Column(
+            "gap", "edit − {again}", "+.4f",
+            "Difference of test quality, edited and {again}, seed by seed.", narrow=("paper",),
+        ),
+        Column(
+            "runtime_ratio", "share of one fit's time", ".3g",
+            "Seconds to score all items and to edit λ*, divided by those of one fit from scratch in the same run.",
+            better="low", narrow=BOTH, bounds=POSITIVE,
+        ),
+        of("lds", narrow=("terminal",)),
+        Column("lds_interval", "95 %", "s", "Bootstrap interval of LDS over the subsets.", one_seed=True),
+        of("found"),
+        of("slope", one_seed=True),
+        of("change_cosine", one_seed=True),
+        of("average_precision", one_seed=True),
+        Column("seconds", "seconds", ".3g", "To score all items.", better="low", bounds=POSITIVE),
+        Column("products", "products", ".0f", "Hessian products for the scores.", one_seed=True, bounds=POSITIVE),
+        Column(
+            "residual", "residual", ".0e", "Largest relative residual of the method's solves.",
+            one_seed=True, bounds=POSITIVE,
+        ),
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=1)
+def known_columns() -> dict[str, Column]:
+    """Every column that a table can show of any run, by field."""
+    found = {name: Column.of(name, number) for name, number in standing_numbers().items()}
+    found |= {column.field: column for column in standard_columns()}
+    rest = [name for name in SHOWN if name not in found]
+    return found | {name: Column(name, name.replace("_", " "), ".3g", meaning("results", name)) for name in rest}
 
 
 def columns(groups: Sequence[Group], place: Place = "page") -> list[Column]:
-    """The columns for these groups: accuracies where there are classes, losses where there are real targets.
+    """The columns for these groups: those that their study names, in its order, the same in every place.
 
-    The numbers that the study asks for stand last; in the terminal they have tables of their own (`metric_tables`).
+    Where it names none: those of all runs that this place has room for, accuracies where there are classes and losses
+    where there are real targets, and then the numbers of the study's `metrics`; in the terminal these have tables of
+    their own (`metric_tables`).
     """
-    real = {group.outcomes[0].real for group in groups}
+    own = metric_columns(groups)
+    known = {**known_columns(), **own}
+    asked = list(dict.fromkeys(name for group in groups for one in group.outcomes for name in one.columns))
     one_seed = all(len(group.outcomes) == 1 for group in groups)
-    words, shown = asdict(words_of(groups)), []
-    for column in COLUMNS:
-        quality = column.field.split("_")[0]
-        if quality == "accuracy" and False not in real:
-            continue
-        if quality == "loss" and True not in real:
-            continue
-        if column.one_seed and not one_seed:
-            continue
-        if place == "terminal" and not one_seed and column.field in ("change_error", "lds"):
-            continue  # with their intervals all columns together are wider than a terminal
-        if column.field == "damping" and not _damped(groups):
-            continue
-        if place == "page" or place in column.narrow:
-            shown.append(
-                replace(column, heading=column.heading.format(**words), meaning=column.meaning.format(**words))
-            )
-    return shown if place == "terminal" else shown + metric_columns(groups)
+    if asked:  # bootstrap intervals are of one seed
+        shown = [known[name] for name in asked if name in known and (one_seed or known[name].form != "s")]
+    else:
+        shown = [column for column in standard_columns() if _stands(column, groups, place, one_seed)]
+        standing = [column.field for column in shown]
+        more = [column for name, column in own.items() if name not in standing]
+        shown += [one for one in more if place != "terminal" or not one.field.startswith(METRIC)]
+    said = words_of(groups).said
+    return [replace(column, heading=said(column.heading), meaning=said(column.meaning)) for column in shown]
 
 
-def metric_columns(groups: Sequence[Group]) -> list[Column]:
-    """The columns of the numbers that the study asks for."""
-    return [_metric(name) for name in _metrics(groups)]
+def comparable(outcomes: Iterable[Outcome]) -> dict[str, Column]:
+    """By column of results.csv, what rows can be compared by: where it is known which values are better."""
+    own = {name: Column.of(name, number) for one in outcomes for name, number in one.numbers.items()}
+    return {name: column for name, column in {**known_columns(), **own}.items() if column.better}
 
 
-def _metrics(groups: Sequence[Group]) -> list[str]:
-    """The names of all metrics' numbers, in the order in which they first stand."""
-    rows = [line.row for group in groups for one in group.outcomes for line in one.lines]
-    return list(dict.fromkeys(name for row in rows for name in row.metrics))
+def _stands(column: Column, groups: Sequence[Group], place: Place, one_seed: bool) -> bool:
+    """Whether a column that no study has asked for stands in this place."""
+    real = {group.outcomes[0].real for group in groups}
+    quality = column.field.partition("_")[0]
+    if (quality == "accuracy" and False not in real) or (quality == "loss" and True not in real):
+        return False
+    if column.one_seed and not one_seed:
+        return False
+    if place == "terminal" and not one_seed and column.field in ("change_error", "lds"):
+        return False  # with their intervals all columns together are wider than a terminal
+    if column.field == "damping" and not _damped(groups):
+        return False
+    return place == "page" or place in column.narrow
 
 
-def _metric(name: str) -> Column:
-    asked = name.partition(" ")[0].rpartition(".")[0]
-    about = f"a number that the study asks for: `metafluence show metric {asked}`"
-    return Column(f"{METRIC}{name}", name, ".3g", about)
+def metric_columns(groups: Sequence[Group]) -> dict[str, Column]:
+    """The columns of the metrics that studies ask for, by field, in the order in which they first stand."""
+    outcomes = [one for group in groups for one in group.outcomes]
+    numbers = {name: number for one in outcomes for name, number in one.numbers.items()}
+    rows = [line.row for one in outcomes for line in one.lines]
+    for name in dict.fromkeys(f"{METRIC}{name}" for row in rows for name in row.metrics):
+        asked = name.removeprefix(METRIC).partition(" ")[0].rpartition(".")[0]
+        about = f"A number that the study asks for: `metafluence show metric {asked}`."
+        numbers.setdefault(name, Number(name, meaning=about, label=name.removeprefix(METRIC)))
+    return {name: Column.of(name, number) for name, number in numbers.items() if number.shown}
 
 
 def _damped(groups: Sequence[Group]) -> bool:

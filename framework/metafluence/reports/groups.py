@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metafluence.evaluation import Row, TruthWords, mean_interval, run_name, truth_words
-from metafluence.reports.data_dictionary import METRIC
 from metafluence.reports.text_table import NOTHING
-from metafluence.studies import Line, Outcome, StudyResult, Variation, outcome
+from metafluence.studies import METRIC, Line, Outcome, StudyResult, Variation, outcome
 from metafluence.tasks import Level
 
 Array = NDArray[np.float64]

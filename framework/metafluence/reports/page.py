@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 import metafluence
 from metafluence.reports.style import png
 from metafluence.runtime import write_atomically
+from metafluence.sentences import GROUPS, folded
 
 BROAD = 7.0
 """Inches from which a figure is scrolled on a phone, not shrunk, so that its text stays readable."""
@@ -23,6 +24,8 @@ def write_page(path: Path, template: str, **facts: Any) -> Path:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("metafluence.reports"), autoescape=True, trim_blocks=True
     )
+    environment.filters["folded"] = folded
+    environment.globals["GROUPS"] = GROUPS
     written = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     page = environment.get_template(template).render(metafluence=metafluence.__version__, written=written, **facts)
     write_atomically(path, page.encode())

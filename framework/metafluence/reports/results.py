@@ -15,10 +15,11 @@ import pandas as pd
 from metafluence.errors import InputError
 from metafluence.evaluation import Row
 from metafluence.reports.attempts import Attempts
-from metafluence.reports.data_dictionary import COLUMNS, METRIC, PARAMETER, SETTING, VARIED, TableName, described
+from metafluence.reports.data_dictionary import PARAMETER, SETTING, VARIED, TableName, described, dictionary
+from metafluence.reports.groups import DERIVED
 from metafluence.reports.plain_text import write_csv
 from metafluence.runtime import warn, write_atomically
-from metafluence.studies import Outcome, open_stores
+from metafluence.studies import METRIC, Outcome, open_stores
 
 
 class Results(NamedTuple):
@@ -61,11 +62,12 @@ def write_results(folder: Path, outcomes: Sequence[Outcome], attempts: Attempts)
     """
     made: dict[TableName, Any] = {"results": rows_frame, "scores": item_scores_frame}
     about: dict[str, Any] = {}
+    numbers = {name: number for one in outcomes for name, number in one.numbers.items()}
     for name, make in made.items():
         frame = attempts.make(f"{name}.csv" if name == "results" else f"{name}.parquet", partial(make, outcomes), None)
         if frame is None:
             continue
-        about[name] = described(name, frame)
+        about[name] = described(name, frame, numbers)
         if name == "results":
             attempts.make("results.csv", partial(write_csv, folder / "results.csv", frame), None)
         if find_spec("pyarrow") is not None:
@@ -81,10 +83,11 @@ def write_parquet(file: Path, frame: pd.DataFrame) -> None:
     write_atomically(file, written.getvalue())
 
 
-def rows_frame(outcomes: Iterable[Outcome]) -> pd.DataFrame:
-    """All runs of all outcomes, one a line, with the columns of `COLUMNS["results"]`.
+def rows_frame(outcomes: Sequence[Outcome]) -> pd.DataFrame:
+    """All runs of all outcomes, one a line, with the columns of `dictionary()["results"]`.
 
-    There are no accuracies where all targets are real values.
+    The columns that the study names for its tables stand after what a row is, in its order. There are no accuracies
+    where all targets are real values.
     """
     lines, real = [], True
     for one in outcomes:
@@ -106,18 +109,20 @@ def rows_frame(outcomes: Iterable[Outcome]) -> pd.DataFrame:
                     "accuracy_clean": side.clean.accuracy,
                     "loss_clean": side.clean.loss,
                     "fit_seconds": one.fit_seconds,
+                    **{name: derive(one, line.row) for name, derive in DERIVED.items()},
                     "truth": one.truth.words.name if side.left_out else "",
                     "variation": one.id,
                 }
             )
     found = _numbers(pd.DataFrame(lines))
     shown = found.drop(columns=[c for c in found if c.startswith("accuracy_")]) if real else found
-    return _of_one_type(shown.reindex(columns=_ordered(shown)))
+    asked = list(dict.fromkeys(name for one in outcomes for name in one.columns))
+    return _of_one_type(shown.reindex(columns=_ordered(shown, asked)))
 
 
 def item_scores_frame(outcomes: Iterable[Outcome]) -> pd.DataFrame:
-    """The scores of all items by all runs that did not fail, one a line, with the columns of `COLUMNS["scores"]`."""
-    frames = [pd.DataFrame(columns=list(COLUMNS["scores"])).drop(columns=["store", "study", "NAME"])]
+    """The scores of all items by all runs that did not fail, one a line; columns as in `dictionary()["scores"]`."""
+    frames = [pd.DataFrame(columns=list(dictionary()["scores"])).drop(columns=["store", "study", "NAME"])]
     for one in outcomes:
         for line in one.lines:
             row, side = line.row, one.sides[line.row.level]
@@ -144,7 +149,7 @@ def item_scores_frame(outcomes: Iterable[Outcome]) -> pd.DataFrame:
 
 def _place(table: TableName, one: Outcome) -> dict[str, Any]:
     """Where a row is from: what is varied, and the seed."""
-    taken = {name for name in COLUMNS[table] if name not in ("study", "NAME")} | {"notes"}
+    taken = {name for name in dictionary()[table] if name not in ("study", "NAME")} | {"notes"}
     hidden = (METRIC, PARAMETER, SETTING)
     names = {name: f"{VARIED}{name}" if name in taken or name.startswith(hidden) else name for name in one.varied}
     return {**{names[name]: label for name, label in one.varied.items()}, "seed": one.seed}
@@ -156,13 +161,14 @@ def _numbers(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.astype(dict.fromkeys(empty, float))
 
 
-def _ordered(frame: pd.DataFrame) -> list[str]:
-    """The columns with those of one kind together, in the order in which they first stand."""
+def _ordered(frame: pd.DataFrame, asked: Sequence[str]) -> list[str]:
+    """The columns: what a row is, those that are asked for, and the others with those of one kind together."""
     prefixes = (METRIC, PARAMETER, SETTING)
     kinds = [next((p for p in prefixes if name.startswith(p)), "") for name in frame.columns]
     first = [name for name, kind in zip(frame.columns, kinds, strict=True) if not kind]
     rest = [name for p in prefixes for name, kind in zip(frame.columns, kinds, strict=True) if kind == p]
-    return [*first, *rest]
+    start = first[: first.index("level") + 1] if "level" in first else []
+    return list(dict.fromkeys([*start, *(name for name in asked if name in frame), *first, *rest]))
 
 
 def _of_one_type(frame: pd.DataFrame) -> pd.DataFrame:

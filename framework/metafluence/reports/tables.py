@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from metafluence.reports.columns import COLUMNS, Column, Place, columns, metric_columns
+from metafluence.reports.columns import Column, Place, columns, known_columns, metric_columns
 from metafluence.reports.groups import Group, Mean, Method, compared, lines, mean, methods, named, number_text, words_of
 from metafluence.reports.text_table import NOTHING, filled
 from metafluence.reports.winners import rank
-from metafluence.studies import Outcome, Published, PublishedRow
+from metafluence.studies import METRIC, Outcome, Published, PublishedRow
 from metafluence.tasks import Level
 
 
@@ -89,11 +89,15 @@ def narrow_table(groups: Sequence[Group], level: Level, place: Place) -> Table:
 
 
 def metric_tables(group: Group, level: Level) -> list[Table]:
-    """The numbers that the study asks for, a table for each metric: narrow enough for a terminal."""
+    """The numbers of the study's `metrics`, a table for each metric: narrow enough for a terminal. None where the study
+    chooses the columns of its tables, which have them then.
+    """
     by_metric: dict[str, list[tuple[str, Column]]] = {}
-    for column in metric_columns([group]):
-        metric, _, name = column.heading.rpartition(".")
-        by_metric.setdefault(metric, []).append((name, column))
+    chosen = any(one.columns for one in group.outcomes)
+    for field, column in ({} if chosen else metric_columns([group])).items():
+        metric, _, name = field.removeprefix(METRIC).rpartition(".")
+        if field.startswith(METRIC):
+            by_metric.setdefault(metric, []).append((name, column))
     tables = []
     for metric, named_columns in by_metric.items():
         rows = tuple(
@@ -116,7 +120,7 @@ def published_table(published: Published, group: Group, level: Level) -> Table:
         ("time", "ours: seconds to score all items and to edit λ*, divided by those of one fit from scratch"),
     )
     base = published.rows.get("retrain", PublishedRow()).seconds
-    ours = [column for column in COLUMNS if column.field in ("accuracy_edited", "accuracy_retrained", "runtime_ratio")]
+    ours = [known_columns()[name] for name in ("accuracy_edited", "accuracy_retrained", "runtime_ratio")]
     rows = []
     for name, stated in published.rows.items():
         ratio = stated.seconds / base if base and stated.seconds is not None else None
@@ -161,11 +165,9 @@ def _references(group: Group, level: Level, shown: Sequence[Column]) -> list[lis
             },
         ),
     ]
-    return [
-        [name, "", *(cells.get(c.field, Mean()).text(c.form, c.bounds) for c in shown)]
-        for name, cells in rows
-        if next(iter(cells.values())).n
-    ]
+    known = [(name, cells) for name, cells in rows if next(iter(cells.values())).n]
+    texts = [[name, "", *(cells.get(c.field, Mean()).text(c.form, c.bounds) for c in shown)] for name, cells in known]
+    return [row for row in texts if any(cell != NOTHING for cell in row[2:])]
 
 
 def _name(group: Group, level: Level, method: Method) -> str:

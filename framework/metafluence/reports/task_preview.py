@@ -35,12 +35,14 @@ def summarise(dataset: Dataset) -> Summary:
         data = dataset.load()
         return Summary(tuple(_of_classes(data)), data)
     tasks = _draw(dataset, None, Episodes(train=200, validation=1, test=1, shot=10, query=10), 0)
-    x, y = (torch.cat([getattr(half, what) for half in (tasks.support, tasks.query)]) for what in ("inputs", "targets"))
-    shape, size = list(tasks.input_shape), tasks.support.targets.shape[-1]
+    halves = tasks.support, tasks.query
+    x, y = (torch.cat([getattr(half, what).flatten(0, 1) for half in halves]) for what in ("inputs", "targets"))
+    shape, size = list(tasks.input_shape), y.shape[-1]
+    real = f"{size} real value{'s' if size > 1 else ''}, {y.min():.2f} to {y.max():.2f}"
     lines = (
         ("tasks", "drawn anew without end; shown are figures of 200"),
         ("inputs", f"{shape}, {x.min():.2f} to {x.max():.2f}"),
-        ("targets", f"{size} real value{'s' if size > 1 else ''}, {y.min():.2f} to {y.max():.2f}"),
+        ("targets", real if tasks.real else f"{tasks.ways} classes"),
     )
     return Summary(lines, None)
 

@@ -5,14 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Literal
 
 from metafluence.reports.plain_text import one_line
 from metafluence.runtime import write_atomically
 
 Rows = Sequence[Sequence[str]]
-Better = Literal["", "high", "low"]
-"""Which values of a column are the better ones; empty where neither."""
 NOTHING = "–"
 """What stands in a cell where there is nothing to say."""
 

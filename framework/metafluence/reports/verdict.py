@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from metafluence.evaluation import FEWEST, TruthWords
-from metafluence.reports.columns import COLUMNS, Column
+from metafluence.reports.columns import Column, known_columns
 from metafluence.reports.groups import Group, Mean, Method, compared, lines, mean, named, number_text, values
 from metafluence.reports.truth_findings import truth_findings
 from metafluence.reports.winners import Ranking, rank
@@ -35,7 +35,7 @@ class Question:
 
     @property
     def column(self) -> Column:
-        return next(column for column in COLUMNS if column.field == self.field)
+        return known_columns()[self.field]
 
 
 def questions(noun: str, quality: str, words: TruthWords) -> list[Question]:
@@ -112,7 +112,7 @@ def describe(ranking: Ranking, question: Question, seeds: int) -> str:
         return f"{_capital(question.doing)}: {question.what} {span}{over}; {_few(seeds)} no winner."
     if len(ranking.best) > 1:
         others = "" if ranking.behind is None else f" {named(first)} is ahead of {_lead(ranking, column)}."
-        tied = f"{_listed([named(method) for method in ranking.best])} cannot be told apart in {question.doing}"
+        tied = f"{listed([named(method) for method in ranking.best])} cannot be told apart in {question.doing}"
         return f"{tied} ({question.what} {_span(ranking, value)}{over}).{others}"
     if ranking.behind is None:
         start = f"{_capital(question.doing)}: {question.what} {value(first)}{over} ({named(first)})"
@@ -181,7 +181,8 @@ def _few(seeds: int) -> str:
     return counted if seeds < FEWEST else "nothing that is paired names"
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Names in a sentence; of many the first, and how many more."""
     shown = list(names) if len(names) <= NAMED + 1 else [*names[:NAMED], f"{len(names) - NAMED} more"]
     return f"{', '.join(shown[:-1])} and {shown[-1]}"
 

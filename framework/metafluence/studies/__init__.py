@@ -1,10 +1,16 @@
 """A study from its YAML to its results: configuration, variations, plans, preparation, stored outcomes."""
 
+from metafluence.studies.bank import Bank, load_bank
+from metafluence.studies.bank_checks import Verified, verify_bank
+from metafluence.studies.bank_records import BankedLevel, BankedVariation
+from metafluence.studies.bank_setting import BankSetting
+from metafluence.studies.bank_writing import write_bank
 from metafluence.studies.candidates import CandidateScores
 from metafluence.studies.cleaning import Cleaning, clean
 from metafluence.studies.comparison import Comparing, Stored, open_stores
 from metafluence.studies.config import GridConfig, StudyConfig, parse_study
 from metafluence.studies.dry_run import pilot
+from metafluence.studies.measuring import METRIC
 from metafluence.studies.outcomes import Line, Outcome, Side, outcome
 from metafluence.studies.overrides import parse_assignment
 from metafluence.studies.preparation import Prepared

@@ -194,16 +194,17 @@ class StudyConfig(Strict):
     """Everything that a study is.
 
     levels: the kinds of items that are judged. methods: each runs at every level that it claims, or at those that its
-    own key `levels` names. metrics: numbers more about each run. solvers: every method that takes a solver and names
-    none is run with each. corruption: one, or several in turn. remove: share of the items that each method has removed
-    for the accuracy columns, or several of them for removal curves, the first for the columns; the corrupted share if
-    not given. checkpoints: a trainer whose checkpoints serve the methods that need some; the study's own trainer's if
-    not given. damping: how `methods` that take a damping and set none come by it; as the methods have it if not given.
-    grid: one method's scores with inner and outer solvers swapped against each other, at the first level. budget:
-    methods whose error is split by where it comes from. device: where tensors are: cpu, cuda, cuda:N or mps.
-    distributed: the processes that torchrun started share the tasks. certificate: whether influence can be trusted here
-    is checked, where there is ground truth. candidates: how many more training tasks are drawn that are not trained on,
-    to score what adding each would do; compared with exact fits with as many of them as `truth.items` says.
+    own key `levels` names. metrics: numbers more about each run. columns: those of all tables, in this order, as
+    results.csv calls them. solvers: every method that takes a solver and names none is run with each. corruption: one,
+    or several in turn. remove: share of the items that each method has removed for the accuracy columns, or several of
+    them for removal curves, the first for the columns; the corrupted share if not given. checkpoints: a trainer whose
+    checkpoints serve the methods that need some; the study's own trainer's if not given. damping: how `methods` that
+    take a damping and set none come by it; as the methods have it if not given. grid: one method's scores with inner
+    and outer solvers swapped against each other, at the first level. budget: methods whose error is split by where it
+    comes from. device: where tensors are: cpu, cuda, cuda:N or mps. distributed: the processes that torchrun started
+    share the tasks. certificate: whether influence can be trusted here is checked, where there is ground truth.
+    candidates: how many more training tasks are drawn that are not trained on, to score what adding each would do;
+    compared with exact fits with as many of them as `truth.items` says.
     """
 
     name: Name
@@ -223,6 +224,7 @@ class StudyConfig(Strict):
     methods: Specs
     solvers: Specs = ["cg"]
     metrics: list[Spec] = []
+    columns: list[str] = []
     damping: DampingConfig | None = None
     grid: GridConfig | None = None
     budget: BudgetConfig | None = None

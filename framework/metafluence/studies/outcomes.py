@@ -17,6 +17,7 @@ from metafluence.evaluation import (
     Ceiling,
     Cell,
     Certificate,
+    Number,
     Reliability,
     RemovalCurve,
     Row,
@@ -111,6 +112,10 @@ class Outcome:
     cells: tuple[Cell, ...] = ()
     """Of the grid of inner and outer solvers."""
     warnings: tuple[str, ...] = ()
+    numbers: dict[str, Number] = field(default_factory=dict)
+    """What the numbers of the study's `metrics` are, by the column of results.csv."""
+    columns: tuple[str, ...] = ()
+    """The columns of its tables, as results.csv calls them; empty where the study leaves that open."""
 
     @property
     def label(self) -> str:
@@ -161,6 +166,8 @@ def outcome(variation: Variation, result: StudyResult) -> Outcome:
         budgets=result.budgets,
         cells=result.grid,
         warnings=result.warnings,
+        numbers=result.numbers,
+        columns=result.columns,
     )
 
 
@@ -193,6 +200,8 @@ def save_outcome(file: Path, kept: Outcome) -> None:
         "budgets": [b.facts() for b in kept.budgets],
         "cells": [c.facts() for c in kept.cells],
         "warnings": list(kept.warnings),
+        "numbers": {name: asdict(number) for name, number in kept.numbers.items()},
+        "columns": list(kept.columns),
     }
     save_tensors(file, tensors, facts, f"outcome {kept.id}")
 
@@ -240,7 +249,14 @@ def _outcome(tensors: dict[str, Tensor], facts: dict[str, Any]) -> Outcome:
         budgets=tuple(Budget.from_facts(b) for b in facts["budgets"]),
         cells=tuple(Cell.from_facts(c) for c in facts["cells"]),
         warnings=tuple(facts["warnings"]),
+        numbers={name: _number(stored) for name, stored in facts.get("numbers", {}).items()},
+        columns=tuple(facts.get("columns", ())),
     )
+
+
+def _number(stored: dict[str, Any]) -> Number:
+    low, high = stored["bounds"]
+    return Number(**{**stored, "bounds": (low, high)})
 
 
 def _side(stored: dict[str, Any]) -> Side:

@@ -143,7 +143,7 @@ class Preparation:
         self._observer.stage("sampling tasks")
         split = self.tasks.split()
         self._observer.done()
-        problem = self._problem(split)
+        problem = self.problem(split)
         self._claim(problem, split)
         self._fits = KeptFits(problem, split.validation, self.shelf, self._observer, self.notices.append)
         stage = "meta-training" if self._recorded is None else "making the run anew"
@@ -181,7 +181,7 @@ class Preparation:
             corrupted = split.train.corrupted_items(level)
             seen = seen_items(self.config.truth, level, fit.run)
             items = len(corrupted) if seen is None else len(seen)
-            remove = self._removed(items, float(corrupted.double().mean()))
+            shares = self.config.remove or [float(corrupted.double().mean()) or 0.1]
             evaluation = Evaluation(
                 problem=problem,
                 meta=fit.meta,
@@ -193,7 +193,7 @@ class Preparation:
                 run=fit.run,
                 seed=self.config.seed,
                 level=level,
-                remove=remove,
+                remove=tuple(count_of(share, items) for share in shares),
                 selection=selection,
                 seen=seen,
                 extremes=() if self.config.truth is None else self.config.truth.ends(items),
@@ -211,7 +211,7 @@ class Preparation:
         """The retrainings about λ*; None where the study asks for no ground truth."""
         if self.config.truth is None:
             return None
-        return self._bank(started.problem, started.fit, started.split, "fit", self.shelf.folder / "bank")
+        return self.bank_about(started.problem, started.fit, started.split, "fit", self.shelf.folder / "bank")
 
     def removals(self, level: Level, items: int, run: TrainingRun | None = None) -> tuple[list[Removal], list[Removal]]:
         """The single items and the random subsets of `items` items that the ground truth leaves out.
@@ -224,7 +224,8 @@ class Preparation:
         numbers = asked_items(items, seen_items(asked, level, run))
         return draw_removals(numbers, asked.items, asked.subsets, asked.subset_share, generator)
 
-    def _problem(self, split: Split) -> BilevelProblem:
+    def problem(self, split: Split) -> BilevelProblem:
+        """The objective over the training tasks."""
         if self._recorded is not None:
             return self._recorded.problem
         tasks = split.train.to(device=self.device)
@@ -247,7 +248,10 @@ class Preparation:
         folder = folder_of(self.folder, identity, self.notices.append)
         self.shelf = Shelf(folder, digest_of(identity), self.notices.append)
 
-    def _bank(self, problem: BilevelProblem, fit: Fit, split: Split, purpose: str, store: Path) -> RetrainBank:
+    def bank_about(
+        self, problem: BilevelProblem, fit: Fit, split: Split, purpose: str = "fit", store: Path | None = None
+    ) -> RetrainBank:
+        """The retrainings about a fit; purpose: what their randomness is for."""
         assert self.config.truth is not None
         items: dict[Level, int] = {level: len(split.train.corrupted_items(level)) for level in self.config.levels}
         # By what is asked, not by what is missing: an interrupted study makes the same fits as one left alone.
@@ -273,7 +277,7 @@ class Preparation:
             purpose = f"fit {seed}"
             stage = f"meta-training with other seed {seed}"
             fit = self._fits.fit(stage, f"fit-{seed}", self._trainer, self._generator(purpose))
-            bank = self._bank(problem, fit, split, purpose, self.shelf.folder / f"bank-{seed}")
+            bank = self.bank_about(problem, fit, split, purpose, self.shelf.folder / f"bank-{seed}")
             found.append(_Seed(fit, bank, Targets(problem, targets, fit.meta)))
         return found
 
@@ -307,11 +311,6 @@ class Preparation:
         found = random_changes(evaluation, items, self._generator(f"extremes {evaluation.level}"))
         self._observer.done()
         return found
-
-    def _removed(self, items: int, corrupted: float) -> tuple[int, ...]:
-        """How many items each method has removed."""
-        shares = self.config.remove or [corrupted or 0.1]
-        return tuple(count_of(share, items) for share in shares)
 
     def run_key(self, evaluation: Evaluation) -> str:
         """A hash of all that a stored run depends on besides the study's identity and the run's own plan."""

@@ -66,7 +66,7 @@ class RecordedFit(Trainer):
         generator: torch.Generator | None = None,
         progress: Progress | None = None,
         validation: TaskSet | BilevelProblem | None = None,
-        folder: Path | None = None,
+        folder: str | Path | None = None,
     ) -> Fit:
         begun = time.perf_counter()
         run = remade_run(load_run(self.run, problem), folder)

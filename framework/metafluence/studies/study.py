@@ -28,6 +28,8 @@ from metafluence.evaluation import (
     execute_plan,
     reference_scores,
     run_cell,
+    standing_key,
+    standing_metrics,
 )
 from metafluence.hooks import new_manager
 from metafluence.progress import Observer
@@ -35,7 +37,7 @@ from metafluence.registry import Registry
 from metafluence.runtime import component_fingerprint, joined, write_atomically
 from metafluence.studies.candidates import add_candidates
 from metafluence.studies.config import StudyConfig
-from metafluence.studies.measuring import make_metrics, measured
+from metafluence.studies.measuring import asked_columns, make_metrics, measured, numbers_of
 from metafluence.studies.plans import make_grid, make_plans, parts
 from metafluence.studies.preparation import Preparation, Prepared
 from metafluence.studies.study_result import StudyResult
@@ -73,7 +75,10 @@ class Study:
         self.preparation = Preparation(config, registry, self.folder, self._observer)
         dampings = config.damping.values if config.damping is not None else ()
         self.plans = make_plans(config.methods, config, registry, dampings)
+        self.standing = standing_metrics(registry)
         self.metrics = make_metrics(config.metrics, registry)
+        self.numbers = numbers_of(config.metrics, self.metrics, self.standing)
+        self.columns = asked_columns(config.columns, self.numbers, {**self.standing, **self.metrics})
         self._refuse_without_run()
         self.grid_plans = make_grid(config.grid, registry) if config.grid is not None else []
         self.budget_plans = self._plan_budget() if config.budget is not None else []
@@ -124,6 +129,8 @@ class Study:
             warnings=(*warnings, *self.preparation.notices),
             reused=reused,
             settings=self.preparation.settings,
+            numbers=self.numbers,
+            columns=self.columns,
         )
 
     def prepare(self) -> Prepared:
@@ -142,10 +149,10 @@ class Study:
 
     def _runs(self, evaluations: dict[Level, Evaluation]) -> tuple[list[Run], int]:
         self._observer.stage("scoring", len(self.plans))
-        runs, reused = [], 0
+        runs, reused, key = [], 0, standing_key(self.standing)
         for number, plan in enumerate(self.plans, start=1):
             evaluation = evaluations[plan.level]
-            name = f"runs/{plan.id}-{self.preparation.run_key(evaluation)}"
+            name = f"runs/{plan.id}-{self.preparation.run_key(evaluation)}{key}"
             stored = self.preparation.shelf.find(name)
             if stored is not None:
                 tensors, facts = stored
@@ -158,7 +165,7 @@ class Study:
                 )
                 reused += 1
             else:
-                run = execute_plan(evaluation, plan)
+                run = execute_plan(evaluation, plan, self.standing)
                 if run.row.status == "ok":
                     curve = run.curve.tensor()
                     tensors = {"scores": run.scores, "change_errors": run.change_errors, "curve": curve}

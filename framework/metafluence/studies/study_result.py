@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from metafluence.bilevel import Diagnostics
-from metafluence.evaluation import Budget, Cell, Certificate, Evaluation, Row, Run, TestQuality, Truth
+from metafluence.evaluation import Budget, Cell, Certificate, Evaluation, Number, Row, Run, TestQuality, Truth
 from metafluence.registry import Plain
 from metafluence.runtime import notebook_view
 from metafluence.studies.candidates import CandidateScores
@@ -43,6 +43,10 @@ class StudyResult:
     """How many runs came from the store."""
     settings: dict[str, Plain]
     """What the study was done with, plain values by dotted name (`learner.penalty`)."""
+    numbers: dict[str, Number] = field(default_factory=dict)
+    """What the numbers of the study's `metrics` are, by the column of results.csv."""
+    columns: tuple[str, ...] = ()
+    """The columns of its tables, as results.csv calls them; empty where the study leaves that open."""
 
     @property
     def rows(self) -> list[Row]:

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import fields
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from metafluence.evaluation import Row
+from metafluence.evaluation import NUMBERS
 from metafluence.hooks import hookimpl
 from metafluence.registry import Component, Plain
-
-NUMBERS = tuple(f.name for f in fields(Row) if f.type in ("float", "int"))
-"""The fields of a row that are numbers."""
 
 
 class Tracker(Component, ABC):

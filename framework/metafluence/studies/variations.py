@@ -23,7 +23,7 @@ from metafluence.tasks import Level
 SEED = "seed"
 WORK = ("seed", "dtype", "dataset", "episodes", "corruption", "learner", "l2", "inner_solver", "trainer", "run")
 """The parts of a study that its fit depends on. Variations that agree in them share their stored work."""
-NOT_ASKED = {"name", "about", "device", "executor", "distributed", "memory_gib"}
+NOT_ASKED = {"name", "about", "device", "executor", "distributed", "memory_gib", "columns"}
 """The parts that change no result."""
 
 Changes = dict[str, Any]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, hessian
+from torch.func import functional_call, hessian, vmap
 
 from metafluence import (
     LAYERED,
@@ -118,13 +118,13 @@ def _network(
         w = torch.tensor(weights, dtype=dtype).expand(3, -1)
         names = [(n, p.shape) for n, p in network.module.named_parameters()]
 
-        def loss(parameters: Tensor, i: int) -> Tensor:
+        def loss(parameters: Tensor, x: Tensor, y: Tensor, w: Tensor) -> Tensor:
             parts = parameters.split([shape.numel() for _, shape in names])
             named = {n: p.reshape(shape) for (n, shape), p in zip(names, parts, strict=True)}
-            losses = cross_entropy(functional_call(network.module, named, (x[i],)), y[i])
-            return (w[i] * losses).sum() + parameters.square().sum() / 4
+            losses = cross_entropy(functional_call(network.module, named, (x,)), y)
+            return (w * losses).sum() + parameters.square().sum() / 4
 
-        matrix = torch.stack([torch.as_tensor(hessian(lambda p, i=i: loss(p, i))(flat[i])) for i in range(3)])
+        matrix = vmap(hessian(loss))(flat, x, y, w)
         stack = LayerStack(3, lambda s: layered_loss(network, flat[s], x[s], y[s], w[s], SoftmaxLoss(), 0.5))
         return Case(DenseOperator(matrix, frozenset({SYMMETRIC, PSD, LAYERED}), stack), matrix, factored=True)
 

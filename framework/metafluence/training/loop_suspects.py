@@ -73,7 +73,7 @@ def suspected(
         if new is not None:
             return _says_setting(name, old, new)
     names = ", ".join(dict.fromkeys(tried))
-    return (
+    return _other_order(ours, theirs, fits) or (
         f"None of the usual reasons fits ({names}, loss reduction, clipping). Others are: another loss or what is "
         "added to it (l2, label smoothing), mixed precision, dropout, batch norm in evaluation mode or "
         "over other instances together, and a module with other parameters. Correct the learner or the loop."
@@ -105,6 +105,17 @@ def _suspects(learner: MetaLearner, problem: BilevelProblem, meta: Tensor) -> It
             "task's support, and on its query, apart."
         )
         yield "instances normalised together", Suspect(says, partial(together_gradient, problem, meta, what))
+
+
+def _other_order(ours: Tensor, theirs: Tensor, fits: float) -> str:
+    """A sentence where the gradients [P] differ in the order of entries alone; else empty."""
+    other = (ours - theirs).abs() > fits * theirs.abs().max()
+    if distance(ours[other].sort().values, theirs[other].sort().values) > fits:
+        return ""
+    return (
+        f"They agree but for the order of {int(other.sum())} entries. Give the optimiser what is not the module's own, "
+        "such as learned rates, in the order of the module's parameters (nn.ParameterDict sorts the keys of a dict)."
+    )
 
 
 def _says_setting(name: str, old: Any, new: Any) -> str:

@@ -12,8 +12,10 @@ from metafluence import (
     Batch,
     Count,
     InnerRule,
+    LearnedRates,
     LinearHead,
     Positive,
+    RateScale,
     StepLearner,
     Ways,
     descend,
@@ -23,10 +25,11 @@ from metafluence import (
 
 @dataclass(frozen=True, eq=False)
 class ANIL(StepLearner, LinearHead):
-    """Meta-parameters: the backbone, then the head's start [C, d + 1] and, with learn_rate, ln(rate / its start).
+    """Meta-parameters: the backbone, then the head's start [C, d + 1], then learned rates.
 
     Adapted: the head, by `steps` steps of `rule` on the mean support loss over the backbone's features; derivatives go
-    through the steps. first_order: not through the inner gradients, which is no derivative of an objective (see maml).
+    through the steps. learn_rates, rates_by_step, rates_as: as of maml; the head is one layer. first_order: not through
+    the inner gradients, which is no derivative of an objective (see maml).
     together: batch norm takes a task's support and query together, as in learn2learn's example; else each alone.
     """
 
@@ -34,7 +37,9 @@ class ANIL(StepLearner, LinearHead):
     steps: Count = 5
     rate: Positive = 0.1
     rule: InnerRule = "sgd"
-    learn_rate: bool = False
+    learn_rates: LearnedRates = "none"
+    rates_by_step: bool = False
+    rates_as: RateScale = "log"
     first_order: bool = False
     together: bool = False
     ways: Ways | None = None
@@ -45,16 +50,14 @@ class ANIL(StepLearner, LinearHead):
 
     @property
     def extra_size(self) -> int:
-        return self.adapted_size + self.learn_rate
+        return self.adapted_size + self.rates_size
 
     def extra_positions(self) -> dict[str, Tensor]:
-        head = torch.arange(self.adapted_size).reshape(-1, self.width + 1)
-        rate = {"log_rate": torch.tensor(self.adapted_size)} if self.learn_rate else {}
-        return {"head.weight": head[:, :-1], "head.bias": head[:, -1], **rate}
+        return {**self.adapted_positions(), **self.rate_positions(self.adapted_size)}
 
     def initial_extra(self, network: Tensor, generator: torch.Generator | None) -> Tensor:
-        """As nn.Linear draws it; zero where there is no generator. The learned rate starts as given."""
-        start = network.new_zeros(self.extra_size)
+        """The head as nn.Linear draws it; zero where there is no generator. Learned rates start as given."""
+        start = super().initial_extra(network, generator)
         if generator is not None:
             drawn = torch.rand(self.adapted_size, generator=generator, device=generator.device, dtype=network.dtype)
             start[: self.adapted_size] = ((2 * drawn - 1) / self.width**0.5).to(network.device)
@@ -65,6 +68,5 @@ class ANIL(StepLearner, LinearHead):
             outputs = self.outputs(adapted, support.inputs)
             return weighted_mean(self.output_loss.values(outputs, support.targets), weights)
 
-        size = self.adapted_size
-        rate = self.rate * rows[:, size:].exp() if self.learn_rate else self.rate
-        return descend(loss, rows[:, :size], self.rule, rate, self.steps, track, self.first_order)
+        start, rate = rows[:, : self.adapted_size], self.rate_of(rows)
+        return descend(loss, start, self.rule, rate, self.steps, track, self.first_order)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from metafluence import (
@@ -13,7 +12,9 @@ from metafluence import (
     Count,
     InnerRule,
     InputError,
+    LearnedRates,
     Positive,
+    RateScale,
     StepLearner,
     Ways,
     descend,
@@ -26,23 +27,26 @@ from metafluence_plugins.learners.joint import Joint
 class MAML(StepLearner):
     """θ: the network after `steps` steps of `rule` on the mean support loss, from λ; derivatives go through the steps.
 
-    rate: of all steps. learn_rates: one learned rate per layer (Li et al. 2017, Meta-SGD, has one per parameter), as
-    ln(rate / its start) behind the network's parameters in λ. first_order: derivatives do not go through the inner
-    gradients (FOMAML). That is no derivative of an objective: influence at its fixed points is an approximation, and
-    reports say so.
+    rate: of all steps. learn_rates: what has a learned rate of its own, behind the network's parameters in λ: all
+    together (`one`), each `layer`, each `tensor` (as in MAML++), or each `entry` (Meta-SGD); rates_by_step: and each
+    step. rates_as: what λ has, the `log` of the rate over its start, or the `rate` itself. first_order: derivatives do
+    not go through the inner gradients (FOMAML). That is no derivative of an objective: influence at its fixed points is
+    an approximation, and reports say so.
     """
 
     backbone: Backbone | nn.Module
     steps: Count = 5
     rate: Positive = 0.1
     rule: InnerRule = "sgd"
-    learn_rates: bool = False
+    learn_rates: LearnedRates = "none"
+    rates_by_step: bool = False
+    rates_as: RateScale = "log"
     first_order: bool = False
     ways: Ways | None = None
 
     @property
     def shares_space(self) -> bool:
-        return not self.learn_rates
+        return self.learn_rates == "none"
 
     @property
     def adapted_size(self) -> int:
@@ -50,10 +54,13 @@ class MAML(StepLearner):
 
     @property
     def extra_size(self) -> int:
-        return len(self.network.layer_sizes) if self.learn_rates else 0
+        return self.rates_size
 
     def extra_positions(self) -> dict[str, Tensor]:
-        return {"log_rates": torch.arange(self.extra_size)} if self.learn_rates else {}
+        return self.rate_positions()
+
+    def adapted_positions(self) -> dict[str, Tensor]:
+        return self.network.positions()
 
     def predict(self, rows: Tensor, adapted: Tensor, inputs: Tensor) -> Tensor:
         return self.network.stacked(adapted, inputs)
@@ -63,16 +70,12 @@ class MAML(StepLearner):
             outputs = self.predict(rows, adapted, support.inputs)
             return weighted_mean(self.output_loss.values(outputs, support.targets), weights)
 
-        size = self.network.size
-        rate: Tensor | float = self.rate
-        if self.learn_rates:
-            sizes = torch.tensor(self.network.layer_sizes, device=rows.device)
-            rate = self.rate * rows[:, size:].exp().repeat_interleave(sizes, dim=1)
-        return descend(loss, rows[:, :size], self.rule, rate, self.steps, track, self.first_order)
+        start, rate = rows[:, : self.network.size], self.rate_of(rows)
+        return descend(loss, start, self.rule, rate, self.steps, track, self.first_order)
 
     def unadapted(self) -> Joint:
         """The network at the meta-parameters themselves."""
-        if self.learn_rates:
+        if self.learn_rates != "none":
             raise InputError(
                 "With learn_rates, maml's meta-parameters are more than a network's, so there is no model without "
                 "adaptation on them; use a method that knows of it."

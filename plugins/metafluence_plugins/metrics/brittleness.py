@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import inf
 from statistics import median
 
 import torch
 
-from metafluence import Count, Measured, Metric, Share
+from metafluence import Count, Measured, Metric, Number, Share
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,15 @@ class Brittleness(Metric):
 
     targets: Count = 4
     most: Share = 0.5
+
+    needs = ("truth", "classes")
+
+    def numbers(self) -> tuple[Number, ...]:
+        few = "Median of the fewest removals that flip a right prediction, over the targets that flip."
+        return (
+            Number("flipped", meaning="Share of targets that flip.", better="high", bounds=(0.0, 1.0)),
+            Number("removals", meaning=few, better="low", bounds=(1.0, inf)),
+        )
 
     def measure(self, run: Measured) -> Mapping[str, float]:
         before = run.right()

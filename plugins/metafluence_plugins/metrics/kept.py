@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from metafluence import Count, InputError, Measured, Metric, Share, Targets, selected
-from metafluence_plugins.metrics.beside_random import beside_random
+from metafluence import Count, InputError, Measured, Metric, Number, Share, Targets, selected
+from metafluence_plugins.metrics.beside_random import beside_random, numbers_beside
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,9 @@ class Kept(Metric):
 
     share: Share = 0.5
     draws: Count = 19
+
+    def numbers(self) -> tuple[Number, ...]:
+        return numbers_beside("training with random sets of that size")
 
     def measure(self, run: Measured) -> Mapping[str, float]:
         if run.evaluation.seen is not None:

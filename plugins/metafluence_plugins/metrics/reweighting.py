@@ -9,8 +9,20 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor
 
-from metafluence import Count, Evaluation, InputError, Level, Measured, Metric, Scores, Share, Targets, reweighted
-from metafluence_plugins.metrics.beside_random import beside_random
+from metafluence import (
+    Count,
+    Evaluation,
+    InputError,
+    Level,
+    Measured,
+    Metric,
+    Number,
+    Scores,
+    Share,
+    Targets,
+    reweighted,
+)
+from metafluence_plugins.metrics.beside_random import beside_random, numbers_beside
 
 
 @dataclass(frozen=True)
@@ -26,9 +38,12 @@ class Reweighting(Metric):
     step: Share = 0.9
     draws: Count = 19
 
+    needs = ("truth",)
+
+    def numbers(self) -> tuple[Number, ...]:
+        return numbers_beside("training with weights in random orders")
+
     def measure(self, run: Measured) -> Mapping[str, float]:
-        if run.evaluation.bank is None:
-            raise InputError("Reweighting fits again, and there is no `truth` here. Give the study one.")
         if bool((run.scores == run.scores[0]).all()):
             raise InputError("All scores are the same, so that no item is to weigh more. Choose another method.")
         own = torch.from_numpy(rankdata(run.scores.numpy())) - 1

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from metafluence import Count, InputError, Measured, Metric
+from metafluence import Count, InputError, Measured, Metric, Number
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,13 @@ class SelfRetrieval(Metric):
 
     tasks: Count = 20
     k: Count = 1
+
+    def numbers(self) -> tuple[Number, ...]:
+        among = f"Share of training tasks that are among the {self.k} of highest score for themselves."
+        return (
+            Number(f"recall@{self.k}", meaning=among, better="high", bounds=(0.0, 1.0)),
+            Number("mrr", meaning="Mean of 1 / rank of a task for itself.", better="high", bounds=(0.0, 1.0)),
+        )
 
     def measure(self, run: Measured) -> Mapping[str, float]:
         if run.level != "task":

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 
 import torch
 from torch import Tensor
 
-from metafluence import Measured, Metric, Share
+from metafluence import Measured, Metric, Number, Share
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,20 @@ class Tail(Metric):
     """
 
     share: Share = 0.2
+
+    needs = ("truth",)
+
+    def numbers(self) -> tuple[Number, ...]:
+        worst = f"mean loss of the {100 * self.share:g} % of test tasks with the largest losses"
+        names = {"cvar": f"The {worst}", "worst": "The largest loss of a test task"}
+        after = "after {short} without the items of lowest score"
+        return (
+            *(Number(n, "", f"{what} {after}.", "nats", better="low", bounds=(0.0, inf)) for n, what in names.items()),
+            *(
+                Number(f"{n} change", "", f"{what} {after}, less the same with all items.", "nats", better="low")
+                for n, what in names.items()
+            ),
+        )
 
     def measure(self, run: Measured) -> Mapping[str, float]:
         lowest = run.scores.argsort(stable=True)[: run.evaluation.remove[0]].tolist()

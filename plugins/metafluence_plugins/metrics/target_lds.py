@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import spearmanr
 
-from metafluence import InputError, Measured, Metric, Share
+from metafluence import Measured, Metric, Number, Share
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,19 @@ class TargetLDS(Metric):
 
     level: Share = 0.05
 
+    needs = ("truth", "subsets")
+
+    def numbers(self) -> tuple[Number, ...]:
+        share = f"Share of targets whose LDS is above 0 at the level {self.level:g}, corrected for their number."
+        return (
+            Number("mean", "", "Mean of the targets' LDS by {name}.", "", ".3f", "high", 0.0, (-1.0, 1.0)),
+            Number("significant", meaning=share, better="high", chance=0.0, bounds=(0.0, 1.0)),
+            Number("smallest p", meaning="Smallest of the targets' p-values.", bounds=(0.0, 1.0)),
+            Number("largest p", meaning="Largest of the targets' p-values.", bounds=(0.0, 1.0)),
+        )
+
     def measure(self, run: Measured) -> Mapping[str, float]:
         subsets = run.truth.subsets
-        if len(subsets) < 3:
-            raise InputError("It needs random subsets, and there are none. Set `truth: {subsets: 20}`, say.")
         scores, true = run.target_scores.double(), run.changes_without(subsets).double()
         predicted = np.stack([scores[list(subset)].sum(dim=0).numpy() for subset in subsets])
         found = [correlation(predicted[:, j], true[:, j].numpy()) for j in range(true.shape[1])]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from metafluence import InputError, Measured, Metric, Share
+from metafluence import InputError, Measured, Metric, Number, Share
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,10 @@ class TopOverlap(Metric):
     other: str | None = None
 
     compares = True
+
+    def numbers(self) -> tuple[Number, ...]:
+        about = f"Share of the {100 * self.share:g} %% of %s score in common with {self.other or 'the other methods'}."
+        return tuple(Number(end, meaning=about % end, bounds=(0.0, 1.0)) for end in ("lowest", "highest"))
 
     def measure(self, run: Measured) -> Mapping[str, float]:
         if self.other == run.name:

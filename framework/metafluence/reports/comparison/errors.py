@@ -9,7 +9,8 @@ from dataclasses import replace
 import numpy as np
 
 from metafluence.evaluation import SOURCES, Budget, Cell, run_name
-from metafluence.reports import Group, Table, alike, common_seeds, mean
+from metafluence.reports import Group, Table, common_seeds, mean
+from metafluence.sentences import alike
 from metafluence.tasks import ITEM_NAMES, Level
 
 

@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from metafluence.reports import Group, alike, findings, groups
+from metafluence.reports import Group, Table, groups
 from metafluence.reports.comparison.contradictions import contradictions
-from metafluence.reports.comparison.verdict_sentences import failures
+from metafluence.reports.comparison.ranking import marginals, ranking_table, rankings
+from metafluence.reports.comparison.verdict_sentences import failures, group_findings
+from metafluence.sentences import alike
 from metafluence.studies import NOT_ASKED, Comparing, Outcome, Published, Stored
-from metafluence.tasks import LEVELS, Level
+from metafluence.tasks import ITEM_NAMES, LEVELS, Level
 
 STUDY = "study"
 """The name under which the study is one more thing that is varied."""
@@ -64,8 +66,19 @@ class Merged:
 
     @property
     def findings(self) -> list[tuple[str, list[str]]]:
-        """By group, what it found in sentences."""
-        return [(group.label, findings(group)) for group in self.groups]
+        """What was found over all variations, and by group, in sentences."""
+        return [(label, sentences) for label, sentences in group_findings(self.groups) if sentences]
+
+    def rankings(self, level: Level) -> dict[str, Table]:
+        """Methods, and solvers and methods apart, ranked over all variations, by name; none of one variation."""
+        some, noun = self.at(level), ITEM_NAMES[level].capitalize()
+        if len(some) < 2:
+            return {}
+        made = {
+            "ranking": ranking_table(rankings(some, level), f"{noun}: ranked over all variations"),
+            "solvers-and-methods": ranking_table(marginals(some, level), f"{noun}: solvers and methods apart"),
+        }
+        return {name: table for name, table in made.items() if table is not None}
 
     @property
     def lost(self) -> tuple[str, str]:

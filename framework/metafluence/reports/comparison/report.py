@@ -11,7 +11,18 @@ from typing import Any
 from urllib.parse import quote
 
 from metafluence.registry import write_yaml
-from metafluence.reports import BOLD, Attempts, Group, Notice, caption, published_table, write_page, write_results
+from metafluence.reports import (
+    BOLD,
+    Attempts,
+    Group,
+    Notice,
+    Table,
+    caption,
+    published_table,
+    write_page,
+    write_results,
+    write_tables,
+)
 from metafluence.reports.comparison.errors import budget_refusals, budget_table, cell_refusals, mean_cells
 from metafluence.reports.comparison.merged import STUDY, Merged
 from metafluence.reports.figures import grid_figures
@@ -79,6 +90,11 @@ def _section(whole: Merged, level: Level, folder: Path, attempts: Attempts) -> d
                 make = partial(published_table, stated, group, level)
                 beside = attempts.make(f"The table beside {stated.source}", make, None)
                 section["tables"] += [beside.only_filled()] if beside is not None and beside.rows else []
+    ranked: dict[str, Table] = attempts.make(f"The ranking of {section['title']}", lambda: whole.rankings(level), {})
+    for name, table in ranked.items():
+        section["tables"].append(table)
+        said = f"{whole.name}: {table.title}. {table.about}"
+        write_tables(folder / "tables", f"{level}-{name}", table.titles, table.rows, table.best, said)
     seeds = sorted(Counter(len(group.outcomes) for group in some))
     over = f"Means over {' or '.join(map(str, seeds))} seeds with Student's 95 % interval; of two seeds both values. "
     best = f"In bold{' for each variation' if len(some) > 1 else ''}: {BOLD} A click on a heading sorts."

@@ -10,13 +10,22 @@ import pandas as pd
 
 from metafluence.errors import InputError
 from metafluence.evaluation import FEWEST, Interval, compare_means, holm, mean_interval
-from metafluence.reports import COLUMNS, NOTHING, PARAMETER, SETTING, Column, Table, load_results, markdown, write_csv
+from metafluence.reports import (
+    NOTHING,
+    PARAMETER,
+    SETTING,
+    Column,
+    Table,
+    comparable,
+    load_results,
+    markdown,
+    write_csv,
+)
 from metafluence.runtime import write_atomically
+from metafluence.studies import open_stores
 
 BY = ("spearman", "lds", "auroc", "change_error")
 """What is compared if nothing is named."""
-COMPARED = {column.field: column for column in COLUMNS if column.better and column.field != "runtime_ratio"}
-"""What can be compared: the columns of the report's table of which it is known which values are better."""
 LEVEL = 0.05
 NAN = float("nan")
 INSIDE, UNTESTED = "inside the noise", "not tested"
@@ -105,9 +114,10 @@ def compare_stores(a: Path | str, b: Path | str, by: tuple[str, ...] | list[str]
         StoreError: for a folder that is no store, or in which nothing is finished.
         InputError: for a column that cannot be compared, and where the stores have no row in common.
     """
+    known_by = comparable(one for store in open_stores([a, b]) for one in store.outcomes)
     for name in by:
-        if name not in COMPARED:
-            raise InputError(f"Stores cannot be compared by {name!r}. Name one of {', '.join(COMPARED)}.")
+        if name not in known_by:
+            raise InputError(f"Stores cannot be compared by {name!r}. Name one of {', '.join(known_by)}.")
     if Path(a).resolve() == Path(b).resolve():
         raise InputError(f"{a} and {b} are the same store. Name two.")
     first, second = (load_results(store).results for store in (a, b))
@@ -126,7 +136,7 @@ def compare_stores(a: Path | str, b: Path | str, by: tuple[str, ...] | list[str]
             f"{', '.join(only[str(a)])}; {b} has {', '.join(only[str(b)])}. Compare stores with the same methods."
         )
     lines = [
-        {**dict(zip(shown, key[: len(shown)], strict=True)), **_line(COMPARED[name], rows[0][key], rows[1][key])}
+        {**dict(zip(shown, key[: len(shown)], strict=True)), **_line(known_by[name], rows[0][key], rows[1][key])}
         for key in both
         for name in by
     ]

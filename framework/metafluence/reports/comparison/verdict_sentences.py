@@ -5,13 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from metafluence.reports import Group, findings
+from metafluence.reports.comparison.ranking import ranking_findings
 from metafluence.studies import Outcome
+from metafluence.tasks import ITEM_NAMES, LEVELS, Level
 
 
 def comparison_verdict(outcomes: Sequence[Outcome], groups: Sequence[Group]) -> list[str]:
     """What each group found, level by level; then what failed."""
-    found = [f"{group.label}: {text}" if len(groups) > 1 else text for group in groups for text in findings(group)]
-    return [*found, *filter(None, failures(outcomes))]
+    several = len(groups) > 1
+    said = [f"{label}: {text}" if several else text for label, texts in group_findings(groups) for text in texts]
+    return [*said, *filter(None, failures(outcomes))]
+
+
+def group_findings(groups: Sequence[Group]) -> list[tuple[str, list[str]]]:
+    """What was found over all variations, if there are several, and then in each, by its label."""
+    found = [(group.label, findings(group)) for group in groups]
+    if len(groups) < 2:
+        return found
+    levels: list[Level] = [level for level in LEVELS if all(level in group.outcomes[0].sides for group in groups)]
+    return [*((f"all variations, {ITEM_NAMES[level]}", ranking_findings(groups, level)) for level in levels), *found]
 
 
 def failures(outcomes: Sequence[Outcome]) -> tuple[str, str]:

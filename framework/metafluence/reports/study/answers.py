@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 from metafluence.evaluation import Run
 from metafluence.reports import (
-    COLUMNS,
     NOTHING,
     Column,
     Group,
     Method,
     Table,
+    known_columns,
     mean,
     methods,
     named,
@@ -51,7 +51,7 @@ def overview_table(result: StudyResult) -> Table:
     The one of highest mean Spearman stands first.
     """
     group, levels = study_group(result), list(result.evaluations)
-    columns = [column for name in SHOWN for column in COLUMNS if column.field == name]
+    columns = [known_columns()[name] for name in SHOWN]
     every = dict.fromkeys(m for level in levels for m in methods(group, level) if not retrains(group, level, m))
     order = sorted(every, key=lambda method: -_ranking(group, levels, method))
     rows = [
@@ -83,7 +83,7 @@ def _trusted(result: StudyResult, group: Group, level: Level) -> str:
         said = {"order": "in the order of items, not in sizes", "neither": "not: retrain what matters"}
         parts.append(f"{certificate.method} {said.get(certificate.grade, 'in sizes and in order')}")
     for field, what in (("change_error", "nearest Δλ"), ("spearman", "best order")):
-        best = rank(group, level, next(column for column in COLUMNS if column.field == field))
+        best = rank(group, level, known_columns()[field])
         if best.order and not best.chance:
             tied = f", tied with {len(best.best) - 1}" if len(best.best) > 1 else ""
             parts.append(f"{what} by {named(best.order[0])}{tied}")

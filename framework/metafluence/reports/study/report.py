@@ -26,6 +26,7 @@ from metafluence.reports.study.score_files import candidate_frame, score_frame
 from metafluence.reports.study.section import level_section
 from metafluence.reports.study.verdicts import verdict
 from metafluence.runtime import versions, warn
+from metafluence.sentences import alike
 from metafluence.studies import StudyResult
 from metafluence.tasks import ITEM_NAMES, Level
 
@@ -40,8 +41,9 @@ def refusals(result: StudyResult) -> list[tuple[str, str]]:
 
 
 def budget_refusals(result: StudyResult) -> list[tuple[str, str]]:
-    """Error budgets that failed and why."""
-    return [(f"{b.method} {b.solver}, {b.level}", b.reason) for b in result.budgets if b.status != "ok"]
+    """Error budgets that failed and why; reasons that differ in numbers alone stand together."""
+    failed = [(b.reason, f"{b.method} {b.solver}, {b.level}") for b in result.budgets if b.status != "ok"]
+    return [("; ".join(who), reason) for reason, who in alike(failed)]
 
 
 def write_report(result: StudyResult, folder: str | Path, notice: Notice = warn) -> Path:
@@ -74,6 +76,7 @@ def write_report(result: StudyResult, folder: str | Path, notice: Notice = warn)
         folder / "report.html",
         "report.html.j2",
         result=result,
+        warnings=[text for text, _ in alike((text, "") for text in result.warnings)],
         verdict=attempts.make("The verdict", lambda: verdict(result), []),
         facts=facts(result),
         glossary=sections[0]["tables"][0].headings if sections[0]["tables"] else (),
@@ -98,7 +101,8 @@ def _section(result: StudyResult, group: Group, level: Level, folder: Path, atte
         "trust-in-the-run": partial(trust_figure, result.certificates, level),
         "predicted-against-true": partial(predicted_against_true, result, level),
     }
-    remarks = [(r.row.name, text) for r in result.at(level) for text in (r.row.reason, *r.row.notes) if text]
+    told = alike((text, r.row.name) for r in result.at(level) for text in (r.row.reason, *r.row.notes) if text)
+    remarks = [(", ".join(dict.fromkeys(who)), text) for text, who in told]
     return {**level_section(result.config.name, [group], level, folder, attempts, first), "remarks": remarks}
 
 

@@ -1,4 +1,4 @@
-"""Sentences that are the same but for their numbers, said once."""
+"""Sentences that are the same but for their numbers, said once; and long lists, folded."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 Who = TypeVar("Who")
+FEW = 10
+"""So many sentences of one kind are shown; the others are folded."""
+GROUPS = 4
+"""Of so many variations the findings are shown; those of the others are folded."""
 _NUMBER = re.compile(r"(?<![\w.-])[-+−]?\d+(?:\.\d+)?(?:e[-+]?\d+)?(?!\w)")
 
 
@@ -19,6 +23,12 @@ def alike(said: Iterable[tuple[str, Who]]) -> list[tuple[str, list[Who]]]:
     for text, who in said:
         found.setdefault(_NUMBER.sub("#", text), []).append((text, who))
     return [(_joined([text for text, _ in some]), [who for _, who in some]) for some in found.values()]
+
+
+def folded(items: Sequence[Who], few: int = FEW) -> tuple[list[Who], list[Who]]:
+    """The first few, and the rest. A single one more is not worth the fold."""
+    count = few if len(items) > few + 1 else len(items)
+    return list(items[:count]), list(items[count:])
 
 
 def _joined(texts: Sequence[str]) -> str:
