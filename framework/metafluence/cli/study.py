@@ -293,13 +293,13 @@ def _print_tables(groups: Sequence[metafluence.Group], levels: Sequence[metaflue
 
 
 def text_table(table: metafluence.Table, title: str) -> Table:
-    """A table for the terminal. Words may take two lines; numbers are never cut."""
+    """A table for the terminal, the best values in bold. Words may take two lines; numbers are never cut."""
     shown = Table(box=None, pad_edge=False, header_style="bold", title_justify="left", title_style="bold")
     shown.title = Text(title)
     for i, heading in enumerate(table.titles):
         words = i in table.words
         lines = Text(heading if words else textwrap.fill(heading, HEADING, break_long_words=False))
         shown.add_column(lines, justify="left" if words else "right", no_wrap=not words, overflow="fold")
-    for row in table.rows:
-        shown.add_row(*map(Text, row))
+    for r, row in enumerate(table.rows):
+        shown.add_row(*(Text(cell, style="bold" if (r, c) in table.best else "") for c, cell in enumerate(row)))
     return shown
