@@ -255,6 +255,27 @@ def test_two_optimisers_make_a_step_together(tmp_path):
         loop(tmp_path / "none", lambda m: [torch.optim.SGD([torch.zeros(2)], lr=0.1)])
 
 
+def test_a_group_that_joins_later_has_made_fewer_steps(tmp_path):
+    """Adam's corrections count the steps of each group. Oracle: the loop's own end."""
+    model, files, generator = module(), small_loops.pictures(), torch.Generator().manual_seed(1)
+    adam = torch.optim.Adam(model[1].parameters(), lr=0.02)
+    small_loops.loss(model, small_loops.episode(files, generator)).backward()
+    adam.step()
+    adam.add_param_group({"params": model[3].parameters(), "lr": 0.05})
+    recorder = mf.record(tmp_path, mf.build("learner", "protonet", backbone=model), adam, every=2)
+    for _ in range(3):
+        episode = small_loops.episode(files, generator)
+        with recorder.step([episode]):
+            adam.zero_grad()
+            small_loops.loss(model, episode).backward()
+            adam.step()
+    run = recorder.finish()
+    assert isinstance(run.rule, mf.GroupedStep)
+    assert [rule.begun for rule in run.rule.rules if isinstance(rule, mf.AdamStep)] == [1, 0]
+    made = mf.remade_run(run).final  # the last bias has no effect
+    torch.testing.assert_close(made * run.alive, flat(model) * run.alive, rtol=1e-10, atol=1e-12)
+
+
 def test_methods_along_the_run_know_the_rate_of_each_group(tmp_path):
     """Oracles: a run without groups where their rates are the same; the run's derivative, which source is near."""
 

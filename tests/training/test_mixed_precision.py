@@ -55,6 +55,30 @@ def test_autocast_is_refused_at_the_first_step(call, dtype, tmp_path):
         call(model)(batch[0][0])  # nothing is left of the check
 
 
+def test_autocast_around_the_recorder_is_refused(tmp_path):
+    _, _, batch, recorder = begun(tmp_path)
+    with (
+        refused(r"At step 1 the loop calls recorder.step\(batch\) under torch.autocast \(bfloat16\)"),
+        torch.autocast("cpu", torch.bfloat16),
+        recorder.step(batch),
+    ):
+        raise AssertionError("within")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_loop_in_half_precision_is_refused(dtype, tmp_path):
+    model = small_loops.module().to(dtype)
+    *parts, _, _ = small_loops.episode(small_loops.pictures(), torch.Generator().manual_seed(1))
+    batch = [tuple(part.to(dtype) if part.is_floating_point() else part for part in parts)]
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+    recorder = mf.record(tmp_path, mf.build("learner", "protonet", backbone=model), sgd)
+    with (
+        refused(f"Parameters and tasks are {str(dtype)[6:]}. Leave autocast .* float32 or float64"),
+        recorder.step(batch),
+    ):
+        raise AssertionError("within")
+
+
 def test_autocast_without_modules_is_found_by_its_gradient(tmp_path):
     model, sgd, batch, recorder = begun(tmp_path)
     with refused("At step 1 the gradient of the loop is not .*mixed precision"), recorder.step(batch):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +19,7 @@ from metafluence.tasks import TaskSet, Weights
 from metafluence.training.loop_check import LoopCheck
 from metafluence.training.loop_parameters import places_of
 from metafluence.training.loop_settings import distance, rounding
-from metafluence.training.mixed_precision import refuse_scaler, refusing_mixed_precision
+from metafluence.training.mixed_precision import check_types, refuse_autocast, refuse_scaler, refusing_autocast
 from metafluence.training.recorded_tasks import RecordedTasks, as_tasks
 from metafluence.training.run import TrainingRun
 from metafluence.training.run_recorder import RunRecorder
@@ -82,6 +82,8 @@ class LoopRecorder:
         if self._stopped:
             raise InputError("This recorder has stopped: after finish(), or after an error. Make a new one.")
         try:
+            device = self._parameters[0].device.type
+            refuse_autocast(self.steps + 1, device)
             tasks, named = as_tasks(batch, self.steps + 1, self._classes)
             before = self._start(tasks) if self._state is None else self._state
             if not torch.equal(self._meta(), before.meta):
@@ -89,10 +91,11 @@ class LoopRecorder:
                     f"Parameters were changed between steps {self.steps} and {self.steps + 1}. Make every step within "
                     "recorder.step(batch), and change nothing beside it."
                 )
+            first = self._made is None  # of this recorder
             self._made, self._inside = None, True
             self._begun.clear()
             self._raw.clear()
-            with refusing_mixed_precision(before.step + 1, before.meta.device.type):
+            with refusing_autocast(self.steps + 1, device) if first else nullcontext():
                 yield
             self._inside = False
             self._note(before, tasks, named)
@@ -208,9 +211,7 @@ class LoopRecorder:
 
     def _start(self, tasks: TaskSet) -> StepState:
         """At the first step: bind the learner, find parameters in λ, and keep the state."""
-        types = {p.dtype for p in self._parameters} | {tasks.dtype}
-        if len(types) > 1:
-            raise InputError(f"Parameters and tasks are of {sorted(map(str, types))}. Give them one type.")
+        check_types({p.dtype for p in self._parameters} | {tasks.dtype})
         problem = BilevelProblem(self._learner, tasks, 0.0, self._solver, self._memory_gib)
         self._place(problem)
         self._bind(problem)
