@@ -82,7 +82,7 @@ class Demonstrations(Dataset):
         old, new = ((data.labels < known) == wanted for wanted in (True, False))
         images, others = (data.draw(some.nonzero().squeeze(1), torch.float64).flatten(1) for some in (old, new))
         encoder = _trained(images, data.labels[old], (images.shape[1], *self.hidden), known, self.steps)
-        # Rounded, so that sums in another order, as with another number of threads, give the same tasks.
+        # Rounded, so that sums in another order, as on another machine, give the same tasks.
         found = (_encoded(encoder, others) * 2**16).round() / 2**16
         return Labelled(found, data.labels[new] - known, data.classes[known:])
 

@@ -184,7 +184,7 @@ def _known(groups: Sequence[Group], level: Level, column: Column) -> tuple[list[
         for m, method in enumerate(names):
             own = values(group, level, method, column.field)
             table[m, v] = [own[places[seed]] for seed in seeds]
-    finite = list(np.isfinite(table).all(axis=1))
+    finite = [np.asarray(np.isfinite(own).all(axis=0)) for own in table]
     common = common_seeds(finite)
     kept = [m for m in range(len(names)) if common and finite[m][common].all()]
     return [names[m] for m in kept], table[kept][:, :, common]
