@@ -69,7 +69,7 @@ class Logged:
         return Counter(int(line) for line in self.log.read_text().split())
 
 
-@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize("name", QUICKEST)
 def test_what_a_killed_worker_had_is_done_again_and_reported(name, tmp_path):
     work, said, seen = Logged(tmp_path / "log", fatal=3), [], {}
     for index, result in make(name).map(work, range(8), said.append):
@@ -86,6 +86,7 @@ def test_what_a_killed_worker_had_is_done_again_and_reported(name, tmp_path):
         assert re.match(r"A worker process died 1 time \(SIGKILL\); " + unfinished, sentence)
 
 
+@pytest.mark.slow
 def test_work_that_always_kills_its_worker_is_named(tmp_path):
     work, done = Logged(tmp_path / "log", fatal=3, always=True, seconds=0.1), []
     with pytest.raises(mf.ExecutorError, match=r"died 2 times in a row \(SIGKILL\) of item 4 \(3\) of 8.*fewer `jobs`"):

@@ -51,6 +51,7 @@ def verify(folder: Path, items: int | None = None) -> mf.Verified:
     return mf.verify_bank(folder, mf.default_registry(), items)
 
 
+@pytest.mark.slow
 def test_it_is_verified_in_full(bank):
     found = verify(bank)
     assert found.made == found.of == 2 * 2 * (2 + 1)

@@ -1,6 +1,7 @@
 """A store alone gives its study again, and says where it cannot."""
 
 import csv
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -58,7 +59,7 @@ def _forget(path, known):
 
 def rows(store: Path) -> list[dict[str, str]]:
     with (store / "results.csv").open(newline="", encoding="utf-8") as file:
-        return [{k: v for k, v in row.items() if "second" not in k} for row in csv.DictReader(file)]
+        return [{k: v for k, v in row.items() if not re.search("second|runtime", k)} for row in csv.DictReader(file)]
 
 
 def original(folder: Path) -> Path:

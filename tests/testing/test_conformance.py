@@ -27,6 +27,8 @@ for _name, _spec in SUBJECTS.items():
     _suite.__name__ = _suite.__qualname__ = "Test" + _name.title().replace("-", "")
     if _name in LONG:
         _suite.pytestmark = [pytest.mark.slow]
+    elif _name == "lissa":  # many steps of a series, for every check
+        _suite.test_contract = pytest.mark.slow(_suite.test_contract)
     globals()[_suite.__name__] = _suite
 
 # A place in an order: the second of two twins comes late, and an item without effect has a place, too.
@@ -74,7 +76,7 @@ for _learner, _names in {"logistic-head": dict.fromkeys([*REGISTRY.names("method
         _suite.pytestmark = [pytest.mark.xdist_group(f"worlds-{_learner}")]  # worlds are shared in one process
         if _name in SLOW if _learner == "logistic-head" else _name not in QUICK_ELSEWHERE[_learner]:
             _suite.pytestmark.append(pytest.mark.slow)
-        elif _learner != "logistic-head":  # retraining takes long
+        elif _learner != "logistic-head" or _name == "run-influence":  # retraining, or replaying, takes long
             _suite.test_in_all_worlds = pytest.mark.slow(_suite.test_in_all_worlds)
         globals()[_suite.__name__] = _suite
 del _suite
