@@ -145,8 +145,8 @@ def test_nothing_is_overwritten(tmp_path):
     (tmp_path / "test_brand_new.py").write_text("precious")
     assert "is there already" in command(tmp_path, "new", "method", "brand_new").stderr
     assert files(tmp_path) == {"test_brand_new.py"}
-    assert command(tmp_path, "new", "method", "other").returncode == 0
-    assert "There is a method 'other' already" in command(tmp_path, "new", "method", "other").stderr
+    assert command(tmp_path, "new", "method", "twice_begun").returncode == 0
+    assert "There is a method 'twice_begun' already" in command(tmp_path, "new", "method", "twice_begun").stderr
 
 
 REGISTRIES = {
