@@ -101,6 +101,15 @@ def sums(scores: np.ndarray, sets: list[mf.Removal]) -> np.ndarray:
     return np.array([scores[list(one)].sum() for one in sets])
 
 
+def random_sets(run: mf.TrainingRun, after: int, shares: list[float], draws: torch.Generator) -> list[mf.Removal]:
+    """Random shares of the tasks that the recorded steps after this one drew."""
+    asked = torch.cat(run.batches[after:]).unique()
+    return [
+        tuple(asked[torch.randperm(len(asked), generator=draws)[: round(share * len(asked))]].tolist())
+        for share in shares
+    ]
+
+
 def few(options: argparse.Namespace) -> None:
     drawn, draws = split(96), torch.Generator().manual_seed(2)
     for eps_root in (1e-2, 1e-3):
@@ -139,11 +148,7 @@ def fresh_run(name: str, drawn: mf.Split, seed: int, options: argparse.Namespace
     rate, draws = options.rate, torch.Generator().manual_seed(seed + 1)
     trainer = {"steps": options.steps, "batch": 8, "learning_rate": rate, "warmup": 5, "order": "epochs"}
     run, targets, scores, said = scored(name, trainer, drawn, options.hidden, seed=seed)
-    asked = torch.cat(run.batches[options.after :]).unique()
-    sets = [
-        tuple(asked[torch.randperm(len(asked), generator=draws)[: round(share * len(asked))]].tolist())
-        for share in torch.linspace(0.02, 0.05, options.subsets).tolist()
-    ]
+    sets = random_sets(run, options.after, torch.linspace(0.02, 0.05, options.subsets).tolist(), draws)
     true = mf.replayed(run, sets, targets).loss_change[:, 0].numpy()
     print(
         f"{name}, {options.steps} x 8 fresh episodes, after {options.after}, rate {rate}, seed {seed}: {said}; LDS "

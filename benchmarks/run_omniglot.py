@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from run_influence import compared, slope, spearman, sums, timed
+from run_influence import compared, random_sets, slope, spearman, sums, timed
 
 import metafluence as mf
 
@@ -114,9 +114,7 @@ def run_case(name: str, options: argparse.Namespace) -> None:
         f"accuracy {accuracy:.3f}, training {training:.0f} s, sweep/run {sweep / training:.1f}",
         flush=True,
     )
-    asked = torch.cat(run.batches[options.after - late :]).unique()
-    share = round(0.05 * len(asked))
-    sets = [tuple(asked[torch.randperm(len(asked), generator=draws)[:share]].tolist()) for _ in range(options.subsets)]
+    sets = random_sets(run, options.after - late, [0.05] * options.subsets, draws)
     predicted = sums(scores, sets)
     others = {name: sums(s, sets) for name, s in compared(run, targets).items()} if options.others else {}
     for what, part in (("left out", 1.0), ("weight .9", 0.1)):

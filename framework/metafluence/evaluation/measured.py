@@ -19,6 +19,9 @@ from metafluence.evaluation.metrics import Array, ChangeAgreement, change_agreem
 from metafluence.evaluation.row import RemovalCurve
 from metafluence.tasks import Level, Removal, TaskSet
 
+NO_TRUTH = "It compares with retraining, and there is no `truth` here. Give the study one."
+NO_CLASSES = "It looks at classes, and the targets are real numbers. Leave it out of this study."
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -47,7 +50,7 @@ class Measured:
     def truth(self) -> Truth:
         """Retraining without items. Raises InputError where the study has none."""
         if self.evaluation.truth is None:
-            raise InputError("It compares with retraining, and there is no `truth` here. Give the study one.")
+            raise InputError(NO_TRUTH)
         return self.evaluation.truth
 
     @property
@@ -114,7 +117,7 @@ class Measured:
         """
         one = self._retrained
         if one.validation.real:
-            raise InputError("It looks at classes, and the targets are real numbers. Leave it out of this study.")
+            raise InputError(NO_CLASSES)
         meta = _without(one, removal)
         if meta is None:
             return None

@@ -9,7 +9,7 @@ from math import inf
 from typing import ClassVar, Literal
 
 from metafluence.errors import InputError
-from metafluence.evaluation.measured import Measured
+from metafluence.evaluation.measured import NO_CLASSES, NO_TRUTH, Measured
 from metafluence.evaluation.truth_kind import TruthKind
 from metafluence.registry import Component
 
@@ -53,10 +53,7 @@ Need = Literal["truth", "single items", "subsets", "parameters", "corrupted item
 """What a metric may need of a study or of a method."""
 
 NEEDS: dict[Need, tuple[Callable[[Measured], bool], str]] = {
-    "truth": (
-        lambda run: run.evaluation.truth is not None,
-        "It compares with retraining, and there is no `truth` here. Give the study one.",
-    ),
+    "truth": (lambda run: run.evaluation.truth is not None, NO_TRUTH),
     "single items": (
         lambda run: run.truth.reliability.usable,
         "Runs do not agree on what single items do, so nothing is compared with it. Ask `truth: {kind: run}`.",
@@ -73,10 +70,7 @@ NEEDS: dict[Need, tuple[Callable[[Measured], bool], str]] = {
         lambda run: bool(run.corrupted.any()) and not bool(run.corrupted.all()),
         "It looks for corrupted items, and none or all are. Give the study a `corruption`.",
     ),
-    "classes": (
-        lambda run: not run.evaluation.test_tasks.real,
-        "It looks at classes, and the targets are real numbers. Leave it out of this study.",
-    ),
+    "classes": (lambda run: not run.evaluation.test_tasks.real, NO_CLASSES),
 }
 """Whether a run has it, and what is said where it has not. What needs more of the truth needs `truth` first."""
 
