@@ -84,10 +84,11 @@ class Trace:
         for layer, pulled in zip(self.layers, self.pull(cotangents), strict=True):
             per_group = (groups, self._inputs.shape[1] // groups * layer.inputs.shape[2], -1)
             own, (outputs, width) = pulled.reshape(per_group), layer.weight_shape
-            # The weight lies in one piece, row by row, and so does the bias; a scatter by index costs far more.
+            # The weight lies in one piece, row by row, and so does the bias; a scatter by index costs far more, and a
+            # product that is copied there costs several times one that is made there.
             first = int(layer.index[0, 0])
-            weight = own.mT @ layer.inputs.reshape(per_group)[..., :width]
-            out[:, first : first + outputs * width] = weight.flatten(1)
+            weight = out[:, first : first + outputs * width].unflatten(1, (outputs, width))
+            torch.bmm(own.mT, layer.inputs.reshape(per_group)[..., :width], out=weight)
             if layer.has_bias:
                 first = int(layer.index[0, -1])
                 out[:, first : first + outputs] = own.sum(dim=1)
