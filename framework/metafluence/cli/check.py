@@ -26,9 +26,11 @@ def check(
     testing: Any = metafluence.optional_package("metafluence.testing", "testing")
     registry, entries = registered(file)
     right, wrong = [], 0
-    for entry in entries:
+    for number, entry in enumerate(entries, start=1):
+        at_work = f"trying the {entry.kind} {entry.name} ({number} of {len(entries)}; about half a minute each)"
         try:
-            checks, faults = testing.checked(built(registry, entry), skip or ())
+            with console.status(at_work):
+                checks, faults = testing.checked(built(registry, entry), skip or ())
         except InputError as error:
             raise InputError(f"The {entry.kind} {entry.name}: {error}") from error
         if not faults:
