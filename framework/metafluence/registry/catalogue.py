@@ -24,7 +24,7 @@ def default_registry(overlay: str | Path | None = None, folder: str | Path | Non
     """What ships, what is installed, then `folder`/registry.yaml if there is one, then the file `overlay`."""
     registry = Registry(new_manager())
     shipped = resource("registry.yaml")
-    read_catalogue(registry, shipped, f"metafluence {metafluence.__version__}")
+    _add_catalogue(registry, shipped, f"metafluence {metafluence.__version__}", _shipped(shipped))
     for point in sorted(entry_points(group=PROJECT), key=lambda p: (p.name, _distribution(p))):
         _plug_in(registry, point)
     own = (Path(folder) / "registry.yaml").resolve() if folder is not None else None
@@ -34,6 +34,12 @@ def default_registry(overlay: str | Path | None = None, folder: str | Path | Non
         read_catalogue(registry, Path(overlay), str(overlay))
     registry.origin = PROGRAM  # of what the caller adds from here on
     return registry
+
+
+@lru_cache(maxsize=1)
+def _shipped(file: Path) -> dict[str, Any]:
+    """What the catalogue says that does not change while a program runs; it takes longer to read than to use."""
+    return _read_yaml(file)
 
 
 @lru_cache(maxsize=1)
@@ -48,7 +54,10 @@ def build(kind: str, name: str, /, **params: Any) -> Any:
 
 def read_catalogue(registry: Registry, file: Path, origin: str) -> None:
     """Add a registry.yaml. Raises RegistryError naming the file, the place and how to fix it."""
-    raw = _read_yaml(file)
+    _add_catalogue(registry, file, origin, _read_yaml(file))
+
+
+def _add_catalogue(registry: Registry, file: Path, origin: str, raw: dict[str, Any]) -> None:
     registry.origin = origin
     check_plugin_api(raw.get("plugin_api", 1), str(file))
     for kind, spec in _mapping(raw.get("interfaces") or {}, file, "interfaces").items():
