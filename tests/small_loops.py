@@ -48,16 +48,18 @@ def loss(model: nn.Module, one: Episode) -> Tensor:
     return nn.functional.cross_entropy(-torch.cdist(model(one[2]), prototypes).square(), one[3])
 
 
-def recorded(folder: Path, steps: int = 4, named: bool = True) -> mf.TrainingRun:
-    """Three fresh episodes a step, by SGD."""
+def recorded(folder: Path, steps: int = 4, named: bool = True, summed: bool = False) -> mf.TrainingRun:
+    """Three fresh episodes a step, by SGD; summed: the loop's loss is the sum of theirs."""
     model, files, generator = module(), pictures(), torch.Generator().manual_seed(1)
     sgd = torch.optim.SGD(model.parameters(), lr=0.2)
-    recorder = mf.record(folder, mf.build("learner", "protonet", backbone=model), sgd, every=2)
+    described = {"every": 2, "reduction": "sum" if summed else "mean"}
+    recorder = mf.record(folder, mf.build("learner", "protonet", backbone=model), sgd, **described)
     for _ in range(steps):
         batch = [episode(files, generator) for _ in range(3)]
         with recorder.step(batch if named else [one[:4] for one in batch]):
             sgd.zero_grad()
-            torch.stack([loss(model, one) for one in batch]).mean().backward()
+            losses = torch.stack([loss(model, one) for one in batch])
+            (losses.sum() if summed else losses.mean()).backward()
             sgd.step()
     return recorder.finish()
 

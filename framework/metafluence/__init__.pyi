@@ -87,6 +87,7 @@ from .evaluation import (
     score_agreement as score_agreement,
     score_run as score_run,
     score_run_levels as score_run_levels,
+    scores_trust as scores_trust,
     selected as selected,
     sweep_damping as sweep_damping,
 )

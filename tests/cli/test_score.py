@@ -110,7 +110,7 @@ def test_other_levels_are_scored(place, level, items):
     assert found.returncode == 0, found.stderr
     assert "sizes mean nothing" in found.stdout
     assert "trusted" not in found.stdout
-    frame = pd.read_csv(place / "run" / f"scores-{level}" / "scores.csv")
+    frame = pd.read_csv(place / "run" / f"scores-{level}-loss" / "scores.csv")
     assert len(frame) == items
     assert found.stdout.count("step-1-0, support 0 (") == (level == "support")
 

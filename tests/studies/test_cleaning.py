@@ -51,10 +51,10 @@ def test_the_most_harmful_images_are_removed_and_the_evidence_is_the_fit_without
     assert list(evidence["without"]) == ["instance-if exact", "loss", "random 1", "random 2", "random 3"]
 
 
-def cleaning(change: float, loss: float, random: list[float], replays: bool = False) -> Cleaning:
+def cleaning(change: float, loss: float, random: list[float], replays: bool = False, fresh: bool = True) -> Cleaning:
     tasks = mf.parse_study  # not read by the answer
     selection = Selection({"if": (0, 1), "loss": (1, 2)}, {"if": change, "loss": loss}, torch.tensor(random))
-    return Cleaning(tasks, "if", {}, selection, 8, True, replays)  # type: ignore[arg-type]
+    return Cleaning(tasks, "if", {}, selection, 8, fresh, replays)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -73,6 +73,14 @@ def test_the_answer_claims_no_more_than_the_evidence_shows(change, random, says)
     assert answer.startswith(says)
     assert "Loss finds wrong labels, influence finds what hurts these targets" in beside
     assert "further than" in beside
+
+
+def test_what_the_targets_themselves_show_is_not_said_of_other_tasks():
+    """Images chosen by these tasks' loss are no random set to them, so there is no chance to speak of."""
+    answer, _ = mf.cleaning_answer(cleaning(-0.5, -0.2, [0.1, -0.1, 0.2] * 7, fresh=False))
+    assert answer.startswith("These 2 images harm the very tasks that they were chosen for: the mean loss of 8 target")
+    assert "Whether other tasks gain is not shown. Give the study a data set that has test tasks" in answer
+    assert "chance" not in answer
 
 
 def test_nothing_is_removed_where_nothing_harms():

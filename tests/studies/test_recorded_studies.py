@@ -127,6 +127,32 @@ def test_images_of_a_loop_are_cleaned_by_its_replays(place):
     assert found.evidence.change["run-influence"] == pytest.approx(float(without.mean()), abs=1e-9)
 
 
+def test_a_loop_whose_loss_is_a_sum_is_retrained_and_scored_as_it_was(place):
+    """Oracle: replays and scores by hand, of the run made anew, whose tasks weigh more than one."""
+    recorded(place / "sum", summed=True)
+    damped = {"use": "influence", "curvature": "gauss-newton", "damping": 1.0}
+    asked = ["retrain", "run-influence", damped]
+    found = run(place, "summed", run=str(place / "sum"), methods=asked, levels=["task"])
+    made = mf.remade_run(mf.load_recording(place / "sum", learner()))
+    assert float(made.weights.task.min()) == 3
+    tasks = read_targets(str(place / "new.npz"), mf.default_registry(), torch.float64)
+    new = mf.Targets(made.problem, tasks, made.final)
+    without = mf.replayed(made, [(i,) for i in range(len(made.weights.task))], new).loss_change[:, 0]
+    assert [one.row.status for one in found.runs] == ["ok"] * 3
+    retrained, *scored = found.runs
+    torch.testing.assert_close(retrained.scores, without, rtol=1e-9, atol=1e-12)
+    context = mf.Context(made.problem.at(made.final, made.weights), run=made)
+    for spec, one in zip(({"use": "run-influence"}, damped), scored, strict=True):
+        by_hand = mf.attribute(mf.default_registry().build("method", spec), context, new).values[:, 0]
+        torch.testing.assert_close(one.scores, by_hand, rtol=1e-6, atol=1e-10)
+
+
+def test_settings_that_a_recorded_run_does_not_have_are_not_stated(place):
+    found = run(place, "settings", methods=["loss"], levels=["task"]).settings
+    assert not [name for name in found if name.startswith(("episodes", "l2", "trainer"))]
+    assert found["truth.kind"] == "run"
+
+
 def test_another_recording_in_the_folder_is_another_fit(place):
     recorded(place / "other", steps=2)
     first = run(place, "anew", run=str(place / "other"), methods=["loss"])
@@ -174,6 +200,8 @@ def test_the_run_of_a_trainer_is_kept_and_its_targets_are_drawn(place, tmp_path)
     asked = {**parts, "run": str(tmp_path / "run"), "executor": "serial", "certificate": False}
     again = mf.Study(mf.parse_study(asked), mf.default_registry(), tmp_path / "again").run()
     assert torch.equal(again.fit.meta, whole.fit.meta)
+    assert again.settings["episodes.validation"] == RUN["episodes"]["validation"]
+    assert "episodes.train" not in again.settings, "the run was made with its own"
     for ours, theirs in zip(again.rows, whole.rows, strict=True):
         for name in ("spearman", "lds", "slope", "change_error", "accuracy_retrained", "loss_edited"):
             assert getattr(ours, name) == pytest.approx(getattr(theirs, name), rel=1e-12, nan_ok=True), name

@@ -166,6 +166,8 @@ class AttributionMethod(Component, ABC):
     """Its scores are exact retrainings, from the context's bank."""
     needs_minimum: ClassVar[bool] = True
     """Its scores are derivatives at a minimum of the training objective; a note says where λ* is none."""
+    differentiates_run: ClassVar[bool] = False
+    """Its scores are the derivative of the context's recorded run, so that `run_trust` is a trial of them."""
     adds: ClassVar[bool] = False
     """It also scores candidates, which are no part of the fit (`Context.candidates`)."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -46,11 +47,15 @@ def score(
     trust: Annotated[
         bool,
         typer.Option(
-            "--trust/--no-trust", help="Try by replays, some 20 trainings a level, whether scores can be trusted."
+            "--trust/--no-trust", help="Try by replays, some 20 trainings a level, whether the scores can be trusted."
         ),
     ] = True,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for results; RUN if not given, with a folder scores-LEVEL.")
+        Path | None,
+        typer.Option(
+            help="Folder for results; RUN if not given, with a folder scores-LEVEL-METHOD (for run-influence "
+            "scores-LEVEL)."
+        ),
     ] = None,
     registry: RegistryOption = None,
 ) -> None:
@@ -59,7 +64,9 @@ def score(
     Interrupted, it goes on where it stopped when it is run again.
     """
     levels = cast("tuple[metafluence.Level, ...]", tuple(dict.fromkeys(level or ["task"])))
-    folders: dict[metafluence.Level, Path] = {each: (out or run) / f"scores-{each}" for each in levels}
+    called = re.sub(r"[^a-z0-9.]+", "-", method.lower().replace("use:", "")).strip("-")
+    by = "" if called == "run-influence" else f"-{called}"
+    folders: dict[metafluence.Level, Path] = {each: (out or run) / f"scores-{each}{by}" for each in levels}
     if out is not None and len(levels) == 1:
         folders = {levels[0]: out}
     for folder in folders.values():

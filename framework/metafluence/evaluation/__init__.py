@@ -30,7 +30,7 @@ from metafluence.evaluation.reweighting import Reweighted, reweighted
 from metafluence.evaluation.row import NUMBERS, SHOWN, RemovalCurve, Row, Run, run_name
 from metafluence.evaluation.run_certificate import certify_run
 from metafluence.evaluation.run_scores import RunScores, score_run, score_run_levels
-from metafluence.evaluation.run_trust import CHANGES, FLOOR, RunTrust, run_trust
+from metafluence.evaluation.run_trust import CHANGES, FLOOR, RunTrust, run_trust, scores_trust
 from metafluence.evaluation.selection import Selection, selected
 from metafluence.evaluation.solver_grid import Cell, reference_scores, run_cell
 from metafluence.evaluation.split_halves import Reliability, reliability

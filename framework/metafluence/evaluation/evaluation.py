@@ -82,7 +82,8 @@ class Evaluation:
 
     def context(self, problem: BilevelProblem | None = None) -> Context:
         """A fresh point, so that no method finds the graphs of the one before it ready made."""
-        point = (problem or self.problem).at(self.meta, init=self.adapted)
+        weights = None if self.run is None else self.run.weights  # a loop whose loss is a sum has others than ones
+        point = (problem or self.problem).at(self.meta, weights, init=self.adapted)
         return Context(point, self.level, self.generator(), self.bank, self.checkpoints, run=self.run)
 
     def generator(self) -> torch.Generator:

@@ -9,13 +9,17 @@ import torch
 from torch import Tensor
 
 from metafluence.attribution import Targets
+from metafluence.errors import InputError
 from metafluence.tasks import Level, Removal, check_removals
-from metafluence.training import TrainingRun
+from metafluence.training import TrainingRun, made_anew, missed_end
 
 
 @dataclass(frozen=True)
 class Replayed:
-    """change [P, s]: the final λ after each of s removals, minus the run's own; loss_change [s, T]: of the targets."""
+    """change [P, s]: the final λ after each of s removals, minus the run's own; loss_change [s, T]: of the targets.
+
+    Of a loop of one's own, whose sums were rounded otherwise, the run's own end is that of its replay.
+    """
 
     change: Tensor
     loss_change: Tensor
@@ -42,10 +46,16 @@ def replayed(
         progress: told how many are done, of how many.
 
     Raises:
-        InputError: there is no removal, or one names an item that the run has not.
+        InputError: there is no removal, or one names an item that the run has not; or the run is a loop's, and its
+            replay ends elsewhere.
         ConvergenceError: a replay diverges.
     """
     removals = check_removals(removals, run.problem.tasks.items(level), level, nothing=True)
+    if run.drift:
+        loop, run = run, made_anew(run)
+        missed = missed_end(loop, run)
+        if missed:
+            raise InputError(f"Replays are not of this loop. {missed} Replays of mf.remade_run(run) are of that one.")
     before = targets.losses(run.final)
     metas, losses = [], []
     for done, removal in enumerate(removals, start=1):

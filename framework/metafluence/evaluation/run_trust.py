@@ -91,12 +91,52 @@ def run_trust(
         raise InputError(f"run_trust needs at least 3 subsets and a share in (0, 1); got {subsets} and {share}.")
     draws = generator or torch.Generator().manual_seed(0)
     sets = draw_subsets(run.drawn(level), subsets, share, draws)
-    learner = run.problem.learner
-    rough = kinks(learner.network.module) if isinstance(learner, NetworkLearner) else ()
+    rough = _kinks_of(run)
     try:
         return _tried(run, targets, level, sets, draws, rough)
     except MetafluenceError as error:
         return RunTrust("none", f"A replay or a sweep failed: {error}", kinks=rough)
+
+
+def scores_trust(
+    run: TrainingRun,
+    targets: Targets,
+    scores: Tensor,
+    sized: bool,
+    level: Level = "task",
+    share: float = 0.05,
+    subsets: int = 16,
+    generator: torch.Generator | None = None,
+) -> RunTrust:
+    """Try scores [items] of any method against a run: one replay without each random set of items.
+
+    A set is predicted by the sum of its items' scores. sized: the scores are changes of the loss, whose sizes can be
+    right or wrong, too. The rest as for `run_trust`, which also tries what stands behind the derivative of the run.
+
+    Raises:
+        InputError: fewer than ten sets, among which an order by chance is common, or a share outside (0, 1).
+    """
+    if subsets < 10 or not 0 < share < 1:
+        raise InputError(f"scores_trust needs at least 10 subsets and a share in (0, 1); got {subsets} and {share}.")
+    sets = draw_subsets(run.drawn(level), subsets, share, generator or torch.Generator().manual_seed(0))
+    try:
+        true = replayed(run, sets, targets, level).loss_change.mean(dim=1).cpu().numpy()
+    except MetafluenceError as error:
+        return RunTrust("none", f"A replay failed: {error}")
+    foretold = np.array([float(scores[list(one)].sum()) for one in sets])
+    agreement = score_agreement(foretold, true)
+    shown = {"predicted": tuple(foretold.tolist()), "true": tuple(true.tolist()), "order": agreement.spearman}
+    found = RunTrust("none", "", slope=agreement.slope if sized else NAN, kinks=_kinks_of(run), **shown)
+    if not found.order >= ORDER:
+        return replace(found, reason=f"Sums of these scores order sets left out with Spearman {found.order:.2f} only.")
+    if sized:
+        return _sized(found)
+    return replace(found, verdict="order", reason=f"Sets left out are predicted in order ({found.order:.2f}).")
+
+
+def _kinks_of(run: TrainingRun) -> tuple[str, ...]:
+    learner = run.problem.learner
+    return kinks(learner.network.module) if isinstance(learner, NetworkLearner) else ()
 
 
 def _tried(
@@ -171,6 +211,11 @@ def _judged(found: RunTrust, run: TrainingRun) -> RunTrust:
     wrong = [said for bad, said in faults if bad]
     if wrong:
         return replace(found, reason=f"{wrong[0][0].upper()}{wrong[0][1:]}. {run_advice(run, found.kinks)}")
+    return _sized(found)
+
+
+def _sized(found: RunTrust) -> RunTrust:
+    """The same, whose order holds, with the verdict on its sizes."""
     if not 1 / SLOPE <= found.slope <= SLOPE:
         reason = f"Sets left out are predicted in order ({found.order:.2f}), their sizes not (slope {found.slope:.2f})."
         return replace(found, verdict="order", reason=reason)

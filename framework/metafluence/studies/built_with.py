@@ -16,7 +16,10 @@ def built_with(config: StudyConfig, registry: Registry, **components: Any) -> di
     """The study's settings by dotted name; of `components` also their defaults. Names are those that the study uses."""
     asked = config.model_dump(mode="json", exclude={*NOT_ASKED, *OF_RUNS})
     if isinstance(config, RunStudyConfig):
-        asked = {name: value for name, value in asked.items() if name not in NOT_OF_A_RUN}
+        drawn = {k: v for k, v in asked["episodes"].items() if k != "train" and config.targets_file is None}
+        asked = {name: value for name, value in asked.items() if name not in NOT_OF_A_RUN} | {"episodes": drawn}
+    if config.truth is not None:
+        asked["truth"] = {"kind": config.truth.kind, **asked["truth"]}  # left out of a study's file where it is usual
     found = settings(asked, registry)
     for name, component in components.items():
         found = {**found, **settings(component, registry, name), **({name: found[name]} if name in found else {})}

@@ -163,7 +163,7 @@ class Preparation:
         """Do what is not done yet."""
         started = self.start()
         split, problem, fit = started.split, started.problem, started.fit
-        point = problem.at(fit.meta)
+        point = problem.at(fit.meta, None if fit.run is None else fit.run.weights)
 
         def measure() -> Diagnostics:
             self._observer.stage("checking the fit")

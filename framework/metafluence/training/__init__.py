@@ -8,7 +8,7 @@ from metafluence.training.recording import finish_recording, load_recording, rec
 from metafluence.training.retraining import RetrainBank, Retrained, Start
 from metafluence.training.run import RunStep, TrainingRun, batch_gradient, load_run
 from metafluence.training.run_derivatives import RunAdjoint, check_run, run_adjoint, run_tangent
-from metafluence.training.run_recorder import RunRecorder, missed_end, remade_run
+from metafluence.training.run_recorder import RunRecorder, made_anew, missed_end, remade_run
 from metafluence.training.step_rules import AdamStep, MomentumStep, RMSpropStep, SGDStep, StepRule, StepState
 from metafluence.training.stored_fit import stored_fit
 from metafluence.training.sweep_estimate import SweepEstimate, estimate_sweep

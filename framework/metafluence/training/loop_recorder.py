@@ -80,7 +80,11 @@ class LoopRecorder:
                 steps, or the tasks cannot be used.
         """
         if self._stopped:
-            raise InputError("This recorder has stopped: after finish(), or after an error. Make a new one.")
+            raise InputError(
+                "This recorder has stopped: after finish(), or after an error within a step. Its steps before that are "
+                "kept: make them a run with recorder.finish(), or go on from a checkpoint with "
+                "mf.record(..., resume=True)."
+            )
         try:
             device = self._parameters[0].device.type
             refuse_autocast(self.steps + 1, device)

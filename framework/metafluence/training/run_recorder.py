@@ -113,6 +113,15 @@ def remade_run(run: TrainingRun, folder: str | Path | None = None) -> TrainingRu
     may grow. Costs the steps of the run. folder: where it is kept, for `load_run`; in memory if it is None. Warns where
     it ends elsewhere than the run, by more than a hundredth of what that moved.
     """
+    made = made_anew(run, folder)
+    missed = missed_end(run, made)
+    if missed:
+        warn(missed)
+    return made
+
+
+def made_anew(run: TrainingRun, folder: str | Path | None = None) -> TrainingRun:
+    """As `remade_run`, wherever it ends."""
     recorder = RunRecorder(run.problem, run.weights, run.rule, run.every, folder)
     state = run.state(0)
     recorder.start(state)
@@ -121,11 +130,7 @@ def remade_run(run: TrainingRun, folder: str | Path | None = None) -> TrainingRu
         state = run.rule.step(state, gradient, rate)
         recorder.record(batch, rate, data, state)
     recorder.save()
-    made = recorder.run()
-    missed = missed_end(run, made)
-    if missed:
-        warn(missed)
-    return made
+    return recorder.run()
 
 
 def missed_end(run: TrainingRun, made: TrainingRun) -> str:
@@ -139,5 +144,6 @@ def missed_end(run: TrainingRun, made: TrainingRun) -> str:
     return (
         f"The run that was made anew misses the recorded one's end by {missed / moved:.1%} of what that moved. In "
         "single precision rounding may have grown; in double precision the loop did something, at steps that were "
-        "not checked, that its description does not say (evaluation mode, clipping, another loss or batch)."
+        "not checked, that its description does not say (evaluation mode, clipping, another loss or batch): record it "
+        "with check_every=1, which says at which step."
     )

@@ -71,5 +71,7 @@ def _added(context: Context, removals: Sequence[Removal] | None = None) -> Added
 
 def _bank(context: Context) -> RetrainBank:
     if context.bank is None:
-        raise InputError("retrain needs a retrain bank. Pass Context(bank=RetrainBank(...)).")
+        raise InputError(
+            "retrain needs a retrain bank. Give the study a truth, or pass Context(bank=RetrainBank(...))."
+        )
     return context.bank

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from metafluence import (
     Context,
@@ -40,6 +41,8 @@ class RunInfluence(RunMethod):
     by one pass forwards for all removals. The context's observer is told what the sweep will take and how far it has
     come; with a folder in the context an interrupted sweep goes on.
     """
+
+    differentiates_run: ClassVar[bool] = True
 
     def prepare(self, context: Context) -> RunTrace:
         return RunTrace(check_run(context.run, context.point), context)

@@ -20,7 +20,7 @@ def cleaning_answer(found: Cleaning) -> list[str]:
         return [f"Nothing is removed: {found.method} predicts of no image that the targets would do better without it."]
     count, draws = len(evidence.removed[found.method]), int(evidence.random.isfinite().sum())
     again = "the replay" if found.replays else "the refit"
-    tasks = f"{found.judges} {'test tasks' if found.fresh else 'target tasks, for which the scores were made,'}"
+    tasks = f"{found.judges} {'test' if found.fresh else 'target'} tasks"
     change, chance = evidence.change[found.method], evidence.by_chance
     random = (
         f"without {draws} random sets of {count} it is {chance.value:+.4f} ({chance.low:+.4f} to {chance.high:+.4f})"
@@ -28,6 +28,11 @@ def cleaning_answer(found: Cleaning) -> list[str]:
     numbers = f"the mean loss of {tasks} changes by {change:+.4f} in {again} without them; {random}"
     if isnan(change):
         first = f"There is no evidence for removing these {count} images: {again} without them failed."
+    elif evidence.beats_random(found.method) and change < 0 and not found.fresh:
+        first = (
+            f"These {count} images harm the very tasks that they were chosen for: {numbers}. Whether other tasks gain "
+            "is not shown. Give the study a data set that has test tasks beside the targets before you remove them."
+        )
     elif evidence.beats_random(found.method) and change < 0:
         luck = f"and none of them goes as far, which happens by chance once in {draws + 1} times"
         shown = (
