@@ -21,13 +21,13 @@ COLUMN_BYTES = 2**27
 """Graphs times the columns that go through them together. Larger batches only fall out of the caches: at 256 columns
 a column costs twice as much as at 64."""
 
-ROW_BYTES = 2**24
+ROW_BYTES = 2**25
 """Per-instance gradients [instances, P] formed together: more of them fall out of the caches."""
 
 ACTIVATION_BYTES = 2**23
 """The largest layer's inputs, over the tasks whose layers are traced together."""
 
-TRACE_BYTES = 2**24
+TRACE_BYTES = 2**25
 """The widest buffer while the gradients of several groups of instances are formed by their layers."""
 
 
