@@ -51,11 +51,7 @@ def replayed(
         ConvergenceError: a replay diverges.
     """
     removals = check_removals(removals, run.problem.tasks.items(level), level, nothing=True)
-    if run.drift:
-        loop, run = run, made_anew(run)
-        missed = missed_end(loop, run)
-        if missed:
-            raise InputError(f"Replays are not of this loop. {missed} Replays of mf.remade_run(run) are of that one.")
+    run = replayable(run)
     before = targets.losses(run.final)
     metas, losses = [], []
     for done, removal in enumerate(removals, start=1):
@@ -64,3 +60,17 @@ def replayed(
         if progress is not None:
             progress(done, len(removals))
     return Replayed(torch.stack(metas, dim=1) - run.final.unsqueeze(1), torch.stack(losses))
+
+
+def replayable(run: TrainingRun) -> TrainingRun:
+    """The run whose replays are exact: of a loop of one's own the run made anew, at the cost of its steps.
+
+    Raises InputError where that ends elsewhere than the loop.
+    """
+    if not run.drift:
+        return run
+    made = made_anew(run)
+    missed = missed_end(run, made)
+    if missed:
+        raise InputError(f"Replays are not of this loop. {missed} Replays of mf.remade_run(run) are of that one.")
+    return made

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from metafluence.attribution import AttributionMethod, Context, Scores, Targets, Units, attribute_levels
 from metafluence.errors import InputError, MetafluenceError
+from metafluence.evaluation.replays import replayable
 from metafluence.evaluation.run_trust import RunTrust, run_trust, scores_trust
 from metafluence.progress import Observer
 from metafluence.tasks import Level, TaskSet
-from metafluence.training import TrainingRun, made_anew, missed_end
+from metafluence.training import TrainingRun
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def score_run_levels(
     tried: dict[Level, RunTrust] = {}
     if trust:
         watching.stage("trying the scores by replays", len(levels))
-        exact, doubt = _replayable(run)
+        exact, doubt = _exact(run)
         for number, level in enumerate(levels, start=1):
             tried[level] = doubt or _trust(exact, targets.at(exact.final), method, scores[level])
             watching.step(number, len(levels), level)
@@ -109,16 +110,12 @@ def score_run_levels(
     }
 
 
-def _replayable(run: TrainingRun) -> tuple[TrainingRun, RunTrust | None]:
-    """The run whose replays are exact: of a loop of one's own the run made anew. Or why replays say nothing of it."""
-    if not run.drift:
-        return run, None
+def _exact(run: TrainingRun) -> tuple[TrainingRun, RunTrust | None]:
+    """The run that is replayed; or why replays say nothing of it."""
     try:
-        exact = made_anew(run)
+        return replayable(run), None
     except MetafluenceError as error:
-        return run, RunTrust("none", f"A replay failed: {error}")
-    missed = missed_end(run, exact)
-    return exact, RunTrust("none", f"Replays are not of this loop. {missed}") if missed else None
+        return run, RunTrust("none", str(error))
 
 
 def _trust(run: TrainingRun, targets: Targets, method: AttributionMethod, scores: Scores) -> RunTrust:
