@@ -20,7 +20,7 @@ def cleaning_answer(found: Cleaning) -> list[str]:
         return [f"Nothing is removed: {found.method} predicts of no image that the targets would do better without it."]
     count, draws = len(evidence.removed[found.method]), int(evidence.random.isfinite().sum())
     again = "the replay" if found.replays else "the refit"
-    tasks = f"{found.judges} {'test' if found.fresh else 'target'} tasks"
+    tasks = f"{found.judges} {'test tasks' if found.fresh else 'target tasks, for which the scores were made,'}"
     change, chance = evidence.change[found.method], evidence.by_chance
     random = (
         f"without {draws} random sets of {count} it is {chance.value:+.4f} ({chance.low:+.4f} to {chance.high:+.4f})"
